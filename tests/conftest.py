@@ -1,0 +1,45 @@
+"""The settings every test runs under: JAX at its strictest, so that nothing leans on leniency."""
+
+import importlib.metadata
+import os
+import sys
+
+import jax
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# float64 stays off, as it is for most users; a test that needs it turns it on for itself.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_SETTINGS = (
+    "jax_numpy_dtype_promotion",
+    "jax_numpy_rank_promotion",
+    "jax_enable_x64",
+    "jax_debug_nans",
+    "jax_disable_jit",
+)
+
+
+def pytest_report_header():
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "chex", "optax"))
+    return f"python {sys.version.split()[0]}, {', '.join(versions)}, {jax.default_backend()}"
+
+
+@pytest.fixture(autouse=True)
+def settings_stay_strict():
+    """A test that forgets to restore a setting fails itself, not whichever test comes next."""
+    before = {name: getattr(jax.config, name) for name in _SETTINGS}
+    yield
+    after = {name: getattr(jax.config, name) for name in _SETTINGS}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    assert after == before
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped():
+    """Thousands of compiled programs would otherwise pile up in memory over a whole run."""
+    yield
+    jax.clear_caches()
