@@ -1,0 +1,135 @@
+"""Every public function keeps the same manners: in its signature, its types and its docstring."""
+
+import inspect
+import re
+import types
+import typing
+
+import jax
+import optax.losses
+import pytest
+from jax.typing import ArrayLike
+
+import jaxent
+
+# What may be given by position, in this order of roles: data, then where it lies, then what counts.
+DATA = {"logits", "labels", "losses", "loss_fn", "hidden", "kernel", "row_args"}
+PLACE = {"axis", "where", "weights"}
+ARRAYS = DATA - {"loss_fn", "row_args"} | {"where", "weights", "bias", "pos_weight"}
+SECTION = re.compile(r"^(Args|Returns|Raises|Examples?|References?):$", re.MULTILINE)
+
+everything = pytest.mark.parametrize("name", jaxent.__all__)
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(getattr(jaxent, name)).parameters)
+
+
+def docstring_sections(name: str) -> dict[str, str]:
+    """The docstring cut at its headings; what stands before the first is under ''."""
+    text = inspect.getdoc(getattr(jaxent, name)) or ""
+    before, *rest = SECTION.split(text)
+    headings = (heading.removesuffix("s") for heading in rest[::2])
+    return {"": before} | dict(zip(headings, rest[1::2], strict=True))
+
+
+def test_all_lists_exactly_the_public_names():
+    visible = {
+        name
+        for name, value in vars(jaxent).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert sorted(jaxent.__all__) == sorted(visible)
+    assert len(set(jaxent.__all__)) == len(jaxent.__all__)
+
+
+@everything
+def test_data_goes_by_position_and_options_by_keyword(name):
+    by_position = []
+    for parameter in parameters(name).values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            assert parameter.default is not inspect.Parameter.empty
+        else:
+            assert parameter.name in DATA | PLACE
+            by_position.append(parameter.name)
+    data = [argument for argument in by_position if argument in DATA]
+    assert by_position[: len(data)] == data
+    for argument in data:
+        assert parameters(name)[argument].default is inspect.Parameter.empty
+
+
+@everything
+def test_place_arguments_have_defaults_and_one_order(name):
+    place = [parameter for parameter in parameters(name).values() if parameter.name in PLACE]
+    assert [parameter.name for parameter in place] == [
+        argument for argument in ("axis", "where", "weights") if argument in parameters(name)
+    ]
+    defaults = {parameter.name: parameter.default for parameter in place}
+    assert defaults == {argument: -1 if argument == "axis" else None for argument in defaults}
+
+
+@everything
+def test_signature_begins_as_in_optax(name):
+    theirs = getattr(optax.losses, name, None)
+    if theirs is None:
+        return
+    expected = [
+        (parameter.name, parameter.default, parameter.kind)
+        for parameter in inspect.signature(theirs).parameters.values()
+    ]
+    ours = [(p.name, p.default, p.kind) for p in parameters(name).values()]
+    assert ours[: len(expected)] == expected
+
+
+@everything
+def test_types_are_array_like_in_and_array_out(name):
+    hints = typing.get_type_hints(getattr(jaxent, name))
+    assert set(hints) == {*parameters(name), "return"}
+    returned = hints["return"]
+    parts = typing.get_args(returned) if typing.get_origin(returned) is tuple else (returned,)
+    assert set(parts) == {jax.Array}
+    for argument in ARRAYS & set(parameters(name)):
+        assert set(typing.get_args(ArrayLike)) <= set(typing.get_args(hints[argument])), argument
+
+
+@everything
+def test_docstring_opens_with_one_line_and_a_formula(name):
+    opening = docstring_sections(name)[""]
+    summary, _, formula = opening.partition("\n\n")
+    assert "\n" not in summary
+    assert summary.endswith(".")
+    assert "=" in formula
+
+
+@everything
+def test_docstring_documents_every_argument_in_order(name):
+    documented = re.findall(r"^  +(\*?\w+):", docstring_sections(name)["Arg"], re.MULTILINE)
+    starred = [
+        ("*" if parameter.kind is inspect.Parameter.VAR_POSITIONAL else "") + parameter.name
+        for parameter in parameters(name).values()
+    ]
+    assert documented == starred
+
+
+@everything
+def test_docstring_says_what_comes_back_and_in_which_unit(name):
+    assert re.search(r"\b(nats|bits|units?)\b", docstring_sections(name)["Return"])
+
+
+@everything
+def test_docstring_says_what_is_refused(name):
+    assert "AssertionError:" in docstring_sections(name)["Raise"]
+
+
+@everything
+def test_docstring_has_an_example_and_a_source(name):
+    sections = docstring_sections(name)
+    assert ">>> import jaxent" in sections["Example"]
+    assert sections["Reference"].strip()
+
+
+@everything
+def test_name_and_module_read_as_public(name):
+    function = getattr(jaxent, name)
+    assert inspect.isfunction(function)
+    assert function.__name__ == name
