@@ -1,0 +1,162 @@
+"""What the boundary refuses, and how it says so.
+
+Every public function turns its arguments into arrays here and has them checked at trace time.
+A refusal is chex's `AssertionError`; it names the function, the argument, what was given and the
+remedy. Nothing here computes.
+"""
+
+import numbers
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Axis = int | tuple[int, ...] | None
+
+
+def require(condition: bool, function: str, message: str) -> None:
+    """Refuses unless `condition` holds, in one voice for all of the package."""
+    try:
+        chex.assert_equal(bool(condition), True)
+    except AssertionError:
+        # chex would put its own "False != True" before the message that helps.
+        raise AssertionError(f"jaxent.{function}: {message}") from None
+
+
+def describe(array: jax.Array) -> str:
+    """The dtype and shape of an array the way errors print them: `float32[8,10]`."""
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def floating(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array, refused unless its dtype is floating point."""
+    array = jnp.asarray(value)
+    require(
+        jnp.issubdtype(array.dtype, jnp.floating),
+        function,
+        f"`{name}` must be floating point, got {describe(array)}; "
+        f"convert it with `{name}.astype(jnp.float32)`.",
+    )
+    return array
+
+
+def real(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array, refused if it is complex; integers and booleans pass."""
+    array = jnp.asarray(value)
+    require(
+        not jnp.issubdtype(array.dtype, jnp.complexfloating),
+        function,
+        f"`{name}` must be real, got {describe(array)}; pass `{name}.real`.",
+    )
+    return array
+
+
+def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
+    """`value` as an array, refused unless its dtype is an integer one."""
+    array = jnp.asarray(value)
+    require(
+        jnp.issubdtype(array.dtype, jnp.integer),
+        function,
+        f"`{name}` must be integers, got {describe(array)}; {remedy}",
+    )
+    return array
+
+
+def boolean(function: str, name: str, value: ArrayLike | None) -> jax.Array | None:
+    """`value` as an array of booleans, or None; any other dtype is refused."""
+    if value is None:
+        return None
+    array = jnp.asarray(value)
+    require(
+        array.dtype == jnp.bool_,
+        function,
+        f"`{name}` must be boolean, got {describe(array)}; "
+        f"pass `{name} != 0`, or `weights` to `jaxent.mean` if it holds weights.",
+    )
+    return array
+
+
+def broadcastable(function: str, **arrays: jax.Array) -> tuple[int, ...]:
+    """The common shape of arrays of one rank (or scalars); any other mixture is refused."""
+    ranks = {array.ndim for array in arrays.values() if array.ndim}
+    given = ", ".join(f"`{name}` {describe(array)}" for name, array in arrays.items())
+    require(
+        len(ranks) <= 1,
+        function,
+        f"arguments must have one rank or be scalars, got {given}; "
+        "add the missing axes, for example with `[:, None]` or `[None, :]`.",
+    )
+    shapes = [array.shape for array in arrays.values()]
+    for sizes in zip(*(shape for shape in shapes if shape), strict=True):
+        require(
+            len(set(sizes) - {1}) <= 1,
+            function,
+            f"shapes do not match, got {given}; axes must be equal or of size 1.",
+        )
+    return jnp.broadcast_shapes(*shapes)
+
+
+def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
+    """`axis` as a tuple of non-negative axes of `array`, refused where it names none of them."""
+    given = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    require(
+        all(isinstance(a, numbers.Integral) and -array.ndim <= a < array.ndim for a in given),
+        function,
+        f"`axis` {axis} is not an axis of `{name}` {describe(array)}; "
+        f"use integers from {-array.ndim} to {array.ndim - 1}.",
+    )
+    axes = tuple(int(a) % array.ndim for a in given)
+    require(
+        len(set(axes)) == len(axes) > 0,
+        function,
+        f"`axis` {axis} must name at least one axis of `{name}` {describe(array)}, each once.",
+    )
+    require(
+        all(array.shape[a] > 0 for a in axes),
+        function,
+        f"`{name}` {describe(array)} has no classes along axis {axis}; pass at least one.",
+    )
+    return axes
+
+
+def same_classes(function: str, logits: jax.Array, labels: jax.Array, axes: tuple[int, ...]) -> None:
+    """Refuses targets whose class axes differ from those of the logits."""
+    require(
+        not labels.ndim or all(labels.shape[a] == logits.shape[a] for a in axes),
+        function,
+        f"`labels` {describe(labels)} must hold one target per class of `logits` "
+        f"{describe(logits)} along axis {axes}; for class indices use "
+        "`softmax_cross_entropy_with_integer_labels`.",
+    )
+
+
+def within(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:
+    """Refuses a Python number outside [low, high]; arrays are left to the computation."""
+    require(
+        not isinstance(value, numbers.Real) or low <= float(value) <= high,
+        function,
+        f"`{name}` must lie in [{low:g}, {high:g}], got {value}.",
+    )
+
+
+def scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of rank 0, refused otherwise."""
+    array = real(function, name, value)
+    require(
+        array.ndim == 0,
+        function,
+        f"`{name}` must be a scalar, got {describe(array)}; "
+        "for one value per example use `jax.vmap`.",
+    )
+    return array
+
+
+def one_of(function: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses a value that is not among `choices`."""
+    require(
+        value in choices,
+        function,
+        f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.",
+    )

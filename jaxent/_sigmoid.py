@@ -1,0 +1,88 @@
+"""Losses of independent yes/no classes, from logits."""
+
+import functools
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _numerics
+from jaxent._numerics import compute_dtype
+
+
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    pos_weight: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Element-wise cross-entropy between the sigmoid of each logit and a yes/no target.
+
+    .. math::
+        \ell = -w\, t \log \sigma(x) - (1 - t) \log \sigma(-x), \qquad
+        t = (1 - \epsilon)\, y + \epsilon / 2
+
+    Args:
+        logits: Log-odds of "yes" in nats, any shape, floating point; 16-bit dtypes are computed
+            in float32. An infinite logit costs 0 where the target agrees and `+inf` elsewhere.
+        labels: Targets in [0, 1], real or boolean, of the rank of `logits`, or a scalar. Others
+            make their element NaN.
+        label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
+            over yes and no. A number, or a scalar array (NaN if out of range).
+        pos_weight: Weight :math:`w \ge 0` of the "yes" term, of the rank of `logits`, or a scalar;
+            None is 1. Negative weights make their element NaN.
+
+    Returns:
+        One loss per element in nats, of the common shape, float32 (float64 if any input is).
+
+    Raises:
+        AssertionError: If dtypes, ranks, shapes or `label_smoothing` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits, labels = jnp.array([30.0, 0.0, -2.0]), jnp.array([1, 1, 0])
+        >>> print(jaxent.sigmoid_binary_cross_entropy(logits, labels))
+        [9.3576229e-14 6.9314718e-01 1.2692802e-01]
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 6.2.2.2. Weighted "yes":
+        King, Zeng, `Logistic Regression in Rare Events Data
+        <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
+    """
+    name = "sigmoid_binary_cross_entropy"
+    logits = _checks.floating(name, "logits", logits)
+    labels = _checks.real(name, "labels", labels)
+    pos_weight = None if pos_weight is None else _checks.real(name, "pos_weight", pos_weight)
+    _checks.within(name, "label_smoothing", label_smoothing, 0.0, 1.0)
+    is_number = isinstance(label_smoothing, numbers.Real)
+    smoothing = _checks.scalar(name, "label_smoothing", label_smoothing)
+    if pos_weight is None:
+        _checks.broadcastable(name, logits=logits, labels=labels)
+    else:
+        _checks.broadcastable(name, logits=logits, labels=labels, pos_weight=pos_weight)
+    skip = is_number and label_smoothing == 0
+    return _losses(logits, labels, pos_weight, None if skip else smoothing)
+
+
+@functools.partial(jax.jit, inline=True)
+def _losses(logits, labels, pos_weight, smoothing) -> jax.Array:
+    given = [array for array in (logits, labels, pos_weight) if array is not None]
+    dtype = compute_dtype(*given)
+    shape = jnp.broadcast_shapes(*(array.shape for array in given))
+    x, yes = (jnp.broadcast_to(a.astype(dtype), shape) for a in (logits, labels))
+    yes = _between(yes, 0.0, 1.0)
+    no = 1.0 - yes
+    if smoothing is not None:
+        smoothing = _between(smoothing.astype(dtype), 0.0, 1.0)
+        yes, no = (1.0 - smoothing) * yes + smoothing / 2, (1.0 - smoothing) * no + smoothing / 2
+    if pos_weight is not None:
+        yes *= _between(jnp.broadcast_to(pos_weight.astype(dtype), shape), 0.0, jnp.inf)
+    return _numerics.binary_cross_entropy(x, yes, no)
+
+
+def _between(value: jax.Array, low: float, high: float) -> jax.Array:
+    """`value`, or NaN where it is outside [low, high]."""
+    return jnp.where((value >= low) & (value <= high), value, jnp.nan)

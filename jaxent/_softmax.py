@@ -1,0 +1,298 @@
+"""Losses of mutually exclusive classes, from logits."""
+
+import functools
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _numerics
+from jaxent._numerics import compute_dtype
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    r"""Cross-entropy between softmax of the logits and one true class per example.
+
+    .. math::
+        \ell = \log \sum_j e^{x_j} - \sum_j t_j x_j, \qquad
+        t_j = (1 - \epsilon)\,[j = y] + \epsilon / K
+
+    It is computed as :math:`(x_{max} - x_y) + \log(1 + \sum_{j \ne y} e^{x_j - x_y})` where y is on
+    top, which keeps its relative accuracy down to the smallest numbers of the dtype. Smoothing
+    makes no one-hot matrix.
+
+    Args:
+        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
+            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
+        labels: Index of the true class, integers of the shape of the examples `[...]`. An index
+            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
+        axis: The class axis. Given several, a label is a flat index into them, in their order.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `logits`: True where the class exists; a label that points to a class that
+            does not is out of range, and an example without classes is masked.
+        label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
+            over all K classes that exist. A number, or a scalar array (NaN if out of range).
+
+    Returns:
+        One loss per example in nats, shape `[...]`, float32 (float64 for float64 logits). Masked
+        examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+        >>> labels = jnp.array([0, 1])
+        >>> print(jaxent.softmax_cross_entropy_with_integer_labels(logits, labels))
+        [4.1223074e-09 1.4076060e+00]
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 6.2.2.3. Label smoothing:
+        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
+        2015, section 7.
+    """
+    name = "softmax_cross_entropy_with_integer_labels"
+    logits = _checks.floating(name, "logits", logits)
+    labels = _checks.integer(
+        name, "labels", labels, "for one target per class use `jaxent.softmax_cross_entropy`."
+    )
+    where = _checks.boolean(name, "where", where)
+    axes = _checks.class_axes(name, "logits", logits, axis)
+    smoothing = _smoothing(name, label_smoothing)
+    examples = _examples(logits, axes)
+    _checks.broadcastable(name, labels=labels, examples=examples)
+    _check_mask(name, where, logits, examples, labels)
+    return _integer_label_losses(logits, labels, where, smoothing, axes)
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    r"""Cross-entropy between softmax of the logits and a distribution over the classes.
+
+    .. math::
+        \ell = \sum_j t_j \Big( \log \sum_k e^{x_k} - x_j \Big), \qquad
+        t_j = (1 - \epsilon)\, y_j + \epsilon / K
+
+    Args:
+        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
+            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class:
+            it counts 0 against a target of 0, and `+inf` against a positive one.
+        labels: Targets, one per class, of the rank of `logits`; real, non-negative, of any total
+            (1 for a distribution). A negative target makes that example NaN unless it is masked.
+        axis: The class axis or axes; None for all of them.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `logits`: True where the class exists; logits and targets of the others
+            are ignored, and an example without classes is masked.
+        label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
+            over all K classes that exist. A number, or a scalar array (NaN if out of range).
+
+    Returns:
+        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
+        examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
+        >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.6, 0.3]])
+        >>> print(jaxent.softmax_cross_entropy(logits, labels))
+        [4.1223074e-09 1.2076060e+00]
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13. Label smoothing:
+        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
+        2015, section 7.
+    """
+    name = "softmax_cross_entropy"
+    logits = _checks.floating(name, "logits", logits)
+    labels = _checks.real(name, "labels", labels)
+    where = _checks.boolean(name, "where", where)
+    axes = _checks.class_axes(name, "logits", logits, axis)
+    smoothing = _smoothing(name, label_smoothing)
+    _checks.broadcastable(name, logits=logits, labels=labels)
+    _checks.same_classes(name, logits, labels, axes)
+    _check_mask(name, where, logits, _examples(logits, axes), labels)
+    return _soft_label_losses(logits, labels, where, smoothing, axes)
+
+
+def z_loss(
+    logits: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""The squared log-normaliser of the logits, which keeps them from drifting.
+
+    .. math:: z = \Big( \log \sum_j e^{x_j} \Big)^2
+
+    Add a small multiple of it, 1e-4 say, to a softmax cross-entropy.
+
+    Args:
+        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
+            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
+        axis: The class axis or axes; None for all of them.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `logits`: True where the class exists.
+
+    Returns:
+        One penalty per example in nats squared, shape `[...]`, float32 (float64 for float64
+        logits), differentiable. Masked examples have value 0 and gradient 0.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> print(jaxent.z_loss(jnp.array([[0.0, 0.0], [3.0, -40.0]])))
+        [0.48045304 9.        ]
+
+    References:
+        Chowdhery et al., `PaLM <https://arxiv.org/abs/2204.02311>`_, 2022, section 5; Zoph et al.,
+        `ST-MoE <https://arxiv.org/abs/2202.08906>`_, 2022, equation 5.
+    """
+    name = "z_loss"
+    logits = _checks.floating(name, "logits", logits)
+    where = _checks.boolean(name, "where", where)
+    axes = _checks.class_axes(name, "logits", logits, axis)
+    _check_mask(name, where, logits, _examples(logits, axes))
+    return _z_losses(logits, where, axes)
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def _integer_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
+    x, exists, live = _rows(logits, where, axes)
+    shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
+    x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
+    labels = jnp.broadcast_to(labels, shape)
+    if live is not None:
+        labels = jnp.where(live, labels, 0)
+    valid = (labels >= 0) & (labels < x.shape[-1])
+    if exists is not None:
+        exists = jnp.broadcast_to(exists, x.shape)
+        at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
+        valid &= at_label if live is None else at_label | ~live
+    if smoothing is not None:
+        smoothing, proper = _proper_smoothing(smoothing, x.dtype)
+        valid &= proper if live is None else proper | ~live
+    losses = _numerics.label_cross_entropy(x, labels, smoothing, exists)
+    # A product, so that the gradient of what is not valid is NaN as well.
+    return _masked(losses * jnp.where(valid, 1.0, jnp.nan).astype(x.dtype), live)
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
+    dtype = compute_dtype(logits, labels)
+    x, exists, live = _rows(logits.astype(dtype), where, axes)
+    targets = _classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
+    targets = targets.astype(dtype)
+    shape = jnp.broadcast_shapes(
+        x.shape, targets.shape, (1,) if live is None else (*live.shape, 1)
+    )
+    x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
+    if smoothing is not None:
+        smoothing, proper = _proper_smoothing(smoothing, dtype)
+        count = shape[-1] if exists is None else jnp.sum(exists, -1, dtype=dtype, keepdims=True)
+        targets = (1.0 - smoothing) * targets + smoothing / jnp.maximum(
+            jnp.asarray(count, dtype), 1.0
+        )
+        targets *= jnp.where(proper, 1.0, jnp.nan).astype(dtype)
+    if exists is not None:
+        targets = jnp.where(exists, targets, 0.0)
+    if live is not None:
+        targets = jnp.where(live[..., None], targets, 0.0)
+    return _masked(_numerics.soft_cross_entropy(x, targets), live)
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def _z_losses(logits, where, axes) -> jax.Array:
+    x, _, live = _rows(logits, where, axes)
+    return _masked(_numerics.squared_log_normalizer(x), live)
+
+
+def _rows(logits, where, axes) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Logits [..., V] ready for a primitive, which classes exist [..., V], which rows live [...].
+
+    A class that does not exist is at -inf, a row that is masked at 0, so that whatever was there
+    can reach neither a value nor, through the transpose of the selection, a gradient.
+    """
+    x = _classes_last(logits.astype(compute_dtype(logits)), axes)
+    if where is None:
+        return x, None, None
+    if where.ndim < logits.ndim:
+        live = jnp.broadcast_to(where, where.shape or x.shape[:-1])
+        return jnp.where(live[..., None], x, 0.0), None, live
+    exists = _classes_last(
+        jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, logits.shape)), axes
+    )
+    live = jnp.any(exists, axis=-1)
+    return jnp.where(exists, x, jnp.where(live, -jnp.inf, 0.0)[..., None]), exists, live
+
+
+def _masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
+    return losses if live is None else jnp.where(live, losses, 0.0)
+
+
+def _classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The class axes moved to the end, in their order, and flattened into one."""
+    last = tuple(range(array.ndim - len(axes), array.ndim))
+    if axes != last:
+        array = jnp.moveaxis(array, axes, last)
+    return array if len(axes) == 1 else array.reshape(*array.shape[: last[0]], -1)
+
+
+def _examples(logits: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one number per example."""
+    shape = tuple(size for axis, size in enumerate(logits.shape) if axis not in axes)
+    return jax.ShapeDtypeStruct(shape, logits.dtype)
+
+
+def _check_mask(name, where, logits, examples, labels=None) -> None:
+    """Refuses a mask that fits neither the examples nor the logits."""
+    if where is None:
+        return
+    _checks.require(
+        where.ndim in (0, examples.ndim, logits.ndim),
+        name,
+        f"`where` {_checks.describe(where)} must have the rank of the examples, {examples.ndim}, "
+        f"or of `logits` {_checks.describe(logits)}; add the missing axes with `[..., None]`.",
+    )
+    if where.ndim == logits.ndim:
+        _checks.broadcastable(name, where=where, logits=logits)
+    elif labels is None or labels.ndim == logits.ndim:
+        _checks.broadcastable(name, where=where, examples=examples)
+    else:
+        _checks.broadcastable(name, where=where, examples=examples, labels=labels)
+
+
+def _smoothing(name: str, value: ArrayLike) -> jax.Array | None:
+    """The smoothing as a scalar array, or None where it is known to be 0."""
+    _checks.within(name, "label_smoothing", value, 0.0, 1.0)
+    if isinstance(value, numbers.Real) and value == 0:
+        return None
+    return _checks.scalar(name, "label_smoothing", value)
+
+
+def _proper_smoothing(smoothing: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:
+    """The smoothing in the dtype of the computation, and whether it lies in [0, 1]."""
+    smoothing = smoothing.astype(dtype)
+    proper = (smoothing >= 0.0) & (smoothing <= 1.0)
+    return jnp.where(proper, smoothing, 0.0), proper
