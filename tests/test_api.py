@@ -98,7 +98,7 @@ def test_docstring_opens_with_one_line_and_a_formula(name):
     summary, _, formula = opening.partition("\n\n")
     assert "\n" not in summary
     assert summary.endswith(".")
-    assert "=" in formula
+    assert ".. math::" in formula
 
 
 @everything

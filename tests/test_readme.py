@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 from pathlib import Path
 
@@ -11,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [match.groups() for match in BLOCK.finditer(README)]
-# Each example with the output that the README prints right below it.
+BLOCKS = list(BLOCK.finditer(README))
+# The line above each Python block, its code, and the output that the README prints right below.
 EXAMPLES = [
-    (code, output)
-    for (language, code), (following, output) in zip(BLOCKS, [*BLOCKS[1:], ("", "")], strict=True)
-    if language == "python" and following == "text"
+    (README.count("\n", 0, block.start(2)), block[2], following[2])
+    for block, following in itertools.pairwise(BLOCKS)
+    if (block[1], following[1]) == ("python", "text")
 ]
 COMMANDS = [
     'python -m pip install ".[demo]" && python -m jaxent',
@@ -46,12 +47,14 @@ def unsourced(text: str) -> list[str]:
 
 
 def test_every_python_block_shows_what_it_prints():
-    assert len(EXAMPLES) == sum(language == "python" for language, _ in BLOCKS) > 0
-    assert {language for language, _ in BLOCKS} <= {"python", "text", "sh"}
+    assert {block[1] for block in BLOCKS} == {"python", "text", "sh"}
+    assert len(EXAMPLES) == sum(block[1] == "python" for block in BLOCKS)
 
 
-@pytest.mark.parametrize(("code", "expected"), EXAMPLES)
-def test_python_block_prints_what_the_readme_says(code, expected):
+@pytest.mark.parametrize(("line", "code", "expected"), EXAMPLES, ids=[str(e[0]) for e in EXAMPLES])
+def test_python_block_prints_what_the_readme_says(line, code, expected):
+    # Compiled at its own line, so that a traceback shows the README's line that failed.
+    program = compile("\n" * line + code, ROOT / "README.md", "exec")
     printed = io.StringIO()
     # As in a session of the reader's own: with JAX's default settings and no names defined.
     with (
@@ -59,12 +62,12 @@ def test_python_block_prints_what_the_readme_says(code, expected):
         jax.numpy_rank_promotion("allow"),
         contextlib.redirect_stdout(printed),
     ):
-        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+        exec(program, {"__name__": "readme"})
     assert printed.getvalue() == expected
 
 
 def test_shell_blocks_hold_exactly_the_two_commands():
-    lines = [code.splitlines() for language, code in BLOCKS if language == "sh"]
+    lines = [block[2].splitlines() for block in BLOCKS if block[1] == "sh"]
     assert lines == [[command] for command in COMMANDS]
 
 
