@@ -1,0 +1,328 @@
+"""The truth: each loss from its definition, on the exact inputs, in as many digits as it takes.
+
+Nothing here knows how jaxent computes anything: a loss is its textbook formula (``log(sum(exp(x)))
+- x[y]``), and where that formula cancels the answer is more digits, not another formula. Every
+truth is a function of *one example* whose arguments are mpmath numbers, lists of them (one per
+class) or plain integers; `batch` calls it on each row of NumPy arrays of any float dtype.
+
+A loss that gives only its value gets its derivatives from `differentiated`, which takes central
+differences with steps of 1e-30: at these digits they are as good as a closed form.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import mpmath
+import numpy as np
+from mpmath import mp, mpf
+
+Number = Any  # an mpmath number: their classes are made at run time
+
+# The step of the differences: its square is the relative error they leave.
+_STEP_DIGITS = 30
+# A truth smaller than this may come back as zero: processors flush subnormals, and a sum of
+# many terms may have lost some of them on the way.
+_MAY_FLUSH = {"float64": 1e-300, "float32": 1e-34, "bfloat16": 1e-34, "float16": 2.0**-24}
+
+
+class Truth(NamedTuple):
+    """What one example's loss and its derivatives are, and the yardsticks to measure errors by.
+
+    A scale is the sum of the absolute terms of the quantity: where that is a difference of
+    rounded terms no float formula can do better than a few units in the last place of the scale.
+    Where the scale is the quantity's own magnitude, full relative accuracy is asked for.
+    """
+
+    value: Any
+    gradients: tuple[Any, ...]  # one for each argument that has a derivative, shaped like it
+    value_scale: Any
+    gradient_scales: tuple[Any, ...]
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+
+def exact(array: Any) -> Any:
+    """An array's exact values as (nested lists of) mpmath numbers; integers stay integers."""
+    array = np.asarray(array)
+    if _is_integer(array):
+        return array.tolist()
+    return _nested(mpf, array.astype(np.float64).tolist())
+
+
+def digits_for(*arrays: Any) -> int:
+    """Digits with which no subtraction of these inputs can lose a digit that counts."""
+    floats = [np.asarray(array) for array in arrays if not _is_integer(array)]
+    largest = max((_largest_magnitude(array) for array in floats), default=1.0)
+    smallest_truth = 330 if any(array.dtype == np.float64 for array in floats) else 40
+    return 30 + int(np.log10(max(largest, 10.0))) + smallest_truth
+
+
+def batch(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> Truth:
+    """Calls a one-example truth on each row (first axis) of `arrays`; arrays of mpmath numbers."""
+    with mp.workdps(digits_for(*arrays)):
+        columns = [exact(array) for array in arrays]
+        rows = [truth(*row, **options) for row in zip(*columns, strict=True)]
+    values, gradients, value_scales, gradient_scales = zip(*rows, strict=True)
+    return Truth(
+        _objects(values),
+        tuple(map(_objects, zip(*gradients, strict=True))),
+        _objects(value_scales),
+        tuple(map(_objects, zip(*gradient_scales, strict=True))),
+    )
+
+
+# --- softmax losses -------------------------------------------------------------------------------
+
+
+def softmax_cross_entropy_with_integer_labels(
+    logits: Sequence[Number], label: int, *, label_smoothing: float = 0.0
+) -> Truth:
+    """``log sum exp(x) - x[y]``; smoothed, the cross-entropy with ``(1-e) onehot + e/K``."""
+    if label_smoothing:
+        onehot = [mpf(j == label) for j in range(len(logits))]
+        return _first_gradient_only(
+            softmax_cross_entropy(logits, onehot, label_smoothing=label_smoothing)
+        )
+    probabilities, normalizer = _softmax(tuple(logits))
+    value = normalizer - logits[label]
+    gradient = list(probabilities)
+    # An impossible class stays one however its logit moves.
+    gradient[label] = gradient[label] - 1 if mpmath.isfinite(logits[label]) else mpf(0)
+    return Truth(value, (gradient,), value, (gradient,))
+
+
+def softmax_cross_entropy(
+    logits: Sequence[Number], labels: Sequence[Number], *, label_smoothing: float = 0.0
+) -> Truth:
+    """``sum t_j (log sum exp(x) - x_j)`` with ``t = (1-e) labels + e/K``, and ``0 * inf = 0``."""
+    smoothing = mpf(label_smoothing)
+    targets = [(1 - smoothing) * label + smoothing / len(labels) for label in labels]
+    probabilities, normalizer = _softmax(tuple(logits))
+    costs = [normalizer - logit for logit in logits]
+    total = mpmath.fsum(targets)
+    value = mpmath.fsum(
+        target * cost for target, cost in zip(targets, costs, strict=True) if target != 0
+    )
+    possible = [mpmath.isfinite(logit) for logit in logits]
+    triples = list(zip(targets, probabilities, possible, strict=True))
+    gradient = [total * p - t if finite else mpf(0) for t, p, finite in triples]
+    scale = [(total - t) * p + t * (1 - p) if finite else mpf(0) for t, p, finite in triples]
+    label_gradient = [(1 - smoothing) * cost for cost in costs]
+    return Truth(value, (gradient, label_gradient), value, (scale, label_gradient))
+
+
+def z_loss(logits: Sequence[Number]) -> Truth:
+    """``(log sum exp(x))^2``.
+
+    The log-normaliser is itself a sum of two terms of either sign, the largest logit and the log
+    of the rest, and may vanish between them: an ulp of those terms is what its error is made of.
+    """
+    probabilities, normalizer = _softmax(tuple(logits))
+    largest = max(logits)
+    terms = abs(largest) + (normalizer - largest)
+    ulp = mpf(2) ** -23
+    return Truth(
+        normalizer**2,
+        ([2 * normalizer * p for p in probabilities],),
+        abs(normalizer) * terms + ulp * terms**2,
+        ([2 * terms * p for p in probabilities],),
+    )
+
+
+def z_loss_curvature_scale(logits: np.ndarray) -> np.ndarray:
+    """The absolute terms of the second derivatives ``2 p_j p_k + 2 lse p_j ([j=k] - p_k)``."""
+
+    def scale(row: Sequence[Number]) -> list[list[Number]]:
+        probabilities, normalizer = _softmax(tuple(row))
+        terms = abs(max(row)) + (normalizer - max(row))
+        return [
+            [2 * p * q + 2 * terms * (p * (1 - p) if j == k else p * q) for k, q in indexed]
+            for indexed in [list(enumerate(probabilities))]
+            for j, p in indexed
+        ]
+
+    with mp.workdps(digits_for(logits)):
+        return _objects([scale(row) for row in exact(logits)])
+
+
+def _softmax(logits: tuple[Number, ...]) -> tuple[list[Number], Number]:
+    """Probabilities and log-normaliser; the same rows come back for each loss, so remember them."""
+    return _softmax_at(logits, mp.prec)
+
+
+@functools.lru_cache(maxsize=1024)
+def _softmax_at(logits: tuple[Number, ...], _precision: int) -> tuple[list[Number], Number]:
+    exponentials = [mpmath.exp(logit) for logit in logits]
+    total = mpmath.fsum(exponentials)
+    if not mpmath.isfinite(total) or total == 0:
+        nan = mpf("nan")
+        return [nan] * len(logits), nan
+    return [exponential / total for exponential in exponentials], mpmath.log(total)
+
+
+# --- sigmoid losses -------------------------------------------------------------------------------
+
+
+def sigmoid_binary_cross_entropy(
+    logit: Number, label: Number, *, label_smoothing: float = 0.0, pos_weight: float = 1.0
+) -> Truth:
+    """``-w t log sigmoid(x) - (1-t) log sigmoid(-x)`` with ``t = (1-e) label + e/2``."""
+    smoothing, weight = mpf(label_smoothing), mpf(pos_weight)
+    target = (1 - smoothing) * label + smoothing / 2
+    odds_of_yes, odds_of_no = _exp_at(logit, mp.prec), _exp_at(-logit, mp.prec)
+    cost_of_no, cost_of_yes = mpmath.log(1 + odds_of_yes), mpmath.log(1 + odds_of_no)
+    value = _product(weight * target, cost_of_yes) + _product(1 - target, cost_of_no)
+    up = (1 - target) / (1 + odds_of_no)
+    down = weight * target / (1 + odds_of_yes)
+    label_gradient = (1 - smoothing) * (weight * cost_of_yes - cost_of_no)
+    label_scale = (1 - smoothing) * (weight * cost_of_yes + cost_of_no)
+    return Truth(value, (up - down, label_gradient), value, (up + down, label_scale))
+
+
+@functools.lru_cache(maxsize=4096)
+def _exp_at(exponent: Number, _precision: int) -> Number:
+    return mpmath.exp(exponent)
+
+
+# --- derivatives of anything ----------------------------------------------------------------------
+
+
+def differentiated(value: Callable[..., Number], arguments: Sequence[int] = (0,)) -> Callable:
+    """The truth of a loss given as its value alone: gradients by differences, every scale its own.
+
+    Good where the loss is smooth around the example; an infinite entry is left alone (gradient 0).
+    """
+
+    def truth(*example: Any, **options: Any) -> Truth:
+        here = value(*example, **options)
+        gradients = tuple(
+            _difference(
+                lambda argument, index=index: value(
+                    *example[:index], argument, *example[index + 1 :], **options
+                ),
+                example[index],
+            )
+            for index in arguments
+        )
+        return Truth(here, gradients, here, gradients)
+
+    return truth
+
+
+def hessian(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> np.ndarray:
+    """The second derivatives in the first argument of each row, differences of exact gradients.
+
+    The result has the shape of that argument with its classes repeated: [rows, classes, classes],
+    or [rows] where an example is a single number.
+    """
+    with mp.workdps(digits_for(*arrays)):
+        columns = [exact(array) for array in arrays]
+        rows = [
+            _difference(lambda first, rest=rest: truth(first, *rest, **options).gradients[0], first)
+            for first, *rest in zip(*columns, strict=True)
+        ]
+        return _objects(rows)
+
+
+def _difference(function: Callable[[Any], Any], point: Any) -> Any:
+    """Central differences of `function` along each entry of `point` (a number or a list)."""
+    step = mpf(10) ** -_STEP_DIGITS
+    mp.dps += 3 * _STEP_DIGITS
+    try:
+        if not isinstance(point, list):
+            return _slope(function(point + step), function(point - step), step)
+        slopes = []
+        for index, entry in enumerate(point):
+            ahead, behind = list(point), list(point)
+            if mpmath.isfinite(entry):
+                ahead[index], behind[index] = entry + step, entry - step
+            slopes.append(_slope(function(ahead), function(behind), step))
+        return slopes
+    finally:
+        mp.dps -= 3 * _STEP_DIGITS
+
+
+def _slope(ahead: Any, behind: Any, step: Number) -> Any:
+    if isinstance(ahead, list):
+        return [_slope(a, b, step) for a, b in zip(ahead, behind, strict=True)]
+    return mpf(0) if ahead == behind else (ahead - behind) / (2 * step)
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def ulps(actual: Any, truth: Any, dtype: Any) -> np.ndarray:
+    """Errors in units in the last place of the truth; infinite for what is never excusable.
+
+    Those are: a zero, a wrong sign, a NaN or an infinity where the truth is an ordinary number,
+    and anything but an infinity or a NaN where it is one.
+    """
+    error = scaled_ulps(actual, truth, truth, dtype)
+    actual = np.asarray(actual).astype(np.float64)
+    high, _ = _high_and_low(truth)
+    counts = np.abs(high) >= _MAY_FLUSH[np.dtype(dtype).name]
+    return np.where(counts & (np.sign(actual) != np.sign(high)), np.inf, error)
+
+
+def scaled_ulps(actual: Any, truth: Any, scale: Any, dtype: Any) -> np.ndarray:
+    """Errors in units in the last place of `scale`, the sum of the truth's absolute terms."""
+    name = np.dtype(dtype).name
+    info = ml_dtypes.finfo(dtype)
+    actual = np.asarray(actual).astype(np.float64)
+    high, low = _high_and_low(truth)
+    scale = np.abs(_high_and_low(scale)[0])
+    assert actual.shape == high.shape == scale.shape, (actual.shape, high.shape, scale.shape)
+    with np.errstate(all="ignore"):
+        _, exponent = np.frexp(np.clip(scale, float(info.smallest_normal), float(info.max)))
+        error = np.abs((actual - high) - low) / np.ldexp(1.0, exponent - 1 - info.nmant)
+        flushed = (actual == 0) & (scale < _MAY_FLUSH[name])
+        overflowed = (np.abs(high) > float(info.max)) & (actual == np.sign(high) * np.inf)
+        hidden = np.isnan(high) != np.isnan(actual)
+    error = np.where(np.isnan(error) | hidden, np.inf, error)
+    return np.where(flushed | overflowed | (np.isnan(high) & np.isnan(actual)), 0.0, error)
+
+
+def _high_and_low(truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A truth as the unevaluated sum of two float64 arrays: 106 bits, enough for any dtype here."""
+    truth = np.asarray(truth, dtype=object)
+    with np.errstate(invalid="ignore"):
+        high = np.asarray(np.frompyfunc(float, 1, 1)(truth), np.float64)
+        low = np.asarray(np.frompyfunc(_rest, 2, 1)(truth, high), np.float64)
+    return high, low
+
+
+def _rest(number: Any, high: float) -> float:
+    return float(mpf(number) - high) if np.isfinite(high) else 0.0
+
+
+# --- small parts ----------------------------------------------------------------------------------
+
+
+def _first_gradient_only(truth: Truth) -> Truth:
+    return truth._replace(gradients=truth.gradients[:1], gradient_scales=truth.gradient_scales[:1])
+
+
+def _product(weight: Number, cost: Number) -> Number:
+    return mpf(0) if weight == 0 else weight * cost
+
+
+def _nested(function: Callable[[Any], Any], entries: Any) -> Any:
+    if isinstance(entries, list):
+        return [_nested(function, entry) for entry in entries]
+    return function(entries)
+
+
+def _objects(rows: Sequence[Any]) -> np.ndarray:
+    return np.array(rows, dtype=object)
+
+
+def _is_integer(array: Any) -> bool:
+    return np.asarray(array).dtype.kind in "iub"
+
+
+def _largest_magnitude(array: np.ndarray) -> float:
+    values = np.abs(array.astype(np.float64))
+    return float(np.max(values, where=np.isfinite(values), initial=0.0))
