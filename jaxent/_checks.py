@@ -160,3 +160,45 @@ def one_of(function: str, name: str, value: Any, choices: tuple[str, ...]) -> No
         function,
         f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.",
     )
+
+
+def leading(
+    function: str, name: str, array: jax.Array, shape: tuple[int, ...], of: str
+) -> jax.Array:
+    """`array`, refused unless its shape begins with `shape`, the leading shape of `of`."""
+    require(
+        array.shape[: len(shape)] == shape,
+        function,
+        f"`{name}` {describe(array)} must begin with the leading shape {shape} of `{of}`.",
+    )
+    return array
+
+
+def exact(
+    function: str, name: str, array: jax.Array, shape: tuple[int, ...], of: str
+) -> jax.Array:
+    """`array`, refused unless it has the leading shape of `of`, or is a scalar."""
+    require(
+        array.shape in ((), shape),
+        function,
+        f"`{name}` {describe(array)} must have the leading shape {shape} of `{of}`.",
+    )
+    return array
+
+
+def positive(function: str, name: str, value: Any) -> None:
+    """Refuses anything but a positive Python integer."""
+    require(
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0,
+        function,
+        f"`{name}` must be a positive integer, got {value!r}.",
+    )
+
+
+def above(function: str, name: str, value: ArrayLike, low: float) -> None:
+    """Refuses a Python number that is not greater than `low`; arrays are left to the computation."""
+    require(
+        not isinstance(value, numbers.Real) or float(value) > low,
+        function,
+        f"`{name}` must be greater than {low:g}, got {value}.",
+    )

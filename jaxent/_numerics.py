@@ -72,8 +72,13 @@ def _log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array) -> j
     the one left out is not the largest, callers add a distance to the top of at least the same size.
     """
     total = others + left_out
+    # Zero, and the derivative that the term on top has in the logarithm. JAX before 0.11 drops the
+    # rules of this file where a scan is part of another rule; what is left must be right as well.
+    motion = left_out - jax.lax.stop_gradient(left_out)
     log_total = jnp.where(
-        left_out == top_term, jnp.log1p(others / top_term), jnp.log(total / top_term)
+        left_out == top_term,
+        jnp.log1p((others + motion) / top_term),
+        jnp.log(total / top_term),
     )
     return jnp.where(total > 0.0, log_total, jnp.where(jnp.isnan(total), jnp.nan, 0.0))
 
@@ -120,10 +125,11 @@ def log_normalizer(x: jax.Array) -> jax.Array:
     """log(sum(exp(x))) over the last axis; -inf if every entry is."""
     top, shift = _top_and_shift(x)
     terms = jnp.exp(x - shift[..., None])
-    below = x < top[..., None]
-    others = jnp.sum(jnp.where(below, terms, 0.0), axis=-1)
-    ties = jnp.sum(jnp.where(below, 0.0, 1.0), axis=-1, dtype=x.dtype)
-    value = top + jnp.log1p(others / jnp.exp(top - shift) + (ties - 1.0))
+    top_term = jnp.exp(top - shift)
+    # All of the terms on top but one stay in the sum, whichever that is.
+    tied = jnp.where(x < top[..., None], 0.0, terms)
+    others = jnp.sum(terms - tied, axis=-1) + (jnp.sum(tied, axis=-1) - top_term)
+    value = top + _log_total(others, top_term, top_term)
     return jnp.where(jnp.all(x == -jnp.inf, axis=-1), -jnp.inf, value)
 
 
@@ -292,12 +298,14 @@ def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
     terms = jnp.exp(x - shift[..., None])
     mass = jnp.sum(targets, axis=-1)
     # Indicators by arithmetic, which the compiler for CPUs fuses into sums: `heavy` is 1 at the
-    # heavy class and 0 elsewhere; `limit` is 0, inf or NaN where the target is 0, positive or
-    # negative, so that 0 * inf cannot arise and a negative target cannot pass.
-    huge = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp)
-    heavy = jnp.minimum(jnp.maximum(targets - 0.5 * mass[..., None], 0.0) * huge, 1.0)
-    positive = jnp.minimum(jnp.sqrt(targets) * huge, 1.0)
-    limit = positive / (1.0 - positive)
+    # heavy class and 0 elsewhere; `limit` is finite, inf or NaN where the target is 0, positive
+    # or negative, so that 0 * inf cannot arise and a negative target cannot pass.
+    huge, largest = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp), float(jnp.finfo(x.dtype).max)
+    fixed = jax.lax.stop_gradient(targets)
+    excess = fixed - 0.5 * jnp.sum(fixed, axis=-1, keepdims=True)
+    heavy = jnp.minimum(jnp.maximum(excess, 0.0) * huge, 1.0)
+    positive = jnp.minimum(jnp.sqrt(fixed) * huge, 1.0)
+    limit = positive / (1.0 - positive) + largest
     # Half sizes, since the difference of two finite logits may overflow.
     distances = jnp.minimum(0.5 * top[..., None] - 0.5 * x, limit)
     distance = 2.0 * jnp.sum(targets * distances, axis=-1)
@@ -387,10 +395,15 @@ def _soft_cross_entropy_and_slope_jvp(primals, tangents):
 # Cross-entropy of independent yes/no classes.
 
 
+def _magnitude(x: jax.Array) -> jax.Array:
+    """|x|, with the derivative at 0 that makes the two halves of the formulas below meet."""
+    return jnp.where(x >= 0.0, x, -x)
+
+
 @jax.custom_jvp
 def sigmoid(x: jax.Array) -> jax.Array:
     """1 / (1 + exp(-x)), accurate in both tails, with a derivative that is too."""
-    decay = jnp.exp(-jnp.abs(x))
+    decay = jnp.exp(-_magnitude(x))
     return jnp.where(x >= 0.0, 1.0, decay) / (1.0 + decay)
 
 
@@ -404,7 +417,7 @@ def _sigmoid_jvp(primals, tangents):
 @jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
     """log(1 + exp(x)): minus the log-probability of "no" at logit x."""
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return jnp.where(x >= 0.0, x, 0.0) + jnp.log1p(jnp.exp(-_magnitude(x)))
 
 
 @softplus.defjvp
@@ -420,8 +433,9 @@ def binary_cross_entropy(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Arr
     The weight of an answer that is impossible at an infinite logit may be 0.
     """
     distance = jnp.where(x >= 0.0, no, yes)
-    absolute = jnp.where(distance == 0.0, 0.0, jnp.abs(x))
-    return absolute * distance + (yes + no) * jnp.log1p(jnp.exp(-jnp.abs(x)))
+    magnitude = _magnitude(x)
+    far = jnp.where(distance == 0.0, 0.0, magnitude)
+    return far * distance + (yes + no) * jnp.log1p(jnp.exp(-magnitude))
 
 
 @functools.partial(binary_cross_entropy.defjvp, symbolic_zeros=True)
