@@ -168,8 +168,12 @@ def _share(x: jax.Array, exists: jax.Array | None) -> jax.Array:
 
 
 def _is_label(x: jax.Array, labels: jax.Array) -> jax.Array:
-    classes = jax.lax.broadcasted_iota(labels.dtype, x.shape, x.ndim - 1)
-    return classes == labels[..., None]
+    """Whether a class is the label of its row, [..., V]."""
+    classes = jnp.arange(x.shape[-1], dtype=labels.dtype)
+    # Inside a loop the compiler would move what depends on no data out of it, as a buffer of the
+    # size of x that is then read in every round. The barrier ties the classes to the labels.
+    classes, labels = jax.lax.optimization_barrier((classes, labels))
+    return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None]
 
 
 def _label_logit(x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -226,7 +230,7 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     """`label_cross_entropy` and its gradient with respect to x, [..., V], from one set of terms."""
     top, shift = _top_and_shift(x)
     is_label = _is_label(x, labels)
-    terms = jnp.where(is_label, 0.0, jnp.exp(x - shift[..., None]))
+    terms = jnp.exp(x - shift[..., None]) * (1.0 - is_label.astype(x.dtype))
     others = jnp.sum(terms, axis=-1)
     label_logit = _label_logit(x, labels)
     label_term = jnp.exp(label_logit - shift)
