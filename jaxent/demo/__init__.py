@@ -1,0 +1,1 @@
+"""What `python -m jaxent` runs: a language model of Python's own standard library."""

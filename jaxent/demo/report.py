@@ -1,0 +1,147 @@
+"""What came out, in words and aligned figures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxent.demo.comparison import StepCost
+from jaxent.demo.examples import Example
+
+_HEADS = {"plain": "plain logits", "streamed": "streamed head"}
+_LONGEST_BAR = 40
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the report says. `model_nats` is the cost of each token of the held-out text."""
+
+    training_files: int
+    training_bytes: int
+    held_out_files: int
+    held_out_bytes: int
+    vocabulary: int
+    parameters: int
+    head: str
+    steps: int
+    planned_steps: int
+    tokens_per_step: int
+    training_seconds: float
+    model_nats: np.ndarray
+    baseline_bits: Mapping[str, float]
+    step_costs: Mapping[str, StepCost] | None
+    surprises: Sequence[Example]
+    foreseen: Sequence[Example]
+
+    @property
+    def model_bits(self) -> float:
+        """The length in bits of the model's code for the held-out text."""
+        return float(self.model_nats.sum(dtype=np.float64)) / math.log(2)
+
+    @property
+    def model_bits_per_byte(self) -> float:
+        """What the model needs for a byte of the held-out text."""
+        return self.model_bits / self.held_out_bytes
+
+    @property
+    def baseline_bits_per_byte(self) -> dict[str, float]:
+        """What each baseline needs for a byte of the held-out text."""
+        return {name: bits / self.held_out_bytes for name, bits in self.baseline_bits.items()}
+
+
+def report(findings: Findings) -> str:
+    """The whole report, in ASCII, the widest line of 80 characters."""
+    sections = [
+        _what_was_done(findings),
+        _cross_entropy(findings),
+        _code_lengths(findings),
+        _step_costs(findings),
+        _examples("Best foreseen words", findings.foreseen),
+        _examples("Least expected words", findings.surprises),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _what_was_done(findings: Findings) -> list[str]:
+    planned = "" if findings.steps == findings.planned_steps else f" of {findings.planned_steps:,}"
+    rate = findings.steps * findings.tokens_per_step / findings.training_seconds
+    return [
+        *_title("A language model, trained"),
+        f"  learned from   {_files(findings.training_files, findings.training_bytes)}",
+        f"  held out       {_files(findings.held_out_files, findings.held_out_bytes)}",
+        f"  vocabulary     {findings.vocabulary:,} entries",
+        f"  model          {findings.parameters:,} parameters, {_HEADS[findings.head]}",
+        f"  training       {findings.steps:,}{planned} steps of {findings.tokens_per_step:,} tokens"
+        f" in {findings.training_seconds:.0f} s, {rate:,.0f} tokens/s",
+    ]
+
+
+def _cross_entropy(findings: Findings) -> list[str]:
+    nats = findings.model_bits * math.log(2) / len(findings.model_nats)
+    perplexity = math.exp(min(nats, 700.0))
+    return [
+        *_title(f"On the held-out text, {len(findings.model_nats):,} tokens"),
+        f"  cross-entropy {nats:12.4f}  nats per token",
+        f"                {nats / math.log(2):12.4f}  bits per token",
+        f"  perplexity    {perplexity:12,.1f}  equally likely tokens would be as hard to guess",
+    ]
+
+
+def _code_lengths(findings: Findings) -> list[str]:
+    rows = {**findings.baseline_bits_per_byte, "this model": findings.model_bits_per_byte}
+    most = max(rows.values())
+    bars = [
+        f"  {name:<14}{bits:12.3f}  {'#' * max(1, round(_LONGEST_BAR * bits / most))}"
+        for name, bits in rows.items()
+    ]
+    return [
+        *_title("The same as a code length, in bits per byte of that text"),
+        *bars,
+        "",
+        f"  Coded by the model, the {findings.held_out_bytes:,} bytes would take "
+        f"{math.ceil(findings.model_bits / 8):,}. The model and the",
+        "  unigram code have learned from the other files; gzip and lzma start from nothing.",
+    ]
+
+
+def _step_costs(findings: Findings) -> list[str]:
+    if findings.step_costs is None:
+        return []
+    plain, streamed = findings.step_costs["plain"], findings.step_costs["streamed"]
+    memory = "-"
+    if plain.temporary_bytes and streamed.temporary_bytes is not None:
+        memory = f"{streamed.temporary_bytes / plain.temporary_bytes:.2f} x"
+    size = f"{findings.tokens_per_step:,} tokens x {findings.vocabulary:,} entries"
+    return [
+        *_title(f"What a training step costs, {size}"),
+        f"  {'':<14}{'memory':>12}{'time':>12}",
+        *(
+            f"  {_HEADS[name]:<14}{_memory(cost.temporary_bytes):>12}{cost.seconds * 1e3:>9,.0f} ms"
+            for name, cost in (("plain", plain), ("streamed", streamed))
+        ),
+        f"  {'ratio':<14}{memory:>12}{f'{streamed.seconds / plain.seconds:.2f} x':>12}",
+    ]
+
+
+def _examples(title: str, examples: Sequence[Example]) -> list[str]:
+    if not examples:
+        return []
+    lines = [
+        f"  {example.before:>36} [{example.word}]".ljust(58)
+        + f"{example.unigram_bits:8.1f}  -> {example.model_bits:6.1f}"
+        for example in examples
+    ]
+    return [*_title(f"{title}, in bits: by frequency -> by the model"), *lines]
+
+
+def _title(text: str) -> list[str]:
+    return [text, "-" * len(text)]
+
+
+def _files(count: int, size: int) -> str:
+    return f"{size:,} bytes in {count:,} file{'' if count == 1 else 's'}"
+
+
+def _memory(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 2**20:,.1f} MiB"
