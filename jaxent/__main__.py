@@ -5,11 +5,16 @@ import sys
 try:
     from jaxent.demo.command import main
 except ModuleNotFoundError as error:
-    if error.name not in ("matplotlib", "tqdm"):
+    missing = (error.name or "").partition(".")[0]
+    if missing not in ("matplotlib", "tqdm"):
         raise
-    missing = f"{error.name} is not installed; the demo needs it"
-    print(f'python -m jaxent: {missing}: pip install "jaxent[demo]"', file=sys.stderr)
+    print(
+        f'python -m jaxent: error: {missing} is missing: pip install "jaxent[demo]"',
+        file=sys.stderr,
+    )
     sys.exit(2)
+except KeyboardInterrupt:  # Importing JAX takes a second.
+    sys.exit(130)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,7 @@ from jaxent.demo.model import Parameters
 # On the way, the held-out text is sampled: after these shares of the steps, so many windows.
 _SAMPLED_AFTER = (0.0, 0.125, 0.25, 0.5, 0.75)
 _SAMPLED_WINDOWS = 10
-_BAR = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} steps, {postfix} {remaining} left"
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} steps{postfix}, {remaining} left"
 
 
 class NothingLearnedError(Exception):
@@ -65,7 +65,7 @@ def train(
             step, seen = step + 1, seen + labels.size
             curve.training.append((seen, _bits_per_byte(nats * labels.size, spelled[labels])))
             bar.set_postfix_str(
-                f"loss {nats:.2f} nats, {seen / seconds:,.0f} tokens/s,", refresh=False
+                f"loss {nats:.2f} nats, {seen / seconds:,.0f} tokens/s", refresh=False
             )
             bar.update()
     if step == 0:

@@ -99,9 +99,9 @@ def _code_lengths(findings: Findings) -> list[str]:
         *_title("The same as a code length, in bits per byte of that text"),
         *bars,
         "",
-        f"  Coded by the model, the {findings.held_out_bytes:,} bytes would take "
-        f"{math.ceil(findings.model_bits / 8):,}. The model and the",
-        "  unigram code have learned from the other files; gzip and lzma start from nothing.",
+        f"  Coded by the model, its {_bytes(findings.held_out_bytes)} would take "
+        f"{math.ceil(findings.model_bits / 8):,}. Model and",
+        "  unigram code know the training text; gzip and lzma start from nothing.",
     ]
 
 
@@ -140,7 +140,11 @@ def _title(text: str) -> list[str]:
 
 
 def _files(count: int, size: int) -> str:
-    return f"{size:,} bytes in {count:,} file{'' if count == 1 else 's'}"
+    return f"{_bytes(size)} in {count:,} file{'' if count == 1 else 's'}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
 def _memory(size: int | None) -> str:
