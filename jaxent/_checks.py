@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
+Shaped = jax.Array | jax.ShapeDtypeStruct
 
 
 def require(condition: bool, function: str, message: str) -> None:
@@ -25,7 +26,7 @@ def require(condition: bool, function: str, message: str) -> None:
         raise AssertionError(f"jaxent.{function}: {message}") from None
 
 
-def describe(array: jax.Array) -> str:
+def describe(array: Shaped) -> str:
     """The dtype and shape of an array the way errors print them: `float32[8,10]`."""
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
@@ -64,10 +65,8 @@ def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Arra
     return array
 
 
-def boolean(function: str, name: str, value: ArrayLike | None) -> jax.Array | None:
-    """`value` as an array of booleans, or None; any other dtype is refused."""
-    if value is None:
-        return None
+def boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array, refused unless it holds booleans."""
     array = jnp.asarray(value)
     require(
         array.dtype == jnp.bool_,
@@ -78,7 +77,7 @@ def boolean(function: str, name: str, value: ArrayLike | None) -> jax.Array | No
     return array
 
 
-def broadcastable(function: str, **arrays: jax.Array) -> tuple[int, ...]:
+def broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
     """The common shape of arrays of one rank (or scalars); any other mixture is refused."""
     ranks = {array.ndim for array in arrays.values() if array.ndim}
     given = ", ".join(f"`{name}` {describe(array)}" for name, array in arrays.items())
@@ -121,7 +120,9 @@ def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[
     return axes
 
 
-def same_classes(function: str, logits: jax.Array, labels: jax.Array, axes: tuple[int, ...]) -> None:
+def same_classes(
+    function: str, logits: jax.Array, labels: jax.Array, axes: tuple[int, ...]
+) -> None:
     """Refuses targets whose class axes differ from those of the logits."""
     require(
         not labels.ndim or all(labels.shape[a] == logits.shape[a] for a in axes),
@@ -153,7 +154,7 @@ def scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def one_of(function: str, name: str, value: Any, choices: tuple[str, ...]) -> None:
+def one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(
         value in choices,
@@ -162,41 +163,27 @@ def one_of(function: str, name: str, value: Any, choices: tuple[str, ...]) -> No
     )
 
 
-def leading(
-    function: str, name: str, array: jax.Array, shape: tuple[int, ...], of: str
-) -> jax.Array:
-    """`array`, refused unless its shape begins with `shape`, the leading shape of `of`."""
-    require(
-        array.shape[: len(shape)] == shape,
-        function,
-        f"`{name}` {describe(array)} must begin with the leading shape {shape} of `{of}`.",
-    )
-    return array
-
-
-def exact(
-    function: str, name: str, array: jax.Array, shape: tuple[int, ...], of: str
-) -> jax.Array:
-    """`array`, refused unless it has the leading shape of `of`, or is a scalar."""
+def per_row(function: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`array` with the leading shape of `hidden`, refused unless it has that or is a scalar."""
     require(
         array.shape in ((), shape),
         function,
-        f"`{name}` {describe(array)} must have the leading shape {shape} of `{of}`.",
+        f"`{name}` {describe(array)} must have the leading shape {shape} of `hidden`.",
     )
-    return array
+    return jnp.broadcast_to(array, shape)
 
 
 def positive(function: str, name: str, value: Any) -> None:
     """Refuses anything but a positive Python integer."""
     require(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0,
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0,
         function,
         f"`{name}` must be a positive integer, got {value!r}.",
     )
 
 
 def above(function: str, name: str, value: ArrayLike, low: float) -> None:
-    """Refuses a Python number that is not greater than `low`; arrays are left to the computation."""
+    """Refuses a Python number not greater than `low`; arrays are left to the computation."""
     require(
         not isinstance(value, numbers.Real) or float(value) > low,
         function,

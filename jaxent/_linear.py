@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._row_sweep import Head, check_head, sweep_rows
+from jaxent._head import Head, check_head
+from jaxent._row_sweep import sweep_rows
 from jaxent._softmax import softmax_cross_entropy_with_integer_labels
 from jaxent._softmax import z_loss as squared_log_normalizer
 
@@ -72,8 +73,11 @@ def linear_softmax_cross_entropy(
         >>> import jaxent
         >>> hidden, kernel = jnp.eye(4, 3), jnp.ones((3, 5)) * jnp.arange(5.0)
         >>> labels = jnp.array([4, 3, 2, -100])
-        >>> print(jaxent.linear_softmax_cross_entropy(
-        ...     hidden, kernel, labels, where=labels >= 0).round(4))
+        >>> print(
+        ...     jaxent.linear_softmax_cross_entropy(
+        ...         hidden, kernel, labels, where=labels >= 0
+        ...     ).round(4)
+        ... )
         1.4519
 
     References:
@@ -82,20 +86,19 @@ def linear_softmax_cross_entropy(
         `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
     """
     name = "linear_softmax_cross_entropy"
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction)
+    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     labels = _checks.integer(name, "labels", labels, "pass the index of each row's true class.")
     _checks.require(
         labels.shape == head.shape,
         name,
-        f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of `hidden`.",
+        f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of "
+        f"`hidden` {_checks.describe(head.hidden)}.",
     )
     _checks.within(name, "label_smoothing", label_smoothing, 0.0, 1.0)
     _checks.within(name, "z_loss", z_loss, 0.0, float("inf"))
     _checks.above(name, "temperature", temperature, 0.0)
     if soft_cap is not None:
         _checks.above(name, "soft_cap", soft_cap, 0.0)
-    if chunk_size is not None:
-        _checks.positive(name, "chunk_size", chunk_size)
     options = {
         option: _checks.scalar(name, option, value)
         for option, value, neutral in (
@@ -104,22 +107,21 @@ def linear_softmax_cross_entropy(
             ("soft_cap", soft_cap, None),
             ("temperature", temperature, 1.0),
         )
-        if not _is_neutral(value, neutral)
+        if value is not None and not _is_neutral(value, neutral)
     }
-    *arrays, axis = head
-    return _cross_entropy(tuple(arrays), labels, options, axis, reduction, chunk_size)
+    arrays = head._asdict()
+    axis = arrays.pop("vocab_axis")
+    return _cross_entropy(arrays, labels, options, axis, reduction, chunk_size)
 
 
-def _is_neutral(value: ArrayLike | None, neutral: float | None) -> bool:
+def _is_neutral(value: ArrayLike, neutral: float | None) -> bool:
     """Whether an option is known, while tracing, to change nothing."""
-    return value is None or (isinstance(value, numbers.Real) and value == neutral)
+    return isinstance(value, numbers.Real) and bool(value == neutral)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("vocab_axis", "reduction", "chunk_size"), inline=True
-)
+@functools.partial(jax.jit, static_argnames=("vocab_axis", "reduction", "chunk_size"), inline=True)
 def _cross_entropy(
-    arrays: tuple,
+    arrays: dict[str, jax.Array],
     labels: jax.Array,
     options: dict[str, jax.Array],
     vocab_axis: int,
@@ -141,7 +143,7 @@ def _cross_entropy(
             losses += given["z_loss"] * squared_log_normalizer(logits)
         return losses
 
-    head = Head(*arrays, vocab_axis)
+    head = Head(**arrays, vocab_axis=vocab_axis)
     return sweep_rows(
         "linear_softmax_cross_entropy", loss_fn, head, (labels,), reduction, chunk_size
     )

@@ -59,17 +59,17 @@ def _shift(top: jax.Array, size: int) -> jax.Array:
 
 
 def _top_and_shift(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The maximum over the last axis (0 where it is -inf, so that no NaN can arise) and its shift."""
+    """The maximum over the last axis, 0 where it is -inf to keep NaN away, and its shift."""
     top = jax.lax.stop_gradient(jnp.max(x, axis=-1))
     top = jnp.where(top == -jnp.inf, 0.0, top)
     return top, _shift(top, x.shape[-1])
 
 
 def _log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array) -> jax.Array:
-    """log((others + left_out) / top_term), accurate at 0 if what was left out of `others` is on top.
+    """log((others + left_out) / top_term), accurate near 0 if what was left out is on top.
 
     `others` is the sum of all terms but one, `left_out` that one, `top_term` the largest. Where
-    the one left out is not the largest, callers add a distance to the top of at least the same size.
+    the one left out is not the largest, callers add a distance to the top that outweighs it.
     """
     total = others + left_out
     # Zero, and the derivative that the term on top has in the logarithm. JAX before 0.11 drops the
@@ -432,7 +432,7 @@ def _softplus_jvp(primals, tangents):
 
 @jax.custom_jvp
 def binary_cross_entropy(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
-    """yes * softplus(-x) + no * softplus(x) per element, for weights yes, no >= 0.
+    """Yes * softplus(-x) + no * softplus(x) per element, for weights yes, no >= 0.
 
     The weight of an answer that is impossible at an infinite logit may be 0.
     """

@@ -35,7 +35,8 @@ def sum_and_weight(
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> total, weight = jaxent.sum_and_weight(
-        ...     jnp.array([1.0, 3.0, jnp.nan]), where=jnp.array([True, True, False]))
+        ...     jnp.array([1.0, 3.0, jnp.nan]), where=jnp.array([True, True, False])
+        ... )
         >>> print(total, weight)
         4.0 2.0
 

@@ -13,7 +13,6 @@ the logits of one chunk at a time.
 
 import functools
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxent import _checks
+from jaxent._head import Head, check_head, check_row_argument
 from jaxent._numerics import compute_dtype
 from jaxent._reduction import divide
 
@@ -94,87 +94,11 @@ def linear_loss(
     """
     name = "linear_loss"
     _checks.require(callable(loss_fn), name, f"`loss_fn` must be a function, got {loss_fn!r}.")
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction)
+    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     rows = tuple(
-        _checks.leading(name, f"row_args[{i}]", jnp.asarray(arg), head.shape, "hidden")
-        for i, arg in enumerate(row_args)
+        check_row_argument(name, f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
-    if chunk_size is not None:
-        _checks.positive(name, "chunk_size", chunk_size)
     return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
-
-
-class Head(NamedTuple):
-    """A linear head and the rows it is applied to, checked, with the leading axes as given."""
-
-    hidden: jax.Array
-    kernel: jax.Array
-    bias: jax.Array | None
-    where: jax.Array | None
-    weights: jax.Array | None
-    vocab_axis: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The leading shape of the rows."""
-        return self.hidden.shape[:-1]
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of classes."""
-        return self.kernel.shape[self.vocab_axis]
-
-
-def check_head(
-    name: str,
-    hidden: ArrayLike,
-    kernel: ArrayLike,
-    bias: ArrayLike | None,
-    vocab_axis: int,
-    where: ArrayLike | None,
-    weights: ArrayLike | None,
-    reduction: str,
-) -> Head:
-    """The arguments that all heads share as arrays, refused unless they fit each other."""
-    hidden = _checks.floating(name, "hidden", hidden)
-    kernel = _checks.floating(name, "kernel", kernel)
-    _checks.one_of(name, "reduction", reduction, ("mean", "sum", "none"))
-    _checks.one_of(name, "vocab_axis", vocab_axis, (-1, 0, 1))
-    _checks.require(
-        hidden.ndim >= 1 and kernel.ndim == 2,
-        name,
-        f"`hidden` {_checks.describe(hidden)} must be [..., D] and `kernel` "
-        f"{_checks.describe(kernel)} a matrix.",
-    )
-    vocab_axis %= 2
-    size = kernel.shape[1 - vocab_axis]
-    _checks.require(
-        hidden.shape[-1] == size,
-        name,
-        f"`hidden` {_checks.describe(hidden)} and `kernel` {_checks.describe(kernel)} do not fit: "
-        f"{hidden.shape[-1]} features against {size}; for a kernel [V, D] pass `vocab_axis=0`.",
-    )
-    _checks.require(
-        kernel.shape[vocab_axis] > 0,
-        name,
-        f"`kernel` {_checks.describe(kernel)} has no classes; pass at least one.",
-    )
-    if bias is not None:
-        bias = _checks.floating(name, "bias", bias)
-        _checks.require(
-            bias.shape == (kernel.shape[vocab_axis],),
-            name,
-            f"`bias` {_checks.describe(bias)} must be [{kernel.shape[vocab_axis]}], one number "
-            f"per class of `kernel` {_checks.describe(kernel)}.",
-        )
-    shape = hidden.shape[:-1]
-    if where is not None:
-        where = _checks.boolean(name, "where", where)
-        where = jnp.broadcast_to(_checks.exact(name, "where", where, shape, "hidden"), shape)
-    if weights is not None:
-        weights = _checks.real(name, "weights", weights)
-        weights = jnp.broadcast_to(_checks.exact(name, "weights", weights, shape, "hidden"), shape)
-    return Head(hidden, kernel, bias, where, weights, vocab_axis)
 
 
 def sweep_rows(
@@ -199,12 +123,17 @@ def sweep_rows(
         hidden=_keep(where, head.hidden.reshape(count, -1)),
         kernel=head.kernel,
         bias=head.bias,
-        row_args=tuple(_keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args),
+        row_args=tuple(
+            _keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args
+        ),
         captured=tuple(captured),
         weights=weights if weights is None else _keep(where, weights),
         where=where,
     )
-    sweep = _Sweep(loss_fn, head.vocab_axis, count, chunk, dtype)
+    same = head.hidden.dtype == head.kernel.dtype
+    sweep = _Sweep(
+        loss_fn, head.vocab_axis, count, chunk, dtype, head.kernel.dtype if same else dtype
+    )
     if reduction == "none":
         return _losses(sweep, operands).reshape(head.shape)
     total = _total(sweep, operands)
@@ -230,17 +159,21 @@ class _Operands(NamedTuple):
 
 
 class _Sweep(NamedTuple):
-    """What is fixed while tracing: the loss, the layout of the kernel, and how rows are cut."""
+    """What is fixed while tracing: the loss, how rows are cut, and the dtypes.
+
+    `dtype` is that of logits, losses and sums; `operand` that of what matrix products are fed.
+    """
 
     loss_fn: LossFunction
     vocab_axis: int
-    count: int
+    rows: int
     chunk: int
     dtype: Any
+    operand: Any
 
     @property
     def steps(self) -> int:
-        return -(-self.count // self.chunk)
+        return -(-self.rows // self.chunk)
 
 
 def _chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
@@ -275,35 +208,34 @@ def _without_closure(name, loss_fn, head, row_args, chunk, dtype):
         f"`loss_fn` must return one floating point loss per row, [{chunk}] for logits "
         f"[{chunk},{head.vocabulary}], got {losses}.",
     )
-    examples = [jnp.zeros(struct.shape, struct.dtype) for struct in (logits, *chunks)]
-    return jax.closure_convert(loss_fn, *examples)
+    return jax.closure_convert(loss_fn, logits, *chunks)
 
 
 def _project(sweep: _Sweep, hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None):
-    """Logits of a chunk: operands in their common dtype, accumulated in the dtype of the losses."""
+    """Logits of a chunk."""
     logits = _contract(sweep, hidden, 1, kernel, 1 - sweep.vocab_axis)
     return logits if bias is None else logits + bias.astype(sweep.dtype)[None, :]
 
 
 def _contract(sweep: _Sweep, left: jax.Array, left_axis: int, right: jax.Array, right_axis: int):
-    operand = jnp.promote_types(left.dtype, right.dtype)
+    """A product in the dtype of the operands, accumulated in the dtype of the losses."""
     return jax.lax.dot_general(
-        left.astype(operand),
-        right.astype(operand),
+        left.astype(sweep.operand),
+        right.astype(sweep.operand),
         (((left_axis,), (right_axis,)), ((), ())),
         preferred_element_type=sweep.dtype,
     )
 
 
-def _cut(sweep: _Sweep, rows):
-    """[count, ...] to [steps, chunk, ...]; chunk k takes the rows k, k + steps, k + 2 steps, ...
+def _cut(sweep: _Sweep, rows: Any) -> Any:
+    """[rows, ...] to [steps, chunk, ...]; chunk k takes the rows k, k + steps, k + 2 steps, ...
 
     Interleaved chunks keep every device at work when the rows are sharded. What is missing in the
     last round is filled with copies of the first rows, which are finite if the input is.
     """
 
     def cut(array):
-        missing = sweep.steps * sweep.chunk - sweep.count
+        missing = sweep.steps * sweep.chunk - sweep.rows
         if missing:
             array = jnp.concatenate([array, array[:missing]])
         array = array.reshape(sweep.chunk, sweep.steps, *array.shape[1:])
@@ -315,7 +247,7 @@ def _cut(sweep: _Sweep, rows):
 def _join(sweep: _Sweep, chunks: jax.Array) -> jax.Array:
     """The inverse of `_cut`."""
     rows = jnp.swapaxes(chunks, 0, 1)
-    return rows.reshape(sweep.steps * sweep.chunk, *rows.shape[2:])[: sweep.count]
+    return rows.reshape(sweep.steps * sweep.chunk, *rows.shape[2:])[: sweep.rows]
 
 
 class _Chunk(NamedTuple):
@@ -328,14 +260,14 @@ class _Chunk(NamedTuple):
 def _chunks(sweep: _Sweep, operands: _Operands) -> _Chunk:
     """All chunks, stacked. `live` marks rows that count, None if all do; fillers do not."""
     live = operands.where
-    if live is None and sweep.steps * sweep.chunk != sweep.count:
-        live = jnp.ones(sweep.count, bool)
+    if live is None and sweep.steps * sweep.chunk != sweep.rows:
+        live = jnp.ones(sweep.rows, bool)
     rows = _Chunk(operands.hidden, operands.row_args, operands.weights, live)
     chunks = _cut(sweep, rows)
     if live is None:
         return chunks
     index = jnp.arange(sweep.chunk)[None, :] * sweep.steps + jnp.arange(sweep.steps)[:, None]
-    return chunks._replace(live=chunks.live & (index < sweep.count))
+    return chunks._replace(live=chunks.live & (index < sweep.rows))
 
 
 def _weighted(sweep: _Sweep, chunk: _Chunk, losses: jax.Array) -> jax.Array:
@@ -367,7 +299,7 @@ def _losses(sweep: _Sweep, operands: _Operands) -> jax.Array:
 
 
 def _total(sweep: _Sweep, operands: _Operands) -> jax.Array:
-    """The weighted sum of all losses, with gradients from the same sweep where they are asked for."""
+    """The weighted sum of all losses, with gradients from the same sweep where asked for."""
 
     @jax.custom_jvp
     def total(operands: _Operands) -> jax.Array:
@@ -422,7 +354,7 @@ def _total_and_gradients(sweep: _Sweep, operands: _Operands, wanted: _Operands):
         if operands.where is not None:
             # Exactly zero for masked rows, also if the loss is NaN for the zeros they now hold.
             slope = jnp.where(chunk.live[:, None], slope, 0.0)
-        operand = slope.astype(jnp.promote_types(operands.hidden.dtype, operands.kernel.dtype))
+        operand = slope.astype(sweep.operand)
         rows = _Operands(
             hidden=_contract(sweep, operand, 1, operands.kernel, sweep.vocab_axis)
             if wanted.hidden

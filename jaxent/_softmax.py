@@ -66,12 +66,11 @@ def softmax_cross_entropy_with_integer_labels(
     labels = _checks.integer(
         name, "labels", labels, "for one target per class use `jaxent.softmax_cross_entropy`."
     )
-    where = _checks.boolean(name, "where", where)
     axes = _checks.class_axes(name, "logits", logits, axis)
     smoothing = _smoothing(name, label_smoothing)
     examples = _examples(logits, axes)
     _checks.broadcastable(name, labels=labels, examples=examples)
-    _check_mask(name, where, logits, examples, labels)
+    where = _mask(name, where, logits, examples, labels)
     return _integer_label_losses(logits, labels, where, smoothing, axes)
 
 
@@ -125,12 +124,11 @@ def softmax_cross_entropy(
     name = "softmax_cross_entropy"
     logits = _checks.floating(name, "logits", logits)
     labels = _checks.real(name, "labels", labels)
-    where = _checks.boolean(name, "where", where)
     axes = _checks.class_axes(name, "logits", logits, axis)
     smoothing = _smoothing(name, label_smoothing)
     _checks.broadcastable(name, logits=logits, labels=labels)
     _checks.same_classes(name, logits, labels, axes)
-    _check_mask(name, where, logits, _examples(logits, axes), labels)
+    where = _mask(name, where, logits, _examples(logits, axes), labels)
     return _soft_label_losses(logits, labels, where, smoothing, axes)
 
 
@@ -171,9 +169,8 @@ def z_loss(
     """
     name = "z_loss"
     logits = _checks.floating(name, "logits", logits)
-    where = _checks.boolean(name, "where", where)
     axes = _checks.class_axes(name, "logits", logits, axis)
-    _check_mask(name, where, logits, _examples(logits, axes))
+    where = _mask(name, where, logits, _examples(logits, axes))
     return _z_losses(logits, where, axes)
 
 
@@ -204,9 +201,7 @@ def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
     x, exists, live = _rows(logits.astype(dtype), where, axes)
     targets = _classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
     targets = targets.astype(dtype)
-    shape = jnp.broadcast_shapes(
-        x.shape, targets.shape, (1,) if live is None else (*live.shape, 1)
-    )
+    shape = jnp.broadcast_shapes(x.shape, targets.shape, (1,) if live is None else (*live.shape, 1))
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
     if smoothing is not None:
         smoothing, proper = _proper_smoothing(smoothing, dtype)
@@ -265,10 +260,17 @@ def _examples(logits: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, logits.dtype)
 
 
-def _check_mask(name, where, logits, examples, labels=None) -> None:
-    """Refuses a mask that fits neither the examples nor the logits."""
+def _mask(
+    name: str,
+    where: ArrayLike | None,
+    logits: jax.Array,
+    examples: jax.ShapeDtypeStruct,
+    labels: jax.Array | None = None,
+) -> jax.Array | None:
+    """`where` as an array, refused unless it fits the examples or the logits."""
     if where is None:
-        return
+        return None
+    where = _checks.boolean(name, "where", where)
     _checks.require(
         where.ndim in (0, examples.ndim, logits.ndim),
         name,
@@ -281,6 +283,7 @@ def _check_mask(name, where, logits, examples, labels=None) -> None:
         _checks.broadcastable(name, where=where, examples=examples)
     else:
         _checks.broadcastable(name, where=where, examples=examples, labels=labels)
+    return where
 
 
 def _smoothing(name: str, value: ArrayLike) -> jax.Array | None:
