@@ -49,7 +49,8 @@ def exact(array: Any) -> Any:
     array = np.asarray(array)
     if _is_integer(array):
         return array.tolist()
-    return _nested(mpf, array.astype(np.float64).tolist())
+    # The same object for the same number: `_each` knows them by it.
+    return _nested(functools.cache(mpf), array.astype(np.float64).tolist())
 
 
 def digits_for(*arrays: Any) -> int:
@@ -82,11 +83,12 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> Truth:
     """``log sum exp(x) - x[y]``; smoothed, the cross-entropy with ``(1-e) onehot + e/K``."""
     if label_smoothing:
-        onehot = [mpf(j == label) for j in range(len(logits))]
+        onehot = [mpf(0)] * len(logits)
+        onehot[label] = mpf(1)
         return _first_gradient_only(
             softmax_cross_entropy(logits, onehot, label_smoothing=label_smoothing)
         )
-    probabilities, normalizer = _softmax(tuple(logits))
+    probabilities, normalizer = _softmax(logits)
     value = normalizer - logits[label]
     gradient = list(probabilities)
     # An impossible class stays one however its logit moves.
@@ -99,18 +101,19 @@ def softmax_cross_entropy(
 ) -> Truth:
     """``sum t_j (log sum exp(x) - x_j)`` with ``t = (1-e) labels + e/K``, and ``0 * inf = 0``."""
     smoothing = mpf(label_smoothing)
-    targets = [(1 - smoothing) * label + smoothing / len(labels) for label in labels]
-    probabilities, normalizer = _softmax(tuple(logits))
-    costs = [normalizer - logit for logit in logits]
+    targets = _each(lambda label: (1 - smoothing) * label + smoothing / len(labels), labels)
+    probabilities, normalizer = _softmax(logits)
+    costs = _each(lambda logit: normalizer - logit, logits)
     total = mpmath.fsum(targets)
-    value = mpmath.fsum(
-        target * cost for target, cost in zip(targets, costs, strict=True) if target != 0
-    )
-    possible = [mpmath.isfinite(logit) for logit in logits]
-    triples = list(zip(targets, probabilities, possible, strict=True))
-    gradient = [total * p - t if finite else mpf(0) for t, p, finite in triples]
-    scale = [(total - t) * p + t * (1 - p) if finite else mpf(0) for t, p, finite in triples]
-    label_gradient = [(1 - smoothing) * cost for cost in costs]
+    value = mpmath.fsum(_each(_product, targets, costs))
+
+    def slope(target: Number, p: Number, logit: Number) -> tuple[Number, Number]:
+        if not mpmath.isfinite(logit):
+            return mpf(0), mpf(0)
+        return total * p - target, (total - target) * p + target * (1 - p)
+
+    gradient, scale = map(list, zip(*_each(slope, targets, probabilities, logits), strict=True))
+    label_gradient = _each(lambda cost: (1 - smoothing) * cost, costs)
     return Truth(value, (gradient, label_gradient), value, (scale, label_gradient))
 
 
@@ -120,15 +123,15 @@ def z_loss(logits: Sequence[Number]) -> Truth:
     The log-normaliser is itself a sum of two terms of either sign, the largest logit and the log
     of the rest, and may vanish between them: an ulp of those terms is what its error is made of.
     """
-    probabilities, normalizer = _softmax(tuple(logits))
+    probabilities, normalizer = _softmax(logits)
     largest = max(logits)
     terms = abs(largest) + (normalizer - largest)
     ulp = mpf(2) ** -23
     return Truth(
         normalizer**2,
-        ([2 * normalizer * p for p in probabilities],),
+        (_each(lambda p: 2 * normalizer * p, probabilities),),
         abs(normalizer) * terms + ulp * terms**2,
-        ([2 * terms * p for p in probabilities],),
+        (_each(lambda p: 2 * terms * p, probabilities),),
     )
 
 
@@ -136,7 +139,7 @@ def z_loss_curvature_scale(logits: np.ndarray) -> np.ndarray:
     """The absolute terms of the second derivatives ``2 p_j p_k + 2 lse p_j ([j=k] - p_k)``."""
 
     def scale(row: Sequence[Number]) -> list[list[Number]]:
-        probabilities, normalizer = _softmax(tuple(row))
+        probabilities, normalizer = _softmax(row)
         terms = abs(max(row)) + (normalizer - max(row))
         return [
             [2 * p * q + 2 * terms * (p * (1 - p) if j == k else p * q) for k, q in indexed]
@@ -148,19 +151,25 @@ def z_loss_curvature_scale(logits: np.ndarray) -> np.ndarray:
         return _objects([scale(row) for row in exact(logits)])
 
 
-def _softmax(logits: tuple[Number, ...]) -> tuple[list[Number], Number]:
-    """Probabilities and log-normaliser; the same rows come back for each loss, so remember them."""
-    return _softmax_at(logits, mp.prec)
-
-
-@functools.lru_cache(maxsize=1024)
-def _softmax_at(logits: tuple[Number, ...], _precision: int) -> tuple[list[Number], Number]:
-    exponentials = [mpmath.exp(logit) for logit in logits]
+def _softmax(logits: Sequence[Number]) -> tuple[list[Number], Number]:
+    """The probabilities and the log-normaliser; NaN if no logit is possible or one is certain."""
+    exponentials = _each(mpmath.exp, logits)
     total = mpmath.fsum(exponentials)
     if not mpmath.isfinite(total) or total == 0:
-        nan = mpf("nan")
-        return [nan] * len(logits), nan
-    return [exponential / total for exponential in exponentials], mpmath.log(total)
+        return [mpf("nan")] * len(logits), mpf("nan")
+    return _each(lambda exponential: exponential / total, exponentials), mpmath.log(total)
+
+
+def _each(function: Callable[..., Any], *columns: Sequence[Number]) -> list[Any]:
+    """`function` of each class; classes alike, of which a vocabulary has many, are done once."""
+    known: dict[tuple[int, ...], Any] = {}
+    results = []
+    for entries in zip(*columns, strict=True):
+        key = tuple(map(id, entries))
+        if key not in known:
+            known[key] = function(*entries)
+        results.append(known[key])
+    return results
 
 
 # --- sigmoid losses -------------------------------------------------------------------------------
@@ -172,7 +181,7 @@ def sigmoid_binary_cross_entropy(
     """``-w t log sigmoid(x) - (1-t) log sigmoid(-x)`` with ``t = (1-e) label + e/2``."""
     smoothing, weight = mpf(label_smoothing), mpf(pos_weight)
     target = (1 - smoothing) * label + smoothing / 2
-    odds_of_yes, odds_of_no = _exp_at(logit, mp.prec), _exp_at(-logit, mp.prec)
+    odds_of_yes, odds_of_no = mpmath.exp(logit), mpmath.exp(-logit)
     cost_of_no, cost_of_yes = mpmath.log(1 + odds_of_yes), mpmath.log(1 + odds_of_no)
     value = _product(weight * target, cost_of_yes) + _product(1 - target, cost_of_no)
     up = (1 - target) / (1 + odds_of_no)
@@ -180,11 +189,6 @@ def sigmoid_binary_cross_entropy(
     label_gradient = (1 - smoothing) * (weight * cost_of_yes - cost_of_no)
     label_scale = (1 - smoothing) * (weight * cost_of_yes + cost_of_no)
     return Truth(value, (up - down, label_gradient), value, (up + down, label_scale))
-
-
-@functools.lru_cache(maxsize=4096)
-def _exp_at(exponent: Number, _precision: int) -> Number:
-    return mpmath.exp(exponent)
 
 
 # --- derivatives of anything ----------------------------------------------------------------------
@@ -262,7 +266,7 @@ def ulps(actual: Any, truth: Any, dtype: Any) -> np.ndarray:
     """
     error = scaled_ulps(actual, truth, truth, dtype)
     actual = np.asarray(actual).astype(np.float64)
-    high, _ = _high_and_low(truth)
+    high = _as_floats(truth)
     counts = np.abs(high) >= _MAY_FLUSH[np.dtype(dtype).name]
     return np.where(counts & (np.sign(actual) != np.sign(high)), np.inf, error)
 
@@ -272,8 +276,10 @@ def scaled_ulps(actual: Any, truth: Any, scale: Any, dtype: Any) -> np.ndarray:
     name = np.dtype(dtype).name
     info = ml_dtypes.finfo(dtype)
     actual = np.asarray(actual).astype(np.float64)
-    high, low = _high_and_low(truth)
-    scale = np.abs(_high_and_low(scale)[0])
+    high, low = _as_floats(truth), np.float64(0)
+    scale = np.abs(high if scale is truth else _as_floats(scale))
+    if name == "float64":  # anything narrower is judged well enough by the 53 bits of `high`
+        low = np.asarray(np.frompyfunc(_rest, 2, 1)(truth, high), np.float64)
     assert actual.shape == high.shape == scale.shape, (actual.shape, high.shape, scale.shape)
     with np.errstate(all="ignore"):
         _, exponent = np.frexp(np.clip(scale, float(info.smallest_normal), float(info.max)))
@@ -285,13 +291,9 @@ def scaled_ulps(actual: Any, truth: Any, scale: Any, dtype: Any) -> np.ndarray:
     return np.where(flushed | overflowed | (np.isnan(high) & np.isnan(actual)), 0.0, error)
 
 
-def _high_and_low(truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A truth as the unevaluated sum of two float64 arrays: 106 bits, enough for any dtype here."""
-    truth = np.asarray(truth, dtype=object)
-    with np.errstate(invalid="ignore"):
-        high = np.asarray(np.frompyfunc(float, 1, 1)(truth), np.float64)
-        low = np.asarray(np.frompyfunc(_rest, 2, 1)(truth, high), np.float64)
-    return high, low
+def _as_floats(truth: Any) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.frompyfunc(float, 1, 1)(np.asarray(truth, object)), np.float64)
 
 
 def _rest(number: Any, high: float) -> float:

@@ -1,0 +1,978 @@
+"""Every public loss against every obligation of the contract.
+
+An obligation is a function of a row of the table. It is registered with at least one way of
+breaking a loss that it must notice: `test_the_table_has_teeth` breaks a loss that way and demands
+that the obligation fails, so that no check here can be one that passes whatever happens.
+
+Compiling takes nearly all of the time, so an obligation lays what it compares in one compiled
+program where it can, and results become NumPy arrays before anything is done with them.
+"""
+
+import functools
+import gc
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.experimental
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import oracle
+import pytest
+from contract_table import CLASS, LOGITS, NOT_LOSSES, ROWS, Case, Row
+
+import jaxent
+
+HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
+BAD_LABELS = (-1, -100, np.iinfo(np.int32).min, 5, 6, np.iinfo(np.int32).max)  # of 5 classes
+
+Loss = Callable[..., Any]
+
+
+class Obligation(NamedTuple):
+    check: Callable[[Row], None]
+    broken_by: tuple[Callable[[Loss], Loss], ...]
+    fails_with: type[BaseException] | tuple[type[BaseException], ...]
+    applies: Callable[[Row], bool]
+
+
+OBLIGATIONS: list[Obligation] = []
+
+
+def every(_: Row) -> bool:
+    return True
+
+
+def has_classes(row: Row) -> bool:
+    return row.has_class_axis
+
+
+def has_labels(row: Row) -> bool:
+    return CLASS in row.arguments
+
+
+def has_class_logits(row: Row) -> bool:
+    return row.has_class_axis and LOGITS in row.arguments
+
+
+def obligation(*broken_by, to=every, fails_with=AssertionError):
+    """Registers a check of the rows `to` which it applies, and ways of breaking a loss it sees."""
+
+    def register(check: Callable[[Row], None]) -> Callable[[Row], None]:
+        assert broken_by, f"nothing shows that {check.__name__} can fail"
+        OBLIGATIONS.append(Obligation(check, broken_by, fails_with, to))
+        return check
+
+    return register
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def with_float64():
+    """A context in which float64 exists; its place in JAX has moved."""
+    module = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return module.enable_x64(True)
+
+
+def is_integer(array) -> bool:
+    return array.dtype.kind in "iu"
+
+
+def of_floats(row: Row, arguments, **keywords) -> tuple[Callable, tuple]:
+    """The loss as a function of its real arguments alone, and those."""
+
+    def loss(*floats):
+        rest = iter(floats)
+        return row.loss(*(a if is_integer(a) else next(rest) for a in arguments), **keywords)
+
+    return loss, tuple(a for a in arguments if not is_integer(a))
+
+
+def of_vector(row: Row, arguments) -> tuple[Callable, jax.Array]:
+    """The loss of one example as a function of all its real arguments, laid end to end."""
+    loss, floats = of_floats(row, arguments)
+    ends = np.cumsum([np.size(value) for value in floats])[:-1]
+
+    def of(vector):
+        parts = jnp.split(vector, ends)
+        return loss(*(p.reshape(np.shape(f)) for p, f in zip(parts, floats, strict=True)))
+
+    return of, jnp.concatenate([jnp.ravel(value) for value in floats])
+
+
+def values(row: Row, arguments, **keywords) -> np.ndarray:
+    """The losses, called eagerly."""
+    return np.asarray(row.loss(*arguments, **keywords))
+
+
+def gradients(row: Row, arguments, **keywords) -> tuple[jax.Array, ...]:
+    """The gradient of the sum of the losses in each real argument."""
+    loss, floats = of_floats(row, arguments, **keywords)
+    return jax.grad(lambda *f: jnp.sum(loss(*f)), tuple(range(len(floats))))(*floats)
+
+
+def hessians(row: Row, arguments, outer: Callable) -> jax.Array:
+    """Second derivatives of each example in its first argument, `outer` over reverse mode."""
+    return jax.vmap(outer(jax.jacrev(row.loss)))(*arguments)
+
+
+def compiled(row: Row, arguments, where=None) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """The losses and their gradients from one program, kept for the next call alike."""
+    losses, slopes = _program(row.function, tuple(row.options.items()))(arguments, where)
+    return np.asarray(losses), tuple(map(np.asarray, slopes))
+
+
+@functools.cache
+def _program(function: Loss, options: tuple) -> Callable:
+    def values_and_gradients(arguments, where):
+        keywords = dict(options) if where is None else {**dict(options), "where": where}
+        floats = tuple(a for a in arguments if not is_integer(a))
+
+        def total(*floats):
+            rest = iter(floats)
+            given = (a if is_integer(a) else next(rest) for a in arguments)
+            losses = function(*given, **keywords)
+            return jnp.sum(losses), losses
+
+        slopes, losses = jax.grad(total, tuple(range(len(floats))), has_aux=True)(*floats)
+        return losses, slopes
+
+    return jax.jit(values_and_gradients)
+
+
+def close(actual, expected, *, rtol=1e-6) -> None:
+    """Equal to a few units in the last place, or to as much of the largest entry."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    for a, e in pairs:
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        size = np.max(np.abs(e), initial=0.0, where=np.isfinite(e))
+        np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol * size)
+
+
+def altered(array: np.ndarray, index: Any, value: Any) -> np.ndarray:
+    array = np.array(array)
+    array[index] = value
+    return array
+
+
+def with_one(values: tuple, position: int, value: Any) -> tuple:
+    return (*values[:position], value, *values[position + 1 :])
+
+
+# --- ways of breaking a loss ----------------------------------------------------------------------
+
+
+def after(change: Callable[[jax.Array], Any]) -> Callable[[Loss], Loss]:
+    """Breaks a loss by changing its result."""
+    return lambda loss: lambda *arguments, **keywords: change(loss(*arguments, **keywords))
+
+
+def before(change: Callable[..., tuple]) -> Callable[[Loss], Loss]:
+    """Breaks a loss by changing its arguments."""
+    return lambda loss: lambda *arguments, **keywords: loss(*change(*arguments), **keywords)
+
+
+def without(keyword: str) -> Callable[[Loss], Loss]:
+    """Breaks a loss by ignoring one of its arguments."""
+    return lambda loss: (
+        lambda *arguments, **keywords: loss(
+            *arguments, **{name: value for name, value in keywords.items() if name != keyword}
+        )
+    )
+
+
+def instead(other: Loss) -> Callable[[Loss], Loss]:
+    return lambda _: other
+
+
+def first(change: Callable[[Any], Any]) -> Callable[[Loss], Loss]:
+    return before(lambda logits, *rest: (change(logits), *rest))
+
+
+def second(change: Callable[[Any], Any]) -> Callable[[Loss], Loss]:
+    return before(lambda logits, labels, *rest: (logits, change(labels), *rest))
+
+
+def without_forward_mode(loss: Loss) -> Loss:
+    def broken(logits, *rest, **keywords):
+        of_logits = jax.custom_vjp(lambda x: loss(x, *rest, **keywords))
+        of_logits.defvjp(
+            lambda x: jax.vjp(lambda x: loss(x, *rest, **keywords), x),
+            lambda pullback, cotangent: pullback(cotangent),
+        )
+        return of_logits(logits)
+
+    return broken
+
+
+def without_curvature(loss: Loss) -> Loss:
+    """First derivatives as they should be, second ones zero in forward over reverse."""
+
+    def broken(logits, *rest, **keywords):
+        fixed = jax.lax.stop_gradient(logits)
+        value, tangent = jax.linearize(lambda x: loss(x, *rest, **keywords), fixed)
+        return value + tangent(logits - fixed)
+
+    return broken
+
+
+_calls = itertools.count()
+_kept: list[Any] = []
+
+
+def keeps_a_tracer(logits):
+    _kept.append(logits + 0.0)
+    return logits
+
+
+# --- obligations: what kind of function it is -----------------------------------------------------
+
+
+@obligation(
+    after(lambda losses: losses + next(_calls)),
+    after(lambda losses: [losses, jax.debug.callback(lambda: None)][0]),
+)
+def is_pure(row: Row) -> None:
+    arguments = row.inputs()
+    before_call = [a.tobytes() for a in arguments]
+    assert values(row, arguments).tobytes() == values(row, arguments).tobytes()
+    assert [a.tobytes() for a in arguments] == before_call
+    assert not jax.make_jaxpr(row.loss)(*arguments).effects
+
+
+@obligation(
+    after(jnp.mean),
+    after(lambda losses: losses[..., None]),
+    after(lambda losses: losses.astype(jnp.bfloat16)),
+    after(lambda losses: losses - 0 * jnp.max(losses)),
+    fails_with=(AssertionError, ValueError),
+)
+def gives_one_float32_per_example(row: Row) -> None:
+    for leading in ((), (4,), (2, 3), (0,), (1, 0, 2)):
+        arguments = row.inputs(leading)
+        result = jax.eval_shape(row.loss, *arguments)
+        assert result.shape == (leading if row.has_class_axis else arguments[0].shape)
+        assert result.dtype == np.float32
+        assert not result.weak_type
+    assert values(row, row.inputs((0,))).size == 0
+
+
+@obligation(after(lambda losses: losses + 1e-3), to=has_classes)
+def takes_a_single_class(row: Row) -> None:
+    arguments = row.inputs((4,), classes=1)
+    truth = oracle.batch(row.truth, *arguments, **row.options)
+    within(row, Case(["one class"] * 4, arguments, truth), np.float32)
+
+
+@obligation(first(lambda logits: logits + 0 * logits.ndim), fails_with=AttributeError)
+def takes_lists_and_numbers(row: Row) -> None:
+    arguments = row.inputs()
+    close(values(row, [a.tolist() for a in arguments]), values(row, arguments))
+    close(values(row, [jnp.asarray(a) for a in arguments]), values(row, arguments))
+    one = row.inputs(())
+    close(values(row, [a.tolist() for a in one]), values(row, one))
+    assert values(row, [a.tolist() for a in one]).dtype == np.float32
+    if not row.has_class_axis:
+        assert values(row, [0.5 for _ in one]).shape == ()
+
+
+# --- obligations: under every transformation ------------------------------------------------------
+
+
+@obligation(
+    lambda loss: lambda *a, **k: loss(*a, **k) + 0.01 * isinstance(a[0], jax.core.Tracer),
+    after(lambda losses: losses + 0.01 * jnp.mean(losses)),
+    after(lambda losses: losses + 0.01 * jnp.cumsum(losses, -1) if losses.ndim else losses),
+)
+def has_one_value_under_every_transformation(row: Row) -> None:
+    arguments = row.inputs((2, 3))
+
+    def every_way(*a):
+        last = tuple(jnp.moveaxis(each, 1, -1) for each in a)
+        return {
+            "jit": row.loss(*a),
+            "vmap": jax.vmap(row.loss)(*a),
+            "vmap along axis 1": jax.vmap(row.loss, in_axes=1, out_axes=1)(*a),
+            "vmap along the last axis": jnp.moveaxis(
+                jax.vmap(row.loss, in_axes=-1, out_axes=-1)(*last), -1, 1
+            ),
+            "vmap of vmap": jax.vmap(jax.vmap(row.loss))(*a),
+            "checkpoint": jax.checkpoint(row.loss)(*a),
+            "scan": jax.lax.scan(lambda _, each: (None, row.loss(*each)), None, a)[1],
+        }
+
+    expected = values(row, arguments)
+    for result in jax.jit(every_way)(*arguments).values():
+        close(result, expected)
+    close(jax.vmap(row.loss)(*arguments), expected)
+    alone = tuple(a[1, 1] if row.has_class_axis else a[1, 1, 0] for a in arguments)
+    close(values(row, alone), expected[1, 1] if row.has_class_axis else expected[1, 1, 0])
+
+
+@obligation(
+    without_forward_mode,
+    after(lambda losses: losses + 0.01 * jnp.mean(losses)),
+    fails_with=(AssertionError, TypeError),
+)
+def has_one_gradient_under_every_transformation(row: Row) -> None:
+    arguments = row.inputs()
+    loss, floats = of_floats(row, arguments)
+    everything = tuple(range(len(floats)))
+    losses, _ = compiled(row, arguments)
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=losses.shape).astype(np.float32)
+    directions = tuple(generator.normal(size=f.shape).astype(np.float32) for f in floats)
+
+    def slopes(weight, *a, wrap=lambda f: f):
+        loss, floats = of_floats(row, a)
+        return jax.grad(lambda *f: jnp.sum(weight * wrap(loss)(*f)), everything)(*floats)
+
+    def every_way(weights, *a):
+        loss, floats = of_floats(row, a)
+        linear_value, linear = jax.linearize(loss, *floats)
+        by_row = jax.lax.scan(lambda _, each: (None, slopes(*each)), None, (weights, *a))[1]
+        gradients = {
+            "jit": slopes(weights, *a),
+            "checkpoint": slopes(weights, *a, wrap=jax.checkpoint),
+            "vmap": jax.vmap(slopes)(weights, *a),
+            "scan": by_row,
+            "transpose": jax.linear_transpose(linear, *floats)(weights),
+        }
+        value, tangent = jax.jvp(loss, floats, directions)
+        return gradients, (linear_value, value), (linear(*directions), tangent)
+
+    expected = slopes(weights, *arguments)
+    gradients, primals, tangents = jax.jit(every_way)(weights, *arguments)
+    for result in gradients.values():
+        close(result, expected)
+    close(primals, (losses, losses))
+    close(tangents[0], tangents[1])
+    assert all(g.dtype == np.float32 for g in (*expected, *tangents))
+    value, tangent = jax.jvp(loss, floats, directions)
+    close((value, tangent), (losses, tangents[1]))
+    by_hand = sum(np.vdot(g, d) for g, d in zip(expected, directions, strict=True))
+    close(np.vdot(weights, tangent), by_hand, rtol=3e-6)
+
+
+@obligation(without_forward_mode, without_curvature, fails_with=(AssertionError, TypeError))
+def has_one_curvature_in_every_mode(row: Row) -> None:
+    arguments = row.inputs((1,))
+    one = tuple(a[0] if row.has_class_axis else a[0, 0] for a in arguments)
+    loss, point = of_vector(row, one)
+    modes = list(itertools.product((jax.jacfwd, jax.jacrev), repeat=2))
+    steps = np.float32(1e-2) * np.eye(point.size, dtype=np.float32)
+
+    def every_way(point):
+        slope = jax.vmap(jax.grad(loss))
+        differences = (slope(point[None] + steps) - slope(point[None] - steps)) / 2e-2
+        return differences, [outer(inner(loss))(point) for outer, inner in modes]
+
+    differences, hessians = jax.jit(every_way)(point)
+    for hessian in hessians:
+        close(hessian, hessians[0], rtol=2e-6)
+    close(hessians[0], hessians[0].T, rtol=2e-6)
+    np.testing.assert_allclose(hessians[0], differences, atol=2e-3)
+
+
+@obligation(
+    after(lambda losses: losses + jnp.arange(losses.size).reshape(losses.shape)),
+    after(lambda losses: losses + jnp.ones((1, *losses.shape), losses.dtype)),
+    fails_with=ValueError,
+)
+def needs_no_implicit_promotion(row: Row) -> None:
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for dtype in (np.float32, *HALF_DTYPES):
+            jax.eval_shape(lambda *a: gradients(row, a), *row.inputs(dtype=dtype))
+            jax.eval_shape(jax.vmap(row.loss), *row.inputs((2, 3), dtype=dtype))
+
+
+@obligation(first(keeps_a_tracer), fails_with=Exception)  # JAX raises nothing narrower
+def leaks_nothing(row: Row) -> None:
+    arguments = row.inputs()
+
+    def everything(*a):
+        examples = elements(row, a)
+        return [
+            gradients(row, a),
+            *(hessians(row, examples, outer) for outer in (jax.jacfwd, jax.jacrev)),
+        ]
+
+    gc.freeze()  # JAX looks for leaks among all objects, of which the truths are very many
+    try:
+        with jax.checking_leaks():
+            jax.make_jaxpr(everything)(*arguments)
+    finally:
+        gc.unfreeze()
+
+
+def elements(row: Row, arguments) -> tuple:
+    """Arguments whose first axis counts the examples."""
+    return tuple(arguments) if row.has_class_axis else tuple(a.ravel() for a in arguments)
+
+
+@obligation(
+    after(lambda losses: jnp.where(losses >= 0, losses, jnp.log(-1.0 - losses))),
+    first(lambda x: jnp.where(x > -1e30, x, 0.0 / (jnp.asarray(x) * 0.0))),
+    fails_with=FloatingPointError,
+)
+def makes_no_nan_on_the_way(row: Row) -> None:
+    """Called eagerly, `jax_debug_nans` sees what passes from the forward to the backward pass."""
+    arguments = row.hard_case(np.float32, 10).arguments
+    with jax.debug_nans(True):
+        jax.block_until_ready(row.loss(*arguments))
+        jax.block_until_ready(gradients(row, arguments))
+        for outer in (jax.jacfwd, jax.jacrev):
+            jax.block_until_ready(jax.jit(lambda *a: hessians(row, a, outer))(*arguments))  # noqa: B023
+
+
+@obligation(
+    first(lambda x: jnp.asarray(x).astype(jnp.float32)),
+    after(lambda losses: losses.astype(jnp.result_type(float))),
+)
+def keeps_float32_and_float64_apart(row: Row) -> None:
+    plain, plain_slopes = compiled(row, row.inputs())
+    with with_float64():
+        for dtype in (np.float32, np.float64):
+            losses, slopes = compiled(row, row.inputs(dtype=dtype))
+            assert losses.dtype == dtype
+            assert all(slope.dtype == dtype for slope in slopes)
+            close((losses, slopes), (plain, plain_slopes))
+        for dtype in HALF_DTYPES:
+            assert jax.eval_shape(row.loss, *row.inputs(dtype=dtype)).dtype == np.float32
+
+
+# --- obligations: the class axis and the masks ----------------------------------------------------
+
+
+@obligation(
+    without("axis"),
+    lambda loss: lambda *a, axis=-1, **k: loss(*a, axis=axis if axis != -2 else -1, **k),
+    to=has_classes,
+)
+def takes_any_axis(row: Row) -> None:
+    arguments = row.inputs((4, 3), classes=6)
+    axes = range(-3, 3)
+    pairs = ((2, 3), (-1, 0), (1, 3))
+
+    def move(array, axis):
+        return jnp.moveaxis(array, -1, axis) if array.ndim == 3 else array
+
+    def unfold(array, pair):
+        """The classes as two axes, [2, 3], put at the places of the pair."""
+        if array.ndim < 3:
+            return array
+        return jnp.moveaxis(array.reshape(4, 3, 2, 3), (2, 3), pair)
+
+    def every_way(*a):
+        along = [(tuple(move(each, axis) for each in a), axis) for axis in axes]
+        pair = [row.loss(*(unfold(each, pair) for each in a), axis=pair) for pair in pairs]
+        return (
+            [row.loss(*moved, axis=axis) for moved, axis in along] + pair,
+            [
+                tuple(jnp.moveaxis(s, axis, -1) for s in gradients(row, moved, axis=axis))
+                for moved, axis in along[:2]
+            ],
+        )
+
+    expected, expected_slopes = compiled(row, arguments)
+    results, slopes = jax.jit(every_way)(*arguments)
+    for result in results:
+        close(result, expected)
+    for result in slopes:
+        close(result, expected_slopes)
+
+
+@obligation(
+    without("where"),
+    lambda loss: lambda *a, where=True, **k: loss(*a, **k) * jnp.asarray(where, jnp.float32),
+    lambda loss: lambda *a, where=True, **k: jnp.where(where, loss(*a, **k), 0.0),
+    lambda loss: lambda *a, where=True, **k: jnp.where(where, loss(*a, where=where, **k), 1e-30),
+    to=has_classes,
+)
+def masks_examples_whatever_they_hold(row: Row) -> None:
+    clean = row.inputs()
+    where = np.array([True, False, True, False])
+    losses, slopes = compiled(row, clean)
+    for poison in (np.nan, np.inf, -np.inf, 3e38):
+        arguments = tuple(altered(a, ~where, -100 if is_integer(a) else poison) for a in clean)
+        masked, masked_slopes = compiled(row, arguments, where)
+        for result in (masked, values(row, arguments, where=where)):
+            close(result[where], losses[where])
+            np.testing.assert_array_equal(result[~where], 0.0)
+        for slope, expected in zip(masked_slopes, slopes, strict=True):
+            close(slope[where], expected[where])
+            np.testing.assert_array_equal(slope[~where], 0.0)
+    eager = tuple(map(np.asarray, gradients(row, arguments, where=where)))
+    close(eager, masked_slopes)
+
+    def others(where, *a):
+        def curvature(where, x, *rest):
+            return jax.hessian(lambda x: row.loss(x, *rest, where=where))(x)
+
+        loss, floats = of_floats(row, a, where=where)
+        tangent = jax.jvp(loss, floats, tuple(jnp.ones_like(f) for f in floats))[1]
+        each = jax.vmap(lambda w, *a: row.loss(*a, where=w))(where, *a)
+        return each, tangent, jax.vmap(curvature)(where, *a)
+
+    each, tangent, curvature = map(np.asarray, jax.jit(others)(where, *arguments))
+    close(each, np.where(where, losses, 0.0))
+    for result in (tangent, curvature):
+        np.testing.assert_array_equal(result[~where], 0.0)
+        assert np.isfinite(result).all()
+
+
+@obligation(
+    without("where"),
+    lambda loss: (
+        lambda x, *a, where=None, **k: loss(
+            x, *a, **k, where=None if where is None or np.ndim(where) < x.ndim else where
+        )
+    ),
+    to=has_classes,
+)
+def takes_masks_of_every_kind(row: Row) -> None:
+    arguments = row.inputs((2, 3))
+    all_true = np.ones((2, 3), bool)
+    some = np.array([[True, False, True]])
+    everything = (None, True, all_true, all_true[..., None])
+    nothing = (False, ~all_true, ~all_true[..., None], ~all_true[:1, :1])
+    part = (some, some[..., None], some.tolist(), np.broadcast_to(some, (2, 3)))
+
+    def every_way(*a):
+        first_axis = tuple(jnp.moveaxis(each, -1, 0) if each.ndim == 3 else each for each in a)
+        return (
+            [row.loss(*a, where=mask) for mask in everything],
+            [row.loss(*a, where=mask) for mask in part]
+            + [row.loss(*first_axis, axis=0, where=mask) for mask in (some, some[None])],
+            [row.loss(*a, where=mask) for mask in nothing],
+            [gradients(row, a, where=mask) for mask in nothing[:3]],
+        )
+
+    expected = values(row, arguments)
+    whole, partial, empty, slopes = jax.jit(every_way)(*arguments)
+    for result in whole:
+        close(result, expected)
+    for result in partial:
+        close(result, np.where(some, expected, 0.0))
+    for result in jax.tree.leaves((empty, slopes)):
+        np.testing.assert_array_equal(result, 0.0)
+
+
+@obligation(
+    without("where"),
+    lambda loss: (
+        lambda x, *a, where=None, **k: loss(
+            x * (1 if where is None else where.astype(x.dtype)), *a, **k
+        )
+    ),
+    to=has_classes,
+)
+def treats_a_masked_class_as_if_it_were_not_there(row: Row) -> None:
+    exists = np.array([True, False, True, True, False])
+    labels = np.array([0, 2, 3, 0], np.int32)
+    arguments = tuple(labels if is_integer(a) else a for a in row.inputs())
+    kept = tuple(
+        (np.cumsum(exists)[a] - 1).astype(a.dtype) if is_integer(a) else a[:, exists]
+        for a in arguments
+    )
+    expected, expected_slopes = compiled(row, kept)
+    masks = (exists[None], np.broadcast_to(exists, (4, 5)))
+    for mask, poison in itertools.product(masks, (0.5, np.nan, np.inf, -np.inf, 3e38)):
+        given = tuple(
+            a if is_integer(a) else altered(a, (slice(None), ~exists), poison) for a in arguments
+        )
+        losses, slopes = compiled(row, given, mask)
+        close(losses, expected)
+        for slope, kept_slope in zip(slopes, expected_slopes, strict=True):
+            close(slope[:, exists], kept_slope)
+            np.testing.assert_array_equal(slope[:, ~exists], 0.0)
+
+
+@obligation(
+    first(lambda x: jnp.maximum(x, -1e4)),
+    first(lambda x: jnp.where(jnp.isfinite(x), x, 0.0)),
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+    to=has_class_logits,
+)
+def gives_impossible_classes_no_gradient(row: Row) -> None:
+    """-inf logits: probability 0, gradient 0, and never a NaN, whether or not they cost +inf."""
+    case = row.hard_case(np.float32, 10)
+    impossible = np.isneginf(case.arguments[0])
+    with np.errstate(over="ignore"):
+        infinite = np.isposinf(case.truth.value.astype(np.float64).astype(np.float32))
+    assert impossible.any()
+    eager = values(row, case.arguments), gradients(row, case.arguments)
+    for losses, slopes in (eager, compiled(row, case.arguments)):
+        np.testing.assert_array_equal(np.isposinf(losses), infinite)
+        np.testing.assert_array_equal(np.asarray(slopes[0])[impossible], 0.0)
+        assert not any(np.isnan(result).any() for result in (losses, *slopes))
+
+
+# --- obligations: what must be loud ---------------------------------------------------------------
+
+
+@obligation(
+    after(jnp.nan_to_num),
+    first(jnp.nan_to_num),
+    first(lambda x: jnp.where(jnp.isnan(x), -jnp.inf, x)),
+)
+def lets_no_nan_hide(row: Row) -> None:
+    clean = row.inputs()
+    losses, slopes = compiled(row, clean)
+    positions = [i for i, a in enumerate(clean) if not is_integer(a)]
+    for position, entry in itertools.product(positions, range(5)):
+        arguments = with_one(clean, position, altered(clean[position], (1, entry), np.nan))
+        hit = np.zeros(losses.shape, bool)
+        hit[1 if row.has_class_axis else (1, entry)] = True
+        found, found_slopes = compiled(row, arguments)
+        for result in (found, values(row, arguments)):
+            np.testing.assert_array_equal(np.isnan(result), hit)
+            close(result[~hit], losses[~hit])
+        assert np.isnan(found_slopes[0][hit]).any()
+        for slope, expected in zip(found_slopes, slopes, strict=True):
+            close(slope[~hit], expected[~hit])
+
+
+@obligation(first(lambda x: jnp.where(x == jnp.inf, 88.0, x)), to=has_class_logits)
+def calls_an_infinite_logit_nan(row: Row) -> None:
+    clean = row.inputs()
+    losses, _ = compiled(row, clean)
+    hit = np.arange(4) == 1
+    for entry in range(5):
+        arguments = with_one(clean, 0, altered(clean[0], (1, entry), np.inf))
+        for result in (compiled(row, arguments)[0], values(row, arguments)):
+            np.testing.assert_array_equal(np.isnan(result), hit)
+            close(result[~hit], losses[~hit])
+
+
+@obligation(
+    second(lambda labels: jnp.clip(labels, 0, 4)),
+    second(lambda labels: labels % 5),
+    second(lambda labels: jnp.where(jnp.asarray(labels) == -1, 4, labels)),
+    lambda loss: lambda x, y, **k: jnp.where((y < 0) | (y > 4), jnp.nan, loss(x, y % 5, **k)),
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+    to=has_labels,
+)
+def calls_a_label_out_of_range_nan(row: Row) -> None:
+    logits, labels = row.inputs((8,))
+    losses, (slope,) = compiled(row, (logits, labels))
+    bad = np.arange(8) < len(BAD_LABELS)
+    given = logits, altered(labels, bad, BAD_LABELS)
+    found, (found_slope,) = compiled(row, given)
+    for result in (found, values(row, given)):
+        np.testing.assert_array_equal(np.isnan(result), bad)
+        close(result[~bad], losses[~bad])
+    assert np.isnan(found_slope[bad]).all()
+    close(found_slope[~bad], slope[~bad])
+    assert np.isnan(gradients(row, given)[0][:6]).all()
+    masked, (masked_slope,) = compiled(row, given, ~bad)
+    for result in (masked, masked_slope):
+        np.testing.assert_array_equal(result[bad], 0.0)
+    exists = np.arange(5) != labels[:, None]
+    for result in jax.tree.leaves(compiled(row, (logits, labels), exists)):
+        assert np.isnan(result).any(-1).all()
+
+
+@obligation(
+    second(lambda labels: labels.astype(jnp.int8)),
+    second(lambda labels: labels.astype(jnp.int32)),
+    to=has_labels,
+)
+def takes_labels_of_every_integer_dtype(row: Row) -> None:
+    """More classes than an int8 can count: nothing may be computed in the dtype of the labels."""
+    logits, _ = row.inputs((3,), classes=300)
+    dtypes = (np.int8, np.uint8, np.int16, np.uint16, np.uint32)
+    labels = [np.array([0, 7, min(np.iinfo(dtype).max, 299)], dtype) for dtype in dtypes]
+
+    def each(labels):
+        return [(row.loss(logits, y), gradients(row, (logits, y))) for y in labels]
+
+    wide = [y.astype(np.int32) for y in labels]
+    close(jax.jit(each)(labels), jax.jit(each)(wide))
+    beyond = np.array([0, 2**32 - 1, 2**31], np.uint32)
+    np.testing.assert_array_equal(np.isnan(values(row, (logits, beyond))), [False, True, True])
+    with with_float64():
+        beyond = np.array([1, 2**32 + 1, -(2**32)], np.int64)
+        np.testing.assert_array_equal(np.isnan(values(row, (logits, beyond))), [False, True, True])
+
+
+@obligation(
+    first(lambda x: jnp.asarray(x, jnp.float32)),
+    second(lambda y: jnp.asarray(y).reshape(-1)[0]),
+    second(lambda y: y.astype(np.int32) if y.ndim == 1 else y),
+    fails_with=pytest.fail.Exception,
+)
+def refuses_what_does_not_fit(row: Row) -> None:
+    good = row.inputs()
+    for dtype in (np.int32, bool, np.complex64):
+        refused(row, with_one(good, 0, good[0].astype(dtype)), row.arguments[0].name, good[0].shape)
+    for position, argument in enumerate(row.arguments[1:], 1):
+        given = good[position]
+        wrong = [given[:2], np.concatenate([given, given]), given[None], given[..., None]]
+        if argument is CLASS:
+            wrong += [given.astype(np.float32), given > 1]
+        else:
+            wrong += [given[0], given[:, :2], given[:, 0]]
+        for value in wrong:
+            refused(row, with_one(good, position, value), argument.name, value.shape)
+    if "label_smoothing" in row.options:
+        for beyond in (-0.1, 1.1, 2):
+            options = {**row.options, "label_smoothing": beyond}
+            refused(row._replace(options=options), good, "label_smoothing")
+
+
+@obligation(
+    lambda loss: (
+        lambda x, *a, axis=-1, **k: loss(
+            x, *a, axis=axis % jnp.ndim(x) if isinstance(axis, int) else axis, **k
+        )
+    ),
+    lambda loss: (
+        lambda *a, where=None, **k: loss(
+            *a, where=None if where is None else jnp.asarray(where).astype(bool), **k
+        )
+    ),
+    lambda loss: (
+        lambda *a, where=None, **k: loss(
+            *a, where=where if where is None or where.shape != (3,) else True, **k
+        )
+    ),
+    to=has_classes,
+    fails_with=(AssertionError, pytest.fail.Exception),
+)
+def refuses_axes_and_masks_that_do_not_fit(row: Row) -> None:
+    good = row.inputs()
+    for axis in (2, -3, 7, (0, 0), (-1, 1), (), (0, 2), 1.0):
+        refused(row, good, "axis", good[0].shape, axis=axis)
+    mask = np.ones(4, bool)
+    for dtype in (np.float32, np.int32):
+        refused(row, good, "where", mask.shape, where=mask.astype(dtype))
+    for shape in ((3,), (3, 1), (4, 4), (4, 5, 1), (1, 4, 5)):
+        refused(row, good, "where", shape, where=np.ones(shape, bool))
+    refused(row, row.inputs((2, 4)), "where", mask.shape, where=mask)
+
+
+def refused(row: Row, arguments, name: str, shape: tuple | None = None, **keywords) -> None:
+    """Refused at trace time, in words: the function, the argument, and the shape given for it."""
+    with pytest.raises(AssertionError) as failure:
+        jax.eval_shape(lambda: row.loss(*arguments, **keywords))
+    message = str(failure.value)
+    assert re.search(rf"\b{row.name}\b", message), message
+    assert re.search(rf"\b{name}\b", message), (name, message)
+    if shape is not None:
+        sizes = ", ?".join(map(str, shape))
+        assert re.search(rf"[(\[]{sizes},?[)\]]", message), (shape, message)
+
+
+@obligation(
+    second(lambda y: y * int(jnp.shape(y)[:1] != (1,))),
+    second(lambda y: y if jnp.ndim(y) else 0 * y),
+    to=lambda row: len(row.arguments) > 1,
+)
+def broadcasts_equal_ranks(row: Row) -> None:
+    """Axes of size 1 spread, and so does a number for an argument without a class axis."""
+    arguments = row.inputs()
+    for position, given in enumerate(arguments):
+        narrow = with_one(arguments, position, given[:1])
+        wide = with_one(arguments, position, np.repeat(given[:1], 4, axis=0))
+        losses, slopes = compiled(row, narrow)
+        expected, expected_slopes = compiled(row, wide)
+        close(losses, expected)
+        for slope, wide_slope in zip(slopes, expected_slopes, strict=True):
+            whole = len(slope) == len(wide_slope)
+            close(slope, wide_slope if whole else wide_slope.sum(0, keepdims=True), rtol=3e-6)
+    if row.arguments[1] is CLASS or not row.has_class_axis:
+        number = arguments[1].ravel()[0]
+        scalar = values(row, with_one(arguments, 1, number))
+        close(scalar, compiled(row, with_one(arguments, 1, np.full_like(arguments[1], number)))[0])
+
+
+# --- obligations: the numbers ---------------------------------------------------------------------
+
+
+@obligation(
+    after(lambda losses: losses - 1e-7),
+    instead(lambda x, *_: jnp.sum(jax.nn.softmax(x), -1) - 1),
+    to=lambda row: row.is_nonnegative,
+)
+def is_never_negative(row: Row) -> None:
+    for arguments in (
+        row.inputs((2000,), classes=7),
+        row.hard_case(np.float32, 2).arguments,
+        row.hard_case(np.float32, 10).arguments,
+    ):
+        assert not (values(row, arguments) < 0).any()
+        assert not (compiled(row, arguments)[0] < 0).any()
+
+
+@obligation(after(lambda losses: losses * 1.00001), to=lambda row: row.peer is not None)
+def agrees_with_optax(row: Row) -> None:
+    assert row.peer is not None
+    arguments = row.inputs((50,), classes=7)
+    theirs = row._replace(function=row.peer, options={})
+    close(compiled(row, arguments), compiled(theirs, arguments), rtol=3e-6)
+
+
+@obligation(
+    lambda loss: lambda *a, **k: loss(*a, **k).astype(a[0].dtype).astype(jnp.float32),
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+)
+def computes_half_precision_in_float32(row: Row) -> None:
+    for dtype in HALF_DTYPES:
+        low = row.inputs(dtype=dtype)
+        high = tuple(a if is_integer(a) else a.astype(np.float32) for a in low)
+        expected, expected_slopes = compiled(row, high)
+        for given in (low, (low[0], *high[1:])):
+            losses, slopes = compiled(row, given)
+            assert losses.dtype == np.float32
+            close(losses, expected)
+            floats = of_floats(row, given)[1]
+            for slope, exact, argument in zip(slopes, expected_slopes, floats, strict=True):
+                assert slope.dtype == argument.dtype
+                bar = 0.51 if slope.dtype == dtype else 8
+                assert np.all(oracle.scaled_ulps(slope, exact, exact, slope.dtype) <= bar)
+        loss, floats = of_floats(row, low)
+        tangent = jax.eval_shape(lambda *f: jax.jvp(loss, f, f)[1], *floats)  # noqa: B023
+        assert tangent.dtype == np.float32
+
+
+def within(row: Row, case: Case, dtype, *, eagerly: bool = False) -> None:
+    """Values and gradients of all rows within the bars of the table."""
+    loud = np.float64 if dtype == np.float64 else np.float32
+    results = [compiled(row, case.arguments)]
+    if eagerly:
+        results.append((values(row, case.arguments), gradients(row, case.arguments)))
+    for losses, slopes in results:
+        truth = case.truth
+        errors = oracle.scaled_ulps(losses, truth.value, truth.value_scale, loud)
+        require(row, "value", case.names, errors, row.value_ulps)
+        for index, slope in enumerate(slopes):
+            expected, scale = truth.gradients[index], truth.gradient_scales[index]
+            errors = oracle.scaled_ulps(slope, expected, scale, dtype)
+            # The slope along the target of an impossible class is infinite; 0 is as good.
+            errors = np.where((expected == np.inf) & (np.asarray(slope) == 0), 0.0, errors)
+            # One rounding to a narrow dtype is all that may be added to a float32 gradient.
+            bar = row.gradient_ulps if dtype == loud else 0.51
+            require(row, f"gradient {index}", case.names, errors, bar)
+
+
+def require(row: Row, what: str, names: list[str], errors: np.ndarray, bar: float) -> None:
+    errors = errors.reshape(len(names), -1).max(-1)
+    worst = ", ".join(f"{names[i]}: {errors[i]:.3g}" for i in np.argsort(-errors)[:5])
+    assert errors.max() <= bar, (
+        f"{row}: {what} is off by more than {bar} units in the last place in "
+        f"{np.sum(errors > bar)} of {len(errors)} rows; worst: {worst}"
+    )
+
+
+@obligation(
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+    lambda loss: lambda *a, **k: loss(*a, **k) * (1 + 1e-6),
+    first(lambda x: x * (1 + 1e-6) - jax.lax.stop_gradient(x * 1e-6)),
+)
+def is_exact_over_few_classes(row: Row) -> None:
+    within(row, row.hard_case(np.float32, 2), np.float32)
+    within(row, row.hard_case(np.float32, 10), np.float32, eagerly=True)
+
+
+@obligation(instead(optax.softmax_cross_entropy_with_integer_labels), to=has_classes)
+def is_exact_over_many_classes(row: Row) -> None:
+    within(row, row.hard_case(np.float32, 1000, every=3), np.float32)
+
+
+@obligation(
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+    to=lambda row: row.vocabulary_inputs is not None,
+)
+def is_exact_over_a_vocabulary(row: Row) -> None:
+    within(row, row.vocabulary_case(np.float32, 131072), np.float32)
+    within(row, row.vocabulary_case(np.float32, 262144, every=3), np.float32)
+
+
+@obligation(
+    instead(optax.softmax_cross_entropy_with_integer_labels),
+    first(lambda x: jnp.asarray(x, jnp.float32)),
+)
+def is_exact_in_float64(row: Row) -> None:
+    with with_float64():
+        within(row, row.hard_case(np.float64, 10, every=2), np.float64)
+
+
+@obligation(instead(optax.softmax_cross_entropy_with_integer_labels))
+def is_exact_in_half_precision(row: Row) -> None:
+    for dtype in HALF_DTYPES:
+        within(row, row.hard_case(dtype, 10), dtype)
+
+
+@obligation(instead(optax.softmax_cross_entropy_with_integer_labels), without_curvature)
+def has_exact_curvature(row: Row) -> None:
+    names, arguments, _ = row.hard_case(np.float32, 10)
+    if len(names) > 150:
+        kept = np.random.default_rng(0).choice(len(names), 150, replace=False)
+        names, arguments = [names[i] for i in kept], tuple(a[kept] for a in arguments)
+    truth = oracle.hessian(row.truth, *arguments, **row.options)
+    scale = truth if row.curvature_scale is None else row.curvature_scale(*arguments)
+    for outer in (jax.jacfwd, jax.jacrev):
+        result = jax.jit(functools.partial(hessians, row, outer=outer))(arguments)
+        errors = oracle.scaled_ulps(result, truth, scale, np.float32)
+        require(row, f"{outer.__name__} of the gradient", names, errors, row.hessian_ulps)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "check"),
+    [
+        pytest.param(row, each.check, id=f"{row}-{each.check.__name__}")
+        for row in ROWS
+        for each in OBLIGATIONS
+        if each.applies(row)
+    ],
+)
+def test_contract(row, check):
+    check(row)
+
+
+@pytest.mark.parametrize(
+    ("each", "break_"),
+    [
+        pytest.param(each, break_, id=f"{each.check.__name__}-{index}")
+        for each in OBLIGATIONS
+        for index, break_ in enumerate(each.broken_by)
+    ],
+)
+def test_the_table_has_teeth(each, break_):
+    row = next(row for row in ROWS if each.applies(row))
+    broken = functools.wraps(row.function)(break_(row.function))
+    with pytest.raises(each.fails_with):
+        each.check(row._replace(function=broken))
+
+
+def test_every_public_loss_is_in_the_table():
+    missing = set(jaxent.__all__) - {row.name for row in ROWS} - set(NOT_LOSSES)
+    assert not missing, f"add a row to tests/contract_table.py for each of {sorted(missing)}"
+    for name in set(NOT_LOSSES) & set(jaxent.__all__):
+        tests = Path(__file__).with_name(NOT_LOSSES[name]).read_text()
+        assert f"jaxent.{name}" in tests, f"{NOT_LOSSES[name]} does not test {name}"
+
+
+def test_what_the_contract_adds_to_optax():
+    """The table does not merely agree with jaxent: it judges optax, which keeps it in part."""
+    row = ROWS[0]._replace(function=optax.softmax_cross_entropy_with_integer_labels)
+    for check in (is_pure, leaks_nothing, lets_no_nan_hide, agrees_with_optax):
+        check(row)
+    for check in (
+        calls_a_label_out_of_range_nan,
+        computes_half_precision_in_float32,
+        gives_impossible_classes_no_gradient,
+        is_exact_over_few_classes,
+    ):
+        with pytest.raises(AssertionError):
+            check(row)
