@@ -22,6 +22,7 @@ ORDER = (
     "_probability",
     "_information",
     "_regression",
+    "_head",
     "_row_sweep",
     "_column_sweep",
     "_linear",
