@@ -40,15 +40,14 @@ def start(small) -> training.Start:
     return training.start(0, small.log_frequencies, STEPS)
 
 
-def losses_of_a_run(head: str, start: training.Start, stream: np.ndarray) -> list[float]:
-    with jax.numpy_dtype_promotion("standard"):  # Schedules of optax mix integers and floats.
-        program = training.compile_step(head, start, 64)
+def losses_of_a_run(
+    program: jax.stages.Compiled, start: training.Start, stream: np.ndarray
+) -> list[float]:
     parameters, state, steps = start
-    random = np.random.default_rng(0)
     losses = []
-    for first in random.integers(0, len(stream) - 130, size=steps):
-        window = stream[first : first + 129]
-        inputs, labels = window[:128].reshape(2, 64), window[1:].reshape(2, 64)
+    for first in range(0, 64 * steps, 64):
+        window = stream[first : first + 65]
+        inputs, labels = window[:64].reshape(2, 32), window[1:].reshape(2, 32)
         parameters, state, loss = program(parameters, state, inputs, labels)
         losses.append(float(loss))
     return losses
@@ -74,7 +73,6 @@ def test_any_text_is_spelled_exactly(content, size):
     words = vocabulary.build([SOURCE], size)
     tokens = vocabulary.encode(words, content)
     assert vocabulary.decode(words, tokens) == content
-    assert vocabulary.spelled_bytes(words)[np.array(tokens, int)].sum() == len(content)
     assert vocabulary.BOUNDARY not in tokens
     assert b"".join(vocabulary.split_words(content)) == content
 
@@ -164,7 +162,7 @@ def test_a_score_is_minus_the_logarithm_of_a_probability(small, start):
     [costs] = scoring.score(start.parameters, small.training[:100], [0])
     missing = 2 * scoring.SCORED - position - 1
     past = np.pad(small.training[: position + 1], (missing, 0), constant_values=vocabulary.BOUNDARY)
-    hidden = hidden_states(start.parameters, jnp.asarray(past[None]))[0, -1]
+    hidden = jax.jit(hidden_states)(start.parameters, past[None])[0, -1]
     everything = jaxent.linear_softmax_cross_entropy(
         jnp.broadcast_to(hidden, (size, len(hidden))),
         start.parameters["words"],
@@ -194,22 +192,13 @@ def test_no_score_depends_on_what_comes_later(small, start):
 
 
 def test_the_heads_agree_and_a_run_repeats_itself(small, start):
-    streamed = losses_of_a_run("streamed", start, small.training)
-    np.testing.assert_allclose(losses_of_a_run("plain", start, small.training), streamed, rtol=2e-4)
-    assert losses_of_a_run("streamed", start, small.training) == streamed
+    with jax.numpy_dtype_promotion("standard"):  # Schedules of optax mix integers and floats.
+        programs = {head: training.compile_step(head, start, 32) for head in training.HEADS}
+    streamed = losses_of_a_run(programs["streamed"], start, small.training)
+    plain = losses_of_a_run(programs["plain"], start, small.training)
+    np.testing.assert_allclose(plain, streamed, rtol=2e-4)
+    assert losses_of_a_run(programs["streamed"], start, small.training) == streamed
     assert streamed[-1] < streamed[0]
-
-
-def test_the_heads_have_the_same_gradient(small, start):
-    window = small.training[:65]
-    inputs, labels = window[:64].reshape(2, 32), window[1:].reshape(2, 32)
-    plain, streamed = (
-        jax.jit(jax.grad(training.HEADS[head]))(start.parameters, inputs, labels)
-        for head in ("plain", "streamed")
-    )
-    for name in plain:
-        scale = float(jnp.abs(plain[name]).max())
-        np.testing.assert_allclose(streamed[name], plain[name], atol=1e-5 * scale, err_msg=name)
 
 
 def test_a_batch_pairs_each_token_with_the_next(small):
@@ -269,10 +258,10 @@ def test_the_whole_job_on_a_small_text(tmp_path):
     for name in ("uniform", "unigram", "gzip", "lzma", "this model"):
         assert 0 < shown[name] < 9, name
     assert shown["this model"] < shown["unigram"] < shown["uniform"]
-    assert 2 ** (shown["cross-entropy"] / math.log(2)) == pytest.approx(
-        shown["perplexity"], rel=1e-2
-    )
-    assert f"{shown['cross-entropy'] / math.log(2):.3f}" in report
+    nats = shown["cross-entropy"]
+    assert shown["perplexity"] == pytest.approx(math.exp(nats), rel=1e-2)
+    bits = [line.split()[0] for line in report.splitlines() if "bits per token" in line]
+    assert [float(number) for number in bits] == pytest.approx([nats / math.log(2)], abs=2e-4)
     assert shown["plain logits"] > 0
     assert shown["streamed head"] > 0
     assert 0 < shown["ratio"] < 10

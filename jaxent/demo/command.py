@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--steps",
         type=_integer(1),
-        default=100,
+        default=80,
         metavar="STEPS",
         help="training steps of up to "
         f"{training.BATCH * training.WINDOW} tokens each (default: %(default)s)",

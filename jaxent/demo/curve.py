@@ -24,26 +24,28 @@ def draw(path: Path, curve: Curve, baselines: Mapping[str, float]) -> None:
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     axes = figure.add_subplot()
     seen, bits = np.array(curve.training).T
-    window = np.ones(max(1, len(bits) // 15))
+    window = np.ones(max(1, len(bits) // 8))
     window /= window.sum()
-    axes.scatter(seen, bits, s=8, color=_TRAINING, alpha=0.35, linewidths=0)
+    axes.scatter(seen, bits, s=10, color=_TRAINING, alpha=0.4, linewidths=0)
     axes.plot(
         np.convolve(seen, window, "valid"),
         np.convolve(bits, window, "valid"),
         color=_TRAINING,
-        label="training batches, averaged",
+        label="training batches and their moving average",
     )
     axes.plot(
         *np.array(curve.held_out).T,
         color=_HELD_OUT,
         marker="o",
         markersize=5,
-        label="held-out files: estimated on the way, measured at the end",
+        label="held-out text: sampled on the way, all of it at the end",
     )
     for level in baselines.values():
         axes.axhline(level, color=_BASELINE, linewidth=0.9, linestyle=(0, (5, 3)), zorder=0)
     _label_levels(axes, {**baselines, "this model": curve.held_out[-1][1]})
-    axes.set_title("Bits to write one byte of text", loc="left", fontweight="bold", pad=28)
+    axes.set_title(
+        "Bits to write one byte of text, fewer is better", loc="left", fontweight="bold", pad=28
+    )
     axes.set_xlabel("training tokens seen")
     axes.set_ylabel("bits per byte")
     axes.set_xlim(left=0)

@@ -87,11 +87,6 @@ def stream(vocabulary: Vocabulary, texts: Sequence[bytes]) -> np.ndarray:
     return np.array(tokens, np.int32)
 
 
-def spelled_bytes(vocabulary: Vocabulary) -> np.ndarray:
-    """How many bytes each token spells."""
-    return np.array([len(entry) for entry in vocabulary.entries], np.int32)
-
-
 def _pieces(tokens: dict[bytes, int], word: bytes) -> list[int]:
     """The longest entry that the word begins with, then the same for the rest; bytes at worst."""
     pieces, start = [], 0
