@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import families
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -38,6 +39,13 @@ NOT_LOSSES = MappingProxyType(
         "linear_softmax_cross_entropy": "test_linear.py",
     }
 )
+
+
+def with_float64() -> Any:
+    """A context in which float64 exists; its place in JAX has moved."""
+    # An attribute of one module or the other, depending on the version of JAX.
+    module: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+    return module.enable_x64(True)
 
 
 class Argument(NamedTuple):
@@ -96,16 +104,17 @@ class Row(NamedTuple):
         arrays = map(np.asarray, arrays)
         return tuple(a.astype(np.int32 if a.dtype.kind == "i" else dtype) for a in arrays)
 
-    def hard_case(self, dtype: Any, classes: int, every: int = 1) -> "Case":
-        """The hard inputs (or one family in `every`) and what is true of them."""
+    def hard_case(self, dtype: Any, classes: int, at_most: int | None = None) -> "Case":
+        """The hard inputs (or some of the families) and what is true of them."""
         shape = (dtype, classes) if self.has_class_axis else (dtype,)
-        return _case(self.hard_inputs, shape, every, self.truth, tuple(self.options.items()))
-
-    def vocabulary_case(self, dtype: Any, classes: int, every: int = 1) -> "Case":
-        """A few rows of very many classes, and what is true of them."""
-        assert self.vocabulary_inputs is not None
         options = tuple(self.options.items())
-        return _case(self.vocabulary_inputs, (dtype, classes), every, self.truth, options)
+        return _case(self.hard_inputs, shape, at_most, self.truth, options)
+
+    def vocabulary_case(self, dtype: Any, classes: int, family: int) -> "Case":
+        """One row of very many classes, and what is true of it."""
+        assert self.vocabulary_inputs is not None
+        chosen = list(self.vocabulary_inputs(dtype, classes))[family : family + 1]
+        return _judged(chosen, self.truth, self.options)
 
 
 class Case(NamedTuple):
@@ -117,9 +126,19 @@ class Case(NamedTuple):
 
 
 @functools.cache  # the truth takes longer than what is judged by it
-def _case(inputs: Callable, shape: tuple, every: int, truth: Callable, options: tuple) -> Case:
-    names, arguments = families.together(list(inputs(*shape))[::every])
-    return Case(names, arguments, oracle.batch(truth, *arguments, **dict(options)))
+def _case(
+    inputs: Callable, shape: tuple, at_most: int | None, truth: Callable, options: tuple
+) -> Case:
+    chosen = list(inputs(*shape))
+    if at_most is not None and at_most < len(chosen):
+        kept = np.random.default_rng(shape[1:]).choice(len(chosen), at_most, replace=False)
+        chosen = [chosen[index] for index in sorted(kept)]
+    return _judged(chosen, truth, dict(options))
+
+
+def _judged(chosen: list[families.Family], truth: Callable, options: Mapping[str, Any]) -> Case:
+    names, arguments = families.together(chosen)
+    return Case(names, arguments, oracle.batch(truth, *arguments, **options))
 
 
 _integer = functools.partial(

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
 import oracle
 import pytest
-from contract_table import CLASS, LOGITS, NOT_LOSSES, ROWS, Case, Row
+from contract_table import CLASS, LOGITS, NOT_LOSSES, ROWS, Case, Row, with_float64
+from jax.core import Tracer
 
 import jaxent
 
@@ -32,12 +32,13 @@ HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
 BAD_LABELS = (-1, -100, np.iinfo(np.int32).min, 5, 6, np.iinfo(np.int32).max)  # of 5 classes
 
 Loss = Callable[..., Any]
+Failure = type[BaseException] | tuple[type[BaseException], ...]
 
 
 class Obligation(NamedTuple):
     check: Callable[[Row], None]
     broken_by: tuple[Callable[[Loss], Loss], ...]
-    fails_with: type[BaseException] | tuple[type[BaseException], ...]
+    fails_with: Failure
     applies: Callable[[Row], bool]
 
 
@@ -60,7 +61,11 @@ def has_class_logits(row: Row) -> bool:
     return row.has_class_axis and LOGITS in row.arguments
 
 
-def obligation(*broken_by, to=every, fails_with=AssertionError):
+def obligation(
+    *broken_by: Callable[[Loss], Loss],
+    to: Callable[[Row], bool] = every,
+    fails_with: Failure = AssertionError,
+):
     """Registers a check of the rows `to` which it applies, and ways of breaking a loss it sees."""
 
     def register(check: Callable[[Row], None]) -> Callable[[Row], None]:
@@ -72,12 +77,6 @@ def obligation(*broken_by, to=every, fails_with=AssertionError):
 
 
 # --- tools ----------------------------------------------------------------------------------------
-
-
-def with_float64():
-    """A context in which float64 exists; its place in JAX has moved."""
-    module = jax if hasattr(jax, "enable_x64") else jax.experimental
-    return module.enable_x64(True)
 
 
 def is_integer(array) -> bool:
@@ -286,7 +285,7 @@ def takes_lists_and_numbers(row: Row) -> None:
 
 
 @obligation(
-    lambda loss: lambda *a, **k: loss(*a, **k) + 0.01 * isinstance(a[0], jax.core.Tracer),
+    lambda loss: lambda *a, **k: loss(*a, **k) + 0.01 * isinstance(a[0], Tracer),
     after(lambda losses: losses + 0.01 * jnp.mean(losses)),
     after(lambda losses: losses + 0.01 * jnp.cumsum(losses, -1) if losses.ndim else losses),
 )
@@ -322,7 +321,7 @@ def has_one_value_under_every_transformation(row: Row) -> None:
 )
 def has_one_gradient_under_every_transformation(row: Row) -> None:
     arguments = row.inputs()
-    loss, floats = of_floats(row, arguments)
+    _, floats = of_floats(row, arguments)
     everything = tuple(range(len(floats)))
     losses, _ = compiled(row, arguments)
     generator = np.random.default_rng(0)
@@ -354,10 +353,8 @@ def has_one_gradient_under_every_transformation(row: Row) -> None:
     close(primals, (losses, losses))
     close(tangents[0], tangents[1])
     assert all(g.dtype == np.float32 for g in (*expected, *tangents))
-    value, tangent = jax.jvp(loss, floats, directions)
-    close((value, tangent), (losses, tangents[1]))
     by_hand = sum(np.vdot(g, d) for g, d in zip(expected, directions, strict=True))
-    close(np.vdot(weights, tangent), by_hand, rtol=3e-6)
+    close(np.vdot(weights, tangents[0]), by_hand, rtol=3e-6)
 
 
 @obligation(without_forward_mode, without_curvature, fails_with=(AssertionError, TypeError))
@@ -847,7 +844,8 @@ def within(row: Row, case: Case, dtype, *, eagerly: bool = False) -> None:
     loud = np.float64 if dtype == np.float64 else np.float32
     results = [compiled(row, case.arguments)]
     if eagerly:
-        results.append((values(row, case.arguments), gradients(row, case.arguments)))
+        slopes = tuple(map(np.asarray, gradients(row, case.arguments)))
+        results.append((values(row, case.arguments), slopes))
     for losses, slopes in results:
         truth = case.truth
         errors = oracle.scaled_ulps(losses, truth.value, truth.value_scale, loud)
@@ -856,7 +854,7 @@ def within(row: Row, case: Case, dtype, *, eagerly: bool = False) -> None:
             expected, scale = truth.gradients[index], truth.gradient_scales[index]
             errors = oracle.scaled_ulps(slope, expected, scale, dtype)
             # The slope along the target of an impossible class is infinite; 0 is as good.
-            errors = np.where((expected == np.inf) & (np.asarray(slope) == 0), 0.0, errors)
+            errors = np.where((expected == np.inf) & (slope == 0), 0.0, errors)
             # One rounding to a narrow dtype is all that may be added to a float32 gradient.
             bar = row.gradient_ulps if dtype == loud else 0.51
             require(row, f"gradient {index}", case.names, errors, bar)
@@ -883,7 +881,7 @@ def is_exact_over_few_classes(row: Row) -> None:
 
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), to=has_classes)
 def is_exact_over_many_classes(row: Row) -> None:
-    within(row, row.hard_case(np.float32, 1000, every=3), np.float32)
+    within(row, row.hard_case(np.float32, 1000, at_most=40), np.float32)
 
 
 @obligation(
@@ -891,8 +889,8 @@ def is_exact_over_many_classes(row: Row) -> None:
     to=lambda row: row.vocabulary_inputs is not None,
 )
 def is_exact_over_a_vocabulary(row: Row) -> None:
-    within(row, row.vocabulary_case(np.float32, 131072), np.float32)
-    within(row, row.vocabulary_case(np.float32, 262144, every=3), np.float32)
+    for classes, family in ((131072, 1), (262144, 0)):
+        within(row, row.vocabulary_case(np.float32, classes, family), np.float32)
 
 
 @obligation(
@@ -901,7 +899,7 @@ def is_exact_over_a_vocabulary(row: Row) -> None:
 )
 def is_exact_in_float64(row: Row) -> None:
     with with_float64():
-        within(row, row.hard_case(np.float64, 10, every=2), np.float64)
+        within(row, row.hard_case(np.float64, 10, at_most=80), np.float64)
 
 
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels))
@@ -912,10 +910,7 @@ def is_exact_in_half_precision(row: Row) -> None:
 
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), without_curvature)
 def has_exact_curvature(row: Row) -> None:
-    names, arguments, _ = row.hard_case(np.float32, 10)
-    if len(names) > 150:
-        kept = np.random.default_rng(0).choice(len(names), 150, replace=False)
-        names, arguments = [names[i] for i in kept], tuple(a[kept] for a in arguments)
+    names, arguments, _ = row.hard_case(np.float32, 10, at_most=150)
     truth = oracle.hessian(row.truth, *arguments, **row.options)
     scale = truth if row.curvature_scale is None else row.curvature_scale(*arguments)
     for outer in (jax.jacfwd, jax.jacrev):

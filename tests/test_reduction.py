@@ -1,11 +1,11 @@
 """Means that say nothing about nothing, hide no NaN, and add up over the parts of a batch."""
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from contract_table import with_float64
 
 import jaxent
 
@@ -167,9 +167,8 @@ def test_half_precision_is_summed_in_float32(dtype):
 
 
 def test_float64_stays_float64_and_float32_stays_float32():
-    module = jax if hasattr(jax, "enable_x64") else jax.experimental
     losses, where, weights = batch()
-    with module.enable_x64(True):
+    with with_float64():
         for dtype in (np.float32, np.float64):
             given = losses.astype(dtype), where, weights.astype(dtype)
             assert jaxent.mean(*given).dtype == dtype

@@ -3,10 +3,10 @@
 import math
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_table import with_float64
 
 import jaxent
 
@@ -142,9 +142,8 @@ def test_negative_positive_weights_are_nan():
 
 def test_options_do_not_change_the_dtype_of_the_loss():
     """A Python number is float64 where that exists; it must not drag float32 logits along."""
-    module = jax if hasattr(jax, "enable_x64") else jax.experimental
     logits, labels = examples()
-    with module.enable_x64(True):
+    with with_float64():
         for options in ({}, {"pos_weight": 2.0}, {"label_smoothing": 0.1}):
             assert LOSS(logits, labels, **options).dtype == np.float32
             assert LOSS(logits, 1.0, **options).dtype == np.float32
