@@ -167,13 +167,15 @@ def _share(x: jax.Array, exists: jax.Array | None) -> jax.Array:
     return jnp.where(exists, 1.0 / jnp.maximum(count, 1.0), 0.0)
 
 
-def _is_label(x: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether a class is the label of its row, [..., V]."""
-    classes = jnp.arange(x.shape[-1], dtype=labels.dtype)
-    # Inside a loop the compiler would move what depends on no data out of it, as a buffer of the
-    # size of x that is then read in every round. The barrier ties the classes to the labels.
-    classes, labels = jax.lax.optimization_barrier((classes, labels))
-    return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None]
+def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether a class is the label of its row, [..., V], and a zero to put in its place.
+
+    Inside a loop the compiler would move what depends on no data out of it, as a buffer of the
+    size of x that is then read in every round. The barrier ties classes and zero to the labels.
+    """
+    classes, zero = jnp.arange(x.shape[-1], dtype=labels.dtype), jnp.zeros((), x.dtype)
+    classes, labels, zero = jax.lax.optimization_barrier((classes, labels, zero))
+    return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None], zero
 
 
 def _label_logit(x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -218,7 +220,7 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
         offset = classes - labels.astype(x.dtype)[..., None]
         keep = jnp.minimum(offset * offset, 1.0)
     else:
-        keep = jnp.where(_is_label(x, labels), 0.0, 1.0).astype(x.dtype)
+        keep = 1.0 - _is_label(x, labels)[0].astype(x.dtype)
     others = jnp.sum(jnp.exp(x - shift[..., None]) * keep, axis=-1)
     label_logit = _label_logit(x, labels)
     distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
@@ -229,8 +231,8 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
 def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     """`label_cross_entropy` and its gradient with respect to x, [..., V], from one set of terms."""
     top, shift = _top_and_shift(x)
-    is_label = _is_label(x, labels)
-    terms = jnp.exp(x - shift[..., None]) * (1.0 - is_label.astype(x.dtype))
+    is_label, zero = _is_label(x, labels)
+    terms = jnp.where(is_label, zero, jnp.exp(x - shift[..., None]))
     others = jnp.sum(terms, axis=-1)
     label_logit = _label_logit(x, labels)
     label_term = jnp.exp(label_logit - shift)

@@ -114,7 +114,7 @@ def sweep_rows(
     count = math.prod(head.shape)
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    chunk = _chunk(count, head.vocabulary, chunk_size)
+    chunk = rows_per_chunk(count, head.vocabulary, chunk_size)
     loss_fn, captured = _without_closure(name, loss_fn, head, row_args, chunk, dtype)
 
     where = None if head.where is None else head.where.reshape(count)
@@ -176,7 +176,7 @@ class _Sweep(NamedTuple):
         return -(-self.rows // self.chunk)
 
 
-def _chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
+def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
     """Rows per chunk: at most `chunk_size`, evened out so that the last chunk is nearly full."""
     if chunk_size is None:
         chunk_size = max(256, 2**25 // vocabulary)
