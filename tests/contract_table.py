@@ -181,7 +181,14 @@ ROWS = (
     _integer(INTEGER_VALUE, INTEGER_GRADIENT, peer=optax.softmax_cross_entropy_with_integer_labels),
     _integer(SMOOTHED_VALUE, SMOOTHED_GRADIENT, {"label_smoothing": 0.1}, peer=_optax_smoothed),
     _soft(SOFT_VALUE, SOFT_GRADIENT, peer=optax.softmax_cross_entropy),
-    _soft(SOFT_VALUE, SOFT_GRADIENT, {"label_smoothing": 0.1}, peer=_optax_soft_smoothed),
+    # Over whole vocabularies the rows above say what there is to say.
+    _soft(
+        SOFT_VALUE,
+        SOFT_GRADIENT,
+        {"label_smoothing": 0.1},
+        peer=_optax_soft_smoothed,
+        vocabulary_inputs=None,
+    ),
     _sigmoid(peer=optax.sigmoid_binary_cross_entropy),
     _sigmoid({"label_smoothing": 0.1, "pos_weight": 2.5}),
     Row(

@@ -22,8 +22,8 @@ Number = Any  # an mpmath number: their classes are made at run time
 
 # The step of the differences: its square is the relative error they leave.
 _STEP_DIGITS = 30
-# A truth smaller than this may come back as zero: processors flush subnormals, and a sum of
-# many terms may have lost some of them on the way.
+# A truth smaller than this may come back as zero, or off by as much as the largest subnormal:
+# processors flush those, and a sum of many terms may have lost some of them on the way.
 _MAY_FLUSH = {"float64": 1e-300, "float32": 1e-34, "bfloat16": 1e-34, "float16": 2.0**-24}
 
 
@@ -284,7 +284,8 @@ def scaled_ulps(actual: Any, truth: Any, scale: Any, dtype: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
         _, exponent = np.frexp(np.clip(scale, float(info.smallest_normal), float(info.max)))
         error = np.abs((actual - high) - low) / np.ldexp(1.0, exponent - 1 - info.nmant)
-        flushed = (actual == 0) & (scale < _MAY_FLUSH[name])
+        lost = np.abs(actual - high) <= float(info.smallest_normal)
+        flushed = (scale < _MAY_FLUSH[name]) & (lost | (actual == 0))
         overflowed = (np.abs(high) > float(info.max)) & (actual == np.sign(high) * np.inf)
         hidden = np.isnan(high) != np.isnan(actual)
     error = np.where(np.isnan(error) | hidden, np.inf, error)

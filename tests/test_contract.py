@@ -424,8 +424,7 @@ def makes_no_nan_on_the_way(row: Row) -> None:
     with jax.debug_nans(True):
         jax.block_until_ready(row.loss(*arguments))
         jax.block_until_ready(gradients(row, arguments))
-        for outer in (jax.jacfwd, jax.jacrev):
-            jax.block_until_ready(jax.jit(lambda *a: hessians(row, a, outer))(*arguments))  # noqa: B023
+        compiled(row, arguments)
 
 
 @obligation(
@@ -799,13 +798,9 @@ def broadcasts_equal_ranks(row: Row) -> None:
     to=lambda row: row.is_nonnegative,
 )
 def is_never_negative(row: Row) -> None:
-    for arguments in (
-        row.inputs((2000,), classes=7),
-        row.hard_case(np.float32, 2).arguments,
-        row.hard_case(np.float32, 10).arguments,
-    ):
-        assert not (values(row, arguments) < 0).any()
-        assert not (compiled(row, arguments)[0] < 0).any()
+    for classes in (2, 10):
+        assert not (compiled(row, row.hard_case(np.float32, classes).arguments)[0] < 0).any()
+    assert not (values(row, row.inputs((2000,), classes=10)) < 0).any()
 
 
 @obligation(after(lambda losses: losses * 1.00001), to=lambda row: row.peer is not None)
@@ -825,7 +820,8 @@ def computes_half_precision_in_float32(row: Row) -> None:
         low = row.inputs(dtype=dtype)
         high = tuple(a if is_integer(a) else a.astype(np.float32) for a in low)
         expected, expected_slopes = compiled(row, high)
-        for given in (low, (low[0], *high[1:])):
+        mixed = [(low[0], *high[1:])] if dtype == ml_dtypes.bfloat16 and len(low) > 1 else []
+        for given in (low, *mixed):
             losses, slopes = compiled(row, given)
             assert losses.dtype == np.float32
             close(losses, expected)
@@ -881,7 +877,7 @@ def is_exact_over_few_classes(row: Row) -> None:
 
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), to=has_classes)
 def is_exact_over_many_classes(row: Row) -> None:
-    within(row, row.hard_case(np.float32, 1000, at_most=40), np.float32)
+    within(row, row.hard_case(np.float32, 1000, at_most=25), np.float32)
 
 
 @obligation(
@@ -910,11 +906,12 @@ def is_exact_in_half_precision(row: Row) -> None:
 
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), without_curvature)
 def has_exact_curvature(row: Row) -> None:
-    names, arguments, _ = row.hard_case(np.float32, 10, at_most=150)
+    names, arguments, _ = row.hard_case(np.float32, 5, at_most=100)
     truth = oracle.hessian(row.truth, *arguments, **row.options)
     scale = truth if row.curvature_scale is None else row.curvature_scale(*arguments)
     for outer in (jax.jacfwd, jax.jacrev):
-        result = jax.jit(functools.partial(hessians, row, outer=outer))(arguments)
+        with jax.debug_nans(True):
+            result = jax.jit(functools.partial(hessians, row, outer=outer))(arguments)
         errors = oracle.scaled_ulps(result, truth, scale, np.float32)
         require(row, f"{outer.__name__} of the gradient", names, errors, row.hessian_ulps)
 

@@ -162,6 +162,8 @@ def test_ulps_count_units_in_the_last_place():
         assert oracle.ulps([1.0], [1 + mpf(2) ** -54], np.float64) == pytest.approx(0.25)
     bfloat16 = np.array([1.0078125], ml_dtypes.bfloat16)
     assert oracle.ulps(bfloat16, [mpf(1)], ml_dtypes.bfloat16) == pytest.approx(1.0)
+    # Below what may be flushed, an error is an error if it is larger than any subnormal.
+    assert oracle.ulps([np.float32(1e-35)], [mpf(1e-36)], np.float32) > 1e6
     assert oracle.ulps([np.float16(6e-8)], [mpf(2) ** -23], np.float16) == pytest.approx(1.0)
 
 
@@ -188,6 +190,7 @@ def test_what_is_never_excused(actual, truth):
     ("actual", "truth"),
     [
         (0.0, 1e-35),
+        (9.99e-36, 1e-35),
         (0.0, 0.0),
         (-0.0, 0.0),
         (np.nan, np.nan),
