@@ -1,9 +1,11 @@
 """The command line: what to learn from, for how long, and where the picture goes."""
 
 import argparse
+import contextlib
+import errno
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     picture = options.out / _PICTURE
     try:
         split = text.given_files(options.text) if options.text else text.standard_library()
-        _prepare_to_write(picture)
+        with _errors_about(picture, parser):
+            _prepare_to_write(picture)
         with interrupt_noted() as interrupted:
             findings, learning_curve = run(
                 split,
@@ -46,13 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 interrupted=interrupted,
             )
             print(report(findings), flush=True)
-            curve.draw(picture, learning_curve, findings.baseline_bits_per_byte)
+            with _errors_about(picture, parser):
+                curve.draw(picture, learning_curve, findings.baseline_bits_per_byte)
             print(f"\nThe learning curve is in {picture}")
             return _INTERRUPTED if interrupted() else 0
     except text.TextError as error:
         parser.error(str(error))
-    except OSError as error:
-        parser.error(f"cannot write {picture}: {error.strerror or error}")
     except NothingLearnedError:
         return _interrupted("interrupted before the first step: nothing was learned")
     except KeyboardInterrupt:
@@ -88,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--steps",
         type=_integer(1),
-        default=80,
+        default=60,
         metavar="STEPS",
         help="training steps of up to "
         f"{training.BATCH * training.WINDOW} tokens each (default: %(default)s)",
@@ -131,11 +133,19 @@ def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+@contextlib.contextmanager
+def _errors_about(picture: Path, parser: argparse.ArgumentParser) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        parser.error(f"cannot write {picture}: {error.strerror or error}")
+
+
 def _prepare_to_write(picture: Path) -> None:
     """Fail now, not after the training, if the picture cannot be written."""
     picture.parent.mkdir(parents=True, exist_ok=True)
     if picture.is_dir():
-        raise IsADirectoryError(None, "is a directory")
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
     with tempfile.TemporaryFile(dir=picture.parent):
         pass
 

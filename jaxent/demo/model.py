@@ -1,4 +1,4 @@
-"""A small causal model that learns a language of 32,768 words from 100,000 of them.
+"""A small causal model that makes sense of 32,768 words within a minute or two.
 
 Three things make it learn fast. Its bias starts at the words' frequencies, so that training begins
 where counting ends. Input and output share one table of words. And its attention looks up *what
