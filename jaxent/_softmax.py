@@ -177,6 +177,8 @@ def z_loss(
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
 def _integer_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
     x, exists, live = _rows(logits, where, axes)
+    # Wide enough for every class index; what does not fit turns negative, which is out of range.
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
     shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
     x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
     labels = jnp.broadcast_to(labels, shape)
