@@ -73,13 +73,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--shape", type=int, nargs=3, action="append", metavar=("N", "D", "V"), help="instead"
+    )
     options = parser.parse_args()
     print(environment(), options.dtype, sep="; ")
     print(
         "| N, D, V | plain s | jaxent s | bare s | jaxent's speed | of bare | plain MiB | jaxent MiB |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for shape in SHAPES:
+    for shape in options.shape or SHAPES:
         seconds, memory = measure(shape, jnp.dtype(options.dtype), options.repeats)
         print(
             f"| {', '.join(map(str, shape))}",

@@ -58,7 +58,8 @@ def linear_softmax_cross_entropy(
         temperature: What the (capped) logits are divided by, :math:`\tau > 0`, a scalar.
         reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
             for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it.
+        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 64 MiB
+            of float32 logits, but at least 256 rows.
 
     Returns:
         A scalar in nats, or the leading shape of `hidden` for "none"; float32, or float64 for
