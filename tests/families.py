@@ -102,6 +102,7 @@ def _plain(generator, num_classes, rows) -> Iterator[Family]:
     for scale in SCALES:
         logits = scale * generator.normal(size=(rows, num_classes))
         yield Family(f"scale {scale:g}", (logits, _labels(generator, logits)))
+        yield Family(f"scale {scale:g}, right", (logits, logits.argmax(-1).astype(np.int32)))
 
 
 def _margins(generator, num_classes, rows) -> Iterator[Family]:
