@@ -15,7 +15,7 @@ import argparse
 import jax
 import jax.numpy as jnp
 import optax
-from side_by_side import environment, medians
+from side_by_side import environment, medians, temporary_mebibytes
 
 import jaxent
 from jaxent._row_sweep import rows_per_chunk
@@ -62,15 +62,11 @@ def measure(shape, dtype, repeats):
         for name, function in contestants.items()
     }
     seconds = medians(programs, arguments, repeats)
-    memory = {
-        name: program.memory_analysis().temp_size_in_bytes / 2**20
-        for name, program in programs.items()
-    }
-    return seconds, memory
+    return seconds, {name: temporary_mebibytes(program) for name, program in programs.items()}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
@@ -78,9 +74,7 @@ def main():
     )
     options = parser.parse_args()
     print(environment(), options.dtype, sep="; ")
-    print(
-        "| N, D, V | plain s | jaxent s | bare s | jaxent's speed | of bare | plain MiB | jaxent MiB |"
-    )
+    print("| N, D, V | plain s | jaxent s | bare s | speed | of bare | plain MiB | jaxent MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for shape in options.shape or SHAPES:
         seconds, memory = measure(shape, jnp.dtype(options.dtype), options.repeats)

@@ -1,5 +1,7 @@
 """Fair timing on a noisy machine: contestants take turns in random order; medians are compared."""
 
+import importlib.metadata
+import os
 import random
 import statistics
 import time
@@ -21,11 +23,14 @@ def medians(contestants, arguments, repeats, seed=0):
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
+def temporary_mebibytes(program):
+    """What a compiled program needs beside its inputs and outputs."""
+    analysis = program.memory_analysis()
+    return float("nan") if analysis is None else analysis.temp_size_in_bytes / 2**20
+
+
 def environment():
     """What the numbers depend on, in a line."""
-    import importlib.metadata
-    import os
-
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "optax"))
     device = jax.devices()[0]
     return f"{versions}; {device.platform} ({device.device_kind}), {os.cpu_count()} cores"

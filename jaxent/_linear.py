@@ -69,10 +69,9 @@ def linear_softmax_cross_entropy(
         AssertionError: If dtypes, shapes or options are refused.
 
     Example:
-        >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> hidden, kernel = jnp.eye(4, 3), jnp.ones((3, 5)) * jnp.arange(5.0)
+        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
         >>> labels = jnp.array([4, 3, 2, -100])
         >>> print(
         ...     jaxent.linear_softmax_cross_entropy(

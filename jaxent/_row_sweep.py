@@ -80,14 +80,13 @@ def linear_loss(
             does not return one floating point loss per row.
 
     Example:
-        >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> hidden, kernel = jnp.eye(4, 3), jnp.ones((3, 5)) * jnp.arange(5.0)
+        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
         >>> labels = jnp.array([4, 3, 2, 1])
         >>> loss_fn = jaxent.softmax_cross_entropy_with_integer_labels
         >>> print(jaxent.linear_loss(loss_fn, hidden, kernel, labels).round(4))
-        1.4911
+        1.4913
 
     References:
         Chunks of rows: Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024,
