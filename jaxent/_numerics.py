@@ -86,6 +86,18 @@ def _log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array) -> j
     return jnp.where(total > 0.0, log_total, jnp.where(jnp.isnan(total), jnp.nan, 0.0))
 
 
+def _long_sum(values: jax.Array) -> jax.Array:
+    """The sum over the last axis, in blocks where it is long, so that roundings do not add up."""
+    size, block = values.shape[-1], 512
+    if size < 2**15:
+        return jnp.sum(values, axis=-1)
+    whole = size - size % block
+    blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
+    # Without the barrier the compiler would make one sum of the two.
+    partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))
+    return jnp.sum(partial, axis=-1) + jnp.sum(values[..., whole:], axis=-1)
+
+
 def _reciprocal(total: jax.Array) -> jax.Array:
     """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities."""
     return jnp.where(total == 0.0, 0.0, 1.0 / jnp.where(total == 0.0, 1.0, total))
@@ -123,17 +135,22 @@ def curvature(p: jax.Array, x_dot: jax.Array) -> jax.Array:
     return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
 
 
-@jax.custom_jvp
-def log_normalizer(x: jax.Array) -> jax.Array:
-    """log(sum(exp(x))) over the last axis; -inf if every entry is."""
+def _top_and_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maximum over the last axis and how far the log-normaliser exceeds it, both accurate."""
     top, shift = _top_and_shift(x)
     terms = jnp.exp(x - shift[..., None])
     top_term = jnp.exp(top - shift)
     # All of the terms on top but one stay in the sum, whichever that is.
     tied = jnp.where(x < top[..., None], 0.0, terms)
     others = jnp.sum(terms - tied, axis=-1) + (jnp.sum(tied, axis=-1) - top_term)
-    value = top + _log_total(others, top_term, top_term)
-    return jnp.where(jnp.all(x == -jnp.inf, axis=-1), -jnp.inf, value)
+    return top, _log_total(others, top_term, top_term)
+
+
+@jax.custom_jvp
+def log_normalizer(x: jax.Array) -> jax.Array:
+    """log(sum(exp(x))) over the last axis; -inf if every entry is."""
+    top, excess = _top_and_excess(x)
+    return jnp.where(jnp.all(x == -jnp.inf, axis=-1), -jnp.inf, top + excess)
 
 
 @log_normalizer.defjvp
@@ -151,12 +168,31 @@ def squared_log_normalizer(x: jax.Array) -> jax.Array:
 @squared_log_normalizer.defjvp
 def _squared_log_normalizer_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
+    slope_dot = jnp.sum(_squared_log_normalizer_slope(x) * x_dot, axis=-1)
+    return squared_log_normalizer(x), slope_dot
+
+
+def _possible_log_normalizer(x: jax.Array) -> jax.Array:
+    """The log-normaliser [..., 1], and 0 for a row without a possible class: it has no gradient."""
     log_z = log_normalizer(x)
-    # The probability comes first: 2 log_z alone may overflow where the product is finite. A row
-    # without a possible class has the value inf and, like every -inf logit, no gradient.
-    finite = jnp.where(log_z == -jnp.inf, 0.0, log_z)
-    slope = 2.0 * (softmax(x) * finite[..., None])
-    return jnp.square(log_z), jnp.sum(slope * x_dot, axis=-1)
+    return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
+
+
+@jax.custom_jvp
+def _squared_log_normalizer_slope(x: jax.Array) -> jax.Array:
+    # The probability comes first: twice the log-normaliser may overflow where the result does not.
+    return 2.0 * (softmax(x) * _possible_log_normalizer(x))
+
+
+@_squared_log_normalizer_slope.defjvp
+def _squared_log_normalizer_slope_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p = softmax(x)
+    # The factor 2 as 8 and 1/4, on the two sides of the curvature, so that neither this nor its
+    # transpose forms twice the log-normaliser.
+    bend = curvature(p, 8.0 * x_dot) * (0.25 * _possible_log_normalizer(x))
+    slope_dot = bend + 2.0 * p * jnp.sum(p * x_dot, axis=-1, keepdims=True)
+    return _squared_log_normalizer_slope(x), slope_dot
 
 
 # Cross-entropy against one class per row.
@@ -305,7 +341,6 @@ def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
     """
     top, shift = _top_and_shift(x)
     terms = jnp.exp(x - shift[..., None])
-    mass = jnp.sum(targets, axis=-1)
     # Indicators by arithmetic, which the compiler for CPUs fuses into sums: `heavy` is 1 at the
     # heavy class and 0 elsewhere; `limit` is finite, inf or NaN where the target is 0, positive
     # or negative, so that 0 * inf cannot arise and a negative target cannot pass.
@@ -318,11 +353,14 @@ def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
     # Half sizes, since the difference of two finite logits may overflow.
     distances = jnp.minimum(0.5 * top[..., None] - 0.5 * x, limit)
     distance = 2.0 * jnp.sum(targets * distances, axis=-1)
-    others = jnp.sum(terms * (1.0 - heavy), axis=-1)
+    others = _long_sum(terms * (1.0 - heavy))
     left_out = jnp.sum(terms * heavy, axis=-1)
     log_total = _log_total(others, left_out, jnp.exp(top - shift))
+    # Apart, or the sum over many small targets would be lost in a large one.
+    rest = _long_sum(targets * (1.0 - heavy))
+    mass = rest + jnp.sum(targets * heavy, axis=-1)
     loss = distance + mass * log_total
-    return loss, terms, heavy, mass, others, left_out, top, log_total
+    return loss, terms, heavy, rest, mass, others, left_out
 
 
 @jax.custom_jvp
@@ -337,10 +375,9 @@ def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
     """`soft_cross_entropy` and its gradient with respect to x, from one set of terms."""
-    loss, terms, heavy, mass, others, left_out, _, _ = _soft_parts(x, targets)
+    loss, terms, heavy, rest, mass, others, left_out = _soft_parts(x, targets)
     scale = _reciprocal(others + left_out)
     is_heavy = heavy > 0.0
-    rest = jnp.sum(jnp.where(is_heavy, 0.0, targets), axis=-1)
     p = terms * scale[..., None]
     slope = jnp.where(
         is_heavy,
@@ -357,10 +394,10 @@ def _surprise(x: jax.Array, targets: jax.Array) -> jax.Array:
 
     0 rather than inf at an impossible class that has no target either.
     """
-    _, _, _, _, _, _, top, log_total = _soft_parts(x, targets)
-    distance = top[..., None] - x
+    top, excess = _top_and_excess(x)
     unused = (targets == 0.0) & (x == -jnp.inf)
-    return jnp.where(unused, 0.0, distance + log_total[..., None])
+    surprise = (top[..., None] - x) + excess[..., None]
+    return jnp.where(unused, 0.0, jnp.where(targets < 0.0, jnp.nan, surprise))
 
 
 def _mean_difference(x: jax.Array, x_dot: jax.Array) -> jax.Array:
