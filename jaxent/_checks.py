@@ -31,9 +31,18 @@ def describe(array: Shaped) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
+def as_array(value: ArrayLike) -> jax.Array:
+    """`value` as an array; one that is an array already is not touched.
+
+    Even the identity would be an operation, and a NaN in a masked row would stop it under
+    `jax_debug_nans`.
+    """
+    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+
+
 def floating(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless its dtype is floating point."""
-    array = jnp.asarray(value)
+    array = as_array(value)
     require(
         jnp.issubdtype(array.dtype, jnp.floating),
         function,
@@ -45,7 +54,7 @@ def floating(function: str, name: str, value: ArrayLike) -> jax.Array:
 
 def real(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused if it is complex; integers and booleans pass."""
-    array = jnp.asarray(value)
+    array = as_array(value)
     require(
         not jnp.issubdtype(array.dtype, jnp.complexfloating),
         function,
@@ -56,7 +65,7 @@ def real(function: str, name: str, value: ArrayLike) -> jax.Array:
 
 def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
     """`value` as an array, refused unless its dtype is an integer one."""
-    array = jnp.asarray(value)
+    array = as_array(value)
     require(
         jnp.issubdtype(array.dtype, jnp.integer),
         function,
@@ -67,7 +76,7 @@ def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Arra
 
 def boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless it holds booleans."""
-    array = jnp.asarray(value)
+    array = as_array(value)
     require(
         array.dtype == jnp.bool_,
         function,

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
@@ -85,7 +84,7 @@ def check_head(
 
 def check_row_argument(name: str, argument: str, value: ArrayLike, head: Head) -> jax.Array:
     """`value` as an array, refused unless its shape begins with the leading shape of `hidden`."""
-    array = jnp.asarray(value)
+    array = _checks.as_array(value)
     _checks.require(
         array.shape[: len(head.shape)] == head.shape,
         name,
