@@ -68,19 +68,21 @@ def _top_and_shift(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return top, _shift(top, x.shape[-1])
 
 
-def _log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array) -> jax.Array:
+def _log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top) -> jax.Array:
     """log((others + left_out) / top_term), accurate near 0 if what was left out is on top.
 
     `others` is the sum of all terms but one, `left_out` that one, `top_term` the largest. Where
-    the one left out is not the largest, callers add a distance to the top that outweighs it.
+    the one left out is not `on_top`, callers add a distance to the top that outweighs the result.
     """
     total = others + left_out
-    # Zero, and the derivative that the term on top has in the logarithm. JAX before 0.11 drops the
-    # rules of this file where a scan is part of another rule; what is left must be right as well.
-    motion = left_out - jax.lax.stop_gradient(left_out)
+    # `motion` is zero, with the derivative that the term on top has in the logarithm. JAX before
+    # 0.11 drops the rules of this file where a scan is part of another rule; what is left must be
+    # right as well.
+    fixed = jax.lax.stop_gradient(left_out)
+    motion = left_out - fixed
     log_total = jnp.where(
-        left_out == top_term,
-        jnp.log1p((others + motion) / top_term),
+        on_top,
+        jnp.log1p((others + motion) / jnp.where(on_top, fixed, 1.0)),
         jnp.log(total / top_term),
     )
     return jnp.where(total > 0.0, log_total, jnp.where(jnp.isnan(total), jnp.nan, 0.0))
@@ -143,7 +145,7 @@ def _top_and_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     # All of the terms on top but one stay in the sum, whichever that is.
     tied = jnp.where(x < top[..., None], 0.0, terms)
     others = jnp.sum(terms - tied, axis=-1) + (jnp.sum(tied, axis=-1) - top_term)
-    return top, _log_total(others, top_term, top_term)
+    return top, _log_total(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
 
 
 @jax.custom_jvp
@@ -255,15 +257,18 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
     # Arithmetic instead of a comparison: the compiler for CPUs fuses it into the sum and writes no
     # buffer of [rows, classes]. An iota in floating point is exact up to 2**24 classes.
     if x.shape[-1] <= 2**24:
-        classes = jax.lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1)
-        offset = classes - labels.astype(x.dtype)[..., None]
+        # Without the barrier XLA for CPUs in JAX 0.12 mixes up iotas of different programs.
+        classes = jnp.arange(x.shape[-1], dtype=x.dtype), labels.astype(x.dtype)
+        classes, numbers = jax.lax.optimization_barrier(classes)
+        offset = classes.reshape(*[1] * labels.ndim, -1) - numbers[..., None]
         keep = jnp.minimum(offset * offset, 1.0)
     else:
         keep = 1.0 - _is_label(x, labels)[0].astype(x.dtype)
     others = jnp.sum(jnp.exp(x - shift[..., None]) * keep, axis=-1)
     label_logit = _label_logit(x, labels)
     distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
-    return distance + _log_total(others, jnp.exp(label_logit - shift), jnp.exp(top - shift))
+    label_term, top_term = jnp.exp(label_logit - shift), jnp.exp(top - shift)
+    return distance + _log_total(others, label_term, top_term, label_logit == top)
 
 
 @jax.custom_jvp
@@ -276,7 +281,8 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     label_logit = _label_logit(x, labels)
     label_term = jnp.exp(label_logit - shift)
     distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
-    loss = distance + _log_total(others, label_term, jnp.exp(top - shift))
+    log_total = _log_total(others, label_term, jnp.exp(top - shift), label_logit == top)
+    loss = distance + log_total
 
     # A NaN at the label is in no term; the scale carries it to the rest of the row.
     scale = _reciprocal(others + label_term)
@@ -286,7 +292,8 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     else:
         on_each = smoothing * _share(x, exists)
         slope = jnp.where(x == -jnp.inf, 0.0, p - on_each)
-        beside = smoothing - jnp.max(on_each, axis=-1)
+        share = 1.0 / x.shape[-1] if exists is None else jnp.max(_share(x, exists), axis=-1)
+        beside = smoothing - smoothing * share
         at_label = beside * p_label - (1.0 - beside) * p_others
     at_label = jnp.where(label_logit == -jnp.inf, 0.0, at_label)
     return loss, jnp.where(is_label, at_label[..., None], slope)
@@ -355,7 +362,10 @@ def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
     distance = 2.0 * jnp.sum(targets * distances, axis=-1)
     others = _long_sum(terms * (1.0 - heavy))
     left_out = jnp.sum(terms * heavy, axis=-1)
-    log_total = _log_total(others, left_out, jnp.exp(top - shift))
+    # The same term from two loops may differ in the last bits.
+    top_term = jnp.exp(top - shift)
+    on_top = left_out >= top_term * (1.0 - 4.0 * float(jnp.finfo(x.dtype).eps))
+    log_total = _log_total(others, left_out, top_term, on_top)
     # Apart, or the sum over many small targets would be lost in a large one.
     rest = _long_sum(targets * (1.0 - heavy))
     mass = rest + jnp.sum(targets * heavy, axis=-1)
