@@ -129,17 +129,17 @@ def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[
     return axes
 
 
-def same_classes(
-    function: str, logits: jax.Array, labels: jax.Array, axes: tuple[int, ...]
-) -> None:
-    """Refuses targets whose class axes differ from those of the logits."""
-    require(
-        not labels.ndim or all(labels.shape[a] == logits.shape[a] for a in axes),
-        function,
-        f"`labels` {describe(labels)} must hold one target per class of `logits` "
-        f"{describe(logits)} along axis {axes}; for class indices use "
-        "`softmax_cross_entropy_with_integer_labels`.",
-    )
+def same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> None:
+    """Refuses arrays whose class axes differ from those of the first; numbers pass."""
+    (name, first), *others = arrays.items()
+    for other, array in others:
+        require(
+            not array.ndim or all(array.shape[a] == first.shape[a] for a in axes),
+            function,
+            f"`{other}` {describe(array)} must hold one entry per class of `{name}` "
+            f"{describe(first)} along axis {axes}; for class indices use a loss with "
+            "integer labels.",
+        )
 
 
 def within(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _numerics
+from jaxent import _checks, _numerics, _rows
 from jaxent._numerics import compute_dtype
 
 
@@ -62,16 +62,10 @@ def softmax_cross_entropy_with_integer_labels(
         2015, section 7.
     """
     name = "softmax_cross_entropy_with_integer_labels"
-    logits = _checks.floating(name, "logits", logits)
-    labels = _checks.integer(
-        name, "labels", labels, "for one target per class use `jaxent.softmax_cross_entropy`."
-    )
-    axes = _checks.class_axes(name, "logits", logits, axis)
+    remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
+    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, remedy)
     smoothing = _smoothing(name, label_smoothing)
-    examples = _examples(logits, axes)
-    _checks.broadcastable(name, labels=labels, examples=examples)
-    where = _mask(name, where, logits, examples, labels)
-    return _integer_label_losses(logits, labels, where, smoothing, axes)
+    return _integer_label_losses(given.array, given.labels, given.where, smoothing, given.axes)
 
 
 def softmax_cross_entropy(
@@ -127,8 +121,8 @@ def softmax_cross_entropy(
     axes = _checks.class_axes(name, "logits", logits, axis)
     smoothing = _smoothing(name, label_smoothing)
     _checks.broadcastable(name, logits=logits, labels=labels)
-    _checks.same_classes(name, logits, labels, axes)
-    where = _mask(name, where, logits, _examples(logits, axes), labels)
+    _checks.same_classes(name, axes, logits=logits, labels=labels)
+    where = _rows.mask(name, where, axes, {"logits": logits, "labels": labels})
     return _soft_label_losses(logits, labels, where, smoothing, axes)
 
 
@@ -169,39 +163,32 @@ def z_loss(
     """
     name = "z_loss"
     logits = _checks.floating(name, "logits", logits)
-    axes = _checks.class_axes(name, "logits", logits, axis)
-    where = _mask(name, where, logits, _examples(logits, axes))
-    return _z_losses(logits, where, axes)
+    return _rows.per_example(
+        name,
+        _numerics.squared_log_normalizer,
+        {"logits": logits},
+        (_rows.LOGITS,),
+        axis,
+        where,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
 def _integer_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
-    x, exists, live = _rows(logits, where, axes)
-    # Wide enough for every class index; what does not fit turns negative, which is out of range.
-    labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
-    shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
-    x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
-    labels = jnp.broadcast_to(labels, shape)
-    if live is not None:
-        labels = jnp.where(live, labels, 0)
-    valid = (labels >= 0) & (labels < x.shape[-1])
-    if exists is not None:
-        exists = jnp.broadcast_to(exists, x.shape)
-        at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
-        valid &= at_label if live is None else at_label | ~live
+    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS)
     if smoothing is not None:
-        smoothing, proper = _proper_smoothing(smoothing, x.dtype)
-        valid &= proper if live is None else proper | ~live
-    losses = _numerics.label_cross_entropy(x, labels, smoothing, exists)
-    # A product, so that the gradient of what is not valid is NaN as well.
-    return _masked(losses * jnp.where(valid, 1.0, jnp.nan).astype(x.dtype), live)
+        smoothing, proper = _proper_smoothing(smoothing, rows.values.dtype)
+        valid = proper if rows.live is None else proper | ~rows.live
+        rows = rows._replace(valid=rows.valid & valid)
+    losses = _numerics.label_cross_entropy(rows.values, rows.labels, smoothing, rows.exists)
+    return rows.losses(losses)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
 def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
     dtype = compute_dtype(logits, labels)
-    x, exists, live = _rows(logits.astype(dtype), where, axes)
-    targets = _classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
+    x, exists, live = _rows.rows(logits.astype(dtype), where, axes, _rows.LOGITS)
+    targets = _rows.classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
     targets = targets.astype(dtype)
     shape = jnp.broadcast_shapes(x.shape, targets.shape, (1,) if live is None else (*live.shape, 1))
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
@@ -216,76 +203,7 @@ def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
         targets = jnp.where(exists, targets, 0.0)
     if live is not None:
         targets = jnp.where(live[..., None], targets, 0.0)
-    return _masked(_numerics.soft_cross_entropy(x, targets), live)
-
-
-@functools.partial(jax.jit, static_argnames="axes", inline=True)
-def _z_losses(logits, where, axes) -> jax.Array:
-    x, _, live = _rows(logits, where, axes)
-    return _masked(_numerics.squared_log_normalizer(x), live)
-
-
-def _rows(logits, where, axes) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Logits [..., V] ready for a primitive, which classes exist [..., V], which rows live [...].
-
-    A class that does not exist is at -inf, a row that is masked at 0, so that whatever was there
-    can reach neither a value nor, through the transpose of the selection, a gradient.
-    """
-    x = _classes_last(logits.astype(compute_dtype(logits)), axes)
-    if where is None:
-        return x, None, None
-    if where.ndim < logits.ndim:
-        live = jnp.broadcast_to(where, where.shape or x.shape[:-1])
-        return jnp.where(live[..., None], x, 0.0), None, live
-    exists = _classes_last(
-        jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, logits.shape)), axes
-    )
-    live = jnp.any(exists, axis=-1)
-    return jnp.where(exists, x, jnp.where(live, -jnp.inf, 0.0)[..., None]), exists, live
-
-
-def _masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
-    return losses if live is None else jnp.where(live, losses, 0.0)
-
-
-def _classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The class axes moved to the end, in their order, and flattened into one."""
-    last = tuple(range(array.ndim - len(axes), array.ndim))
-    if axes != last:
-        array = jnp.moveaxis(array, axes, last)
-    return array if len(axes) == 1 else array.reshape(*array.shape[: last[0]], -1)
-
-
-def _examples(logits: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of one number per example."""
-    shape = tuple(size for axis, size in enumerate(logits.shape) if axis not in axes)
-    return jax.ShapeDtypeStruct(shape, logits.dtype)
-
-
-def _mask(
-    name: str,
-    where: ArrayLike | None,
-    logits: jax.Array,
-    examples: jax.ShapeDtypeStruct,
-    labels: jax.Array | None = None,
-) -> jax.Array | None:
-    """`where` as an array, refused unless it fits the examples or the logits."""
-    if where is None:
-        return None
-    where = _checks.boolean(name, "where", where)
-    _checks.require(
-        where.ndim in (0, examples.ndim, logits.ndim),
-        name,
-        f"`where` {_checks.describe(where)} must have the rank of the examples, {examples.ndim}, "
-        f"or of `logits` {_checks.describe(logits)}; add the missing axes with `[..., None]`.",
-    )
-    if where.ndim == logits.ndim:
-        _checks.broadcastable(name, where=where, logits=logits)
-    elif labels is None or labels.ndim == logits.ndim:
-        _checks.broadcastable(name, where=where, examples=examples)
-    else:
-        _checks.broadcastable(name, where=where, examples=examples, labels=labels)
-    return where
+    return _rows.masked(_numerics.soft_cross_entropy(x, targets), live)
 
 
 def _smoothing(name: str, value: ArrayLike) -> jax.Array | None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import sys
+import zlib
 
 import jax
 import pytest
@@ -20,6 +21,25 @@ _SETTINGS = (
     "jax_debug_nans",
     "jax_disable_jit",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--brief",
+        action="store_true",
+        help="a quarter of the contract table, the same one on every run, beside all other tests",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--brief"):
+        return
+    kept, left_out = [], []
+    for item in items:
+        is_extra = item.name.startswith("test_contract[") and zlib.crc32(item.name.encode()) % 4
+        (left_out if is_extra else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def pytest_report_header():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from contract_table import with_float64
+from contract_row import with_float64
 
 import jaxent
 

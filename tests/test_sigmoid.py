@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_table import with_float64
+from contract_row import with_float64
 
 import jaxent
 

@@ -1,0 +1,256 @@
+"""Cross-entropy of softmax over the last axis: against one class, or against a distribution."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxent._numerics.ground import along, like, long_sum, reciprocal, summed_along
+from jaxent._numerics.softmax import curvature, log_total, softmax, top_and_excess, top_and_shift
+
+# Cross-entropy against one class per row.
+
+
+def _share(x: jax.Array, exists: jax.Array | None) -> jax.Array:
+    """1/K per class [..., V], with K the number of classes that exist, and 0 at the others."""
+    if exists is None:
+        return jnp.full(x.shape, 1.0 / x.shape[-1], x.dtype)
+    count = jnp.sum(exists, axis=-1, dtype=x.dtype, keepdims=True)
+    return jnp.where(exists, 1.0 / jnp.maximum(count, 1.0), 0.0)
+
+
+def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether a class is the label of its row, [..., V], and a zero to put in its place.
+
+    Inside a loop the compiler would move what depends on no data out of it, as a buffer of the
+    size of x that is then read in every round. The barrier ties classes and zero to the labels.
+    """
+    classes, zero = jnp.arange(x.shape[-1], dtype=labels.dtype), jnp.zeros((), x.dtype)
+    classes, labels, zero = jax.lax.optimization_barrier((classes, labels, zero))
+    return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None], zero
+
+
+def _label_logit(x: jax.Array, labels: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
+
+
+def _smoothed_distance(x, label_logit, top, smoothing, exists) -> jax.Array:
+    """Mean distance of the logits to the top under the smoothed target.
+
+    Distances are taken at half size: the difference of two finite logits may overflow.
+    """
+    to_label = 0.5 * top - 0.5 * label_logit
+    if smoothing is None:
+        return 2.0 * to_label
+    share = _share(x, exists)
+    distances = 0.5 * top[..., None] - 0.5 * x
+    to_all = jnp.sum(jnp.where(share > 0.0, distances, 0.0) * share, axis=-1)
+    # What weighs nothing may be infinite.
+    to_label = jnp.where(smoothing < 1.0, to_label, 0.0)
+    to_all = jnp.where(smoothing > 0.0, to_all, 0.0)
+    return 2.0 * ((1.0 - smoothing) * to_label + smoothing * to_all)
+
+
+@functools.partial(jax.custom_jvp)
+def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
+    """-sum(t log softmax(x)) over the last axis, t = (1-e) onehot(labels) + e/K.
+
+    Args:
+        x: logits [..., V]; -inf at classes that do not exist.
+        labels: [...] integers in [0, V); callers deal with others.
+        smoothing: e, a scalar, or None for 0.
+        exists: [..., V] booleans, or None for all; K counts them.
+
+    Returns:
+        [...] losses.
+    """
+    top, shift = top_and_shift(x)
+    # Arithmetic instead of a comparison: the compiler for CPUs fuses it into the sum and writes no
+    # buffer of [rows, classes]. An iota in floating point is exact up to 2**24 classes.
+    if x.shape[-1] <= 2**24:
+        # Without the barrier XLA for CPUs in JAX 0.12 mixes up iotas of different programs.
+        classes = jnp.arange(x.shape[-1], dtype=x.dtype), labels.astype(x.dtype)
+        classes, numbers = jax.lax.optimization_barrier(classes)
+        offset = classes.reshape(*[1] * labels.ndim, -1) - numbers[..., None]
+        keep = jnp.minimum(offset * offset, 1.0)
+    else:
+        keep = 1.0 - _is_label(x, labels)[0].astype(x.dtype)
+    others = jnp.sum(jnp.exp(x - shift[..., None]) * keep, axis=-1)
+    label_logit = _label_logit(x, labels)
+    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
+    label_term, top_term = jnp.exp(label_logit - shift), jnp.exp(top - shift)
+    return distance + log_total(others, label_term, top_term, label_logit == top)
+
+
+@jax.custom_jvp
+def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
+    """`label_cross_entropy` and its gradient with respect to x, [..., V], from one set of terms."""
+    top, shift = top_and_shift(x)
+    is_label, zero = _is_label(x, labels)
+    terms = jnp.where(is_label, zero, jnp.exp(x - shift[..., None]))
+    others = jnp.sum(terms, axis=-1)
+    label_logit = _label_logit(x, labels)
+    label_term = jnp.exp(label_logit - shift)
+    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
+    excess = log_total(others, label_term, jnp.exp(top - shift), label_logit == top)
+    loss = distance + excess
+
+    # A NaN at the label is in no term; the scale carries it to the rest of the row.
+    scale = reciprocal(others + label_term)
+    p, p_label, p_others = terms * scale[..., None], label_term * scale, others * scale
+    if smoothing is None:
+        slope, at_label = p, -p_others
+    else:
+        on_each = smoothing * _share(x, exists)
+        slope = jnp.where(x == -jnp.inf, 0.0, p - on_each)
+        share = 1.0 / x.shape[-1] if exists is None else jnp.max(_share(x, exists), axis=-1)
+        beside = smoothing - smoothing * share
+        at_label = beside * p_label - (1.0 - beside) * p_others
+    at_label = jnp.where(label_logit == -jnp.inf, 0.0, at_label)
+    return loss, jnp.where(is_label, at_label[..., None], slope)
+
+
+@functools.partial(label_cross_entropy.defjvp, symbolic_zeros=True)
+def _label_cross_entropy_jvp(primals, tangents):
+    x, labels, smoothing, exists = primals
+    x_dot, _, smoothing_dot, _ = tangents
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists)
+    loss_dot = summed_along(slope, x_dot)
+    if smoothing is not None:
+        loss_dot += along(_smoothing_slope(x, labels, exists), smoothing_dot)
+    return loss, like(loss_dot, loss)
+
+
+@functools.partial(_label_cross_entropy_and_slope.defjvp, symbolic_zeros=True)
+def _label_cross_entropy_and_slope_jvp(primals, tangents):
+    x, labels, smoothing, exists = primals
+    x_dot, _, smoothing_dot, _ = tangents
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists)
+    loss_dot = summed_along(slope, x_dot)
+    slope_dot = 0.0 if isinstance(x_dot, SymbolicZero) else curvature(softmax(x), x_dot)
+    if smoothing is not None:
+        loss_dot += along(_smoothing_slope(x, labels, exists), smoothing_dot)
+        if not isinstance(smoothing_dot, SymbolicZero):
+            spread = jax.vjp(lambda logits: _smoothing_slope(logits, labels, exists), x)[1]
+            slope_dot += spread(jnp.broadcast_to(smoothing_dot, loss.shape))[0]
+    return (loss, slope), (like(loss_dot, loss), like(slope_dot, slope))
+
+
+def _smoothing_slope(x, labels, exists) -> jax.Array:
+    """Derivative of the smoothed loss with respect to the smoothing: x_label - mean(x)."""
+    share = _share(x, exists)
+    difference = _label_logit(x, labels)[..., None] - jnp.where(share > 0.0, x, 0.0)
+    return jnp.sum(difference * share, axis=-1)
+
+
+# Cross-entropy against a distribution per row.
+
+
+def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+    """The loss of `soft_cross_entropy` and the sums that its gradient shares with it.
+
+    The term left out is that of the class that holds more than half of the target mass, if there
+    is one. If that class is on top, the rest of the sum decides the loss. If another is, or none
+    is heavy, the distances to the top make up at least half of the loss.
+    """
+    top, shift = top_and_shift(x)
+    terms = jnp.exp(x - shift[..., None])
+    # Indicators by arithmetic, which the compiler for CPUs fuses into sums: `heavy` is 1 at the
+    # heavy class and 0 elsewhere; `limit` is finite, inf or NaN where the target is 0, positive
+    # or negative, so that 0 * inf cannot arise and a negative target cannot pass.
+    huge, largest = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp), float(jnp.finfo(x.dtype).max)
+    fixed = jax.lax.stop_gradient(targets)
+    beyond_half = fixed - 0.5 * jnp.sum(fixed, axis=-1, keepdims=True)
+    heavy = jnp.minimum(jnp.maximum(beyond_half, 0.0) * huge, 1.0)
+    positive = jnp.minimum(jnp.sqrt(fixed) * huge, 1.0)
+    limit = positive / (1.0 - positive) + largest
+    # Half sizes, since the difference of two finite logits may overflow.
+    distances = jnp.minimum(0.5 * top[..., None] - 0.5 * x, limit)
+    distance = 2.0 * jnp.sum(targets * distances, axis=-1)
+    others = long_sum(terms * (1.0 - heavy))
+    left_out = jnp.sum(terms * heavy, axis=-1)
+    # The same term from two loops may differ in the last bits.
+    top_term = jnp.exp(top - shift)
+    on_top = left_out >= top_term * (1.0 - 4.0 * float(jnp.finfo(x.dtype).eps))
+    excess = log_total(others, left_out, top_term, on_top)
+    # Apart, or the sum over many small targets would be lost in a large one.
+    rest = long_sum(targets * (1.0 - heavy))
+    mass = rest + jnp.sum(targets * heavy, axis=-1)
+    loss = distance + mass * excess
+    return loss, terms, heavy, rest, mass, others, left_out
+
+
+@jax.custom_jvp
+def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
+    """-sum(targets * log softmax(x)) over the last axis, for targets >= 0 of any total.
+
+    A target of 0 on a logit of -inf counts 0; a negative target makes the row NaN.
+    """
+    return _soft_parts(x, targets)[0]
+
+
+@jax.custom_jvp
+def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
+    """`soft_cross_entropy` and its gradient with respect to x, from one set of terms."""
+    loss, terms, heavy, rest, mass, others, left_out = _soft_parts(x, targets)
+    scale = reciprocal(others + left_out)
+    is_heavy = heavy > 0.0
+    p = terms * scale[..., None]
+    slope = jnp.where(
+        is_heavy,
+        rest[..., None] * p - targets * (others * scale)[..., None],
+        mass[..., None] * p - targets,
+    )
+    slope = jnp.where(x == -jnp.inf, 0.0, slope)
+    return loss, jnp.where(jnp.isnan(loss)[..., None], jnp.nan, slope)
+
+
+@jax.custom_jvp
+def _surprise(x: jax.Array, targets: jax.Array) -> jax.Array:
+    """-log softmax(x), the gradient of `soft_cross_entropy` with respect to the targets.
+
+    0 rather than inf at an impossible class that has no target either.
+    """
+    top, excess = top_and_excess(x)
+    unused = (targets == 0.0) & (x == -jnp.inf)
+    surprise = (top[..., None] - x) + excess[..., None]
+    return jnp.where(unused, 0.0, jnp.where(targets < 0.0, jnp.nan, surprise))
+
+
+def _mean_difference(x: jax.Array, x_dot: jax.Array) -> jax.Array:
+    return jnp.sum(softmax(x) * x_dot, axis=-1, keepdims=True) - x_dot
+
+
+@_surprise.defjvp
+def _surprise_jvp(primals, tangents):
+    x, targets = primals
+    x_dot, _ = tangents
+    return _surprise(x, targets), _mean_difference(x, jnp.where(x == -jnp.inf, 0.0, x_dot))
+
+
+@functools.partial(soft_cross_entropy.defjvp, symbolic_zeros=True)
+def _soft_cross_entropy_jvp(primals, tangents):
+    x, targets = primals
+    x_dot, targets_dot = tangents
+    loss, slope = _soft_cross_entropy_and_slope(x, targets)
+    loss_dot = summed_along(slope, x_dot)
+    if not isinstance(targets_dot, SymbolicZero):
+        loss_dot += summed_along(_surprise(x, targets), targets_dot)
+    return loss, like(loss_dot, loss)
+
+
+@functools.partial(_soft_cross_entropy_and_slope.defjvp, symbolic_zeros=True)
+def _soft_cross_entropy_and_slope_jvp(primals, tangents):
+    x, targets = primals
+    x_dot, targets_dot = tangents
+    loss, slope = _soft_cross_entropy_and_slope(x, targets)
+    p = softmax(x)
+    loss_dot, slope_dot = summed_along(slope, x_dot), 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        slope_dot = jnp.sum(targets, axis=-1, keepdims=True) * curvature(p, x_dot)
+    if not isinstance(targets_dot, SymbolicZero):
+        loss_dot += summed_along(_surprise(x, targets), targets_dot)
+        spread = p * jnp.sum(targets_dot, axis=-1, keepdims=True) - targets_dot
+        slope_dot += jnp.where(x == -jnp.inf, 0.0, spread)
+    return (loss, slope), (like(loss_dot, loss), like(slope_dot, slope))

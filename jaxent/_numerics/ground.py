@@ -1,0 +1,49 @@
+"""What every primitive stands on: the dtype of a computation, tangents, and sums."""
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+
+def compute_dtype(*arrays: jax.Array) -> jnp.dtype:
+    """float64 if any argument is float64, else float32: nothing is computed in 16 bits.
+
+    A Python number takes the dtype of the others, also where float64 is enabled.
+    """
+    is_double = any(array.dtype == jnp.float64 and not array.weak_type for array in arrays)
+    return jnp.dtype(jnp.float64 if is_double else jnp.float32)
+
+
+def along(coefficient: jax.Array, tangent) -> jax.Array | float:
+    """`coefficient * tangent`, or nothing at all for an argument that is not differentiated.
+
+    The distinction matters for more than speed: an infinite coefficient times a zero that stands
+    for "not differentiated" would be NaN.
+    """
+    return 0.0 if isinstance(tangent, SymbolicZero) else coefficient * tangent
+
+
+def summed_along(coefficient: jax.Array, tangent) -> jax.Array | float:
+    """`sum(coefficient * tangent)` over the last axis, or nothing, as in `along`."""
+    return 0.0 if isinstance(tangent, SymbolicZero) else jnp.sum(coefficient * tangent, axis=-1)
+
+
+def like(tangent: jax.Array | float, primal: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.asarray(tangent, primal.dtype), primal.shape)
+
+
+def long_sum(values: jax.Array) -> jax.Array:
+    """The sum over the last axis, in blocks where it is long, so that roundings do not add up."""
+    size, block = values.shape[-1], 512
+    if size < 2**15:
+        return jnp.sum(values, axis=-1)
+    whole = size - size % block
+    blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
+    # Without the barrier the compiler would make one sum of the two.
+    partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))
+    return jnp.sum(partial, axis=-1) + jnp.sum(values[..., whole:], axis=-1)
+
+
+def reciprocal(total: jax.Array) -> jax.Array:
+    """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities."""
+    return jnp.where(total == 0.0, 0.0, 1.0 / jnp.where(total == 0.0, 1.0, total))

@@ -1,0 +1,234 @@
+"""From arguments to rows: class axes, class masks and example masks, the same for every loss.
+
+A loss over classes brings its arguments here, is handed rows [..., V] on which a primitive can
+work, and gets one result per example back with what is masked at 0.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks
+from jaxent._numerics import compute_dtype
+
+
+class Fill(NamedTuple):
+    """What stands in an array where nothing counts."""
+
+    absent: float  # at a class that does not exist
+    idle: float  # at every class of an example that does not count
+
+
+LOGITS = Fill(-math.inf, 0.0)
+PROBABILITIES = Fill(0.0, 1.0)
+TARGETS = Fill(0.0, 0.0)
+
+
+class Rows(NamedTuple):
+    """An array with its classes on the last axis, and what of it counts."""
+
+    values: jax.Array  # [..., V]
+    exists: jax.Array | None  # [..., V], or None for all classes
+    live: jax.Array | None  # [...], or None for all examples
+
+
+def rows(array: jax.Array, where: jax.Array | None, axes: tuple[int, ...], fill: Fill) -> Rows:
+    """An array ready for a primitive: what is masked is gone, whatever it was.
+
+    The selection keeps it from values and, through its transpose, from gradients.
+    """
+    values = classes_last(array, axes)
+    if where is None:
+        return Rows(values, None, None)
+    if where.ndim < array.ndim:
+        live = jnp.broadcast_to(where, where.shape or values.shape[:-1])
+        return Rows(jnp.where(live[..., None], values, fill.idle), None, live)
+    exists = classes_last(
+        jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, array.shape)), axes
+    )
+    live = jnp.any(exists, axis=-1)
+    filling = jnp.where(live, fill.absent, fill.idle)[..., None].astype(values.dtype)
+    return Rows(jnp.where(exists, values, filling), exists, live)
+
+
+class LabelledRows(NamedTuple):
+    """Rows with the index of a class each, all of one leading shape."""
+
+    values: jax.Array  # [..., V]
+    labels: jax.Array  # [...], 0 where masked
+    exists: jax.Array | None  # [..., V], or None for all classes
+    live: jax.Array | None  # [...], or None for all examples
+    valid: jax.Array  # [...]: the label is a class that exists, or the example does not count
+
+    def losses(self, results: jax.Array) -> jax.Array:
+        """Results with NaN where the label is bad and 0 where the example does not count."""
+        # A product, so that the gradient of what is not valid is NaN as well.
+        return masked(
+            results * jnp.where(self.valid, 1.0, jnp.nan).astype(results.dtype), self.live
+        )
+
+
+def labelled_rows(
+    array: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+    fill: Fill,
+) -> LabelledRows:
+    """Rows and integer labels ready for a primitive, in the dtype of the computation."""
+    x, exists, live = rows(array.astype(compute_dtype(array)), where, axes, fill)
+    # Wide enough for every class index; what does not fit turns negative, which is out of range.
+    labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+    shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
+    x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
+    labels = jnp.broadcast_to(labels, shape)
+    if live is not None:
+        labels = jnp.where(live, labels, 0)
+    valid = (labels >= 0) & (labels < x.shape[-1])
+    if exists is not None:
+        exists = jnp.broadcast_to(exists, x.shape)
+        at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
+        valid &= at_label if live is None else at_label | ~live
+    return LabelledRows(x, labels, exists, live, valid)
+
+
+def masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
+    """Losses with 0 where an example does not count."""
+    return losses if live is None else jnp.where(live, losses, 0.0)
+
+
+def classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The class axes moved to the end, in their order, and flattened into one."""
+    last = tuple(range(array.ndim - len(axes), array.ndim))
+    if axes != last:
+        array = jnp.moveaxis(array, axes, last)
+    return array if len(axes) == 1 else array.reshape(*array.shape[: last[0]], -1)
+
+
+def examples(array: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one number per example."""
+    shape = tuple(size for axis, size in enumerate(array.shape) if axis not in axes)
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+def mask(
+    function: str,
+    where: ArrayLike | None,
+    axes: tuple[int, ...],
+    arrays: Mapping[str, jax.Array],
+    labels: jax.Array | None = None,
+) -> jax.Array | None:
+    """`where` as an array, refused unless it fits the examples or the classes of the first array.
+
+    Args:
+        function: who asks.
+        where: the mask as given.
+        axes: the class axes.
+        arrays: the arguments with classes, by name; the first speaks for all of them.
+        labels: one per example, if there are any; they broadcast with the examples.
+    """
+    if where is None:
+        return None
+    where = _checks.boolean(function, "where", where)
+    name, array = next(iter(arrays.items()))
+    one_each = examples(array, axes)
+    _checks.require(
+        where.ndim in (0, one_each.ndim, array.ndim),
+        function,
+        f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
+        f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
+    )
+    if where.ndim == array.ndim:
+        _checks.broadcastable(function, where=where, **arrays)
+    elif labels is None:
+        others = {
+            f"examples of `{name}`": examples(a, axes) for name, a in arrays.items() if a.ndim
+        }
+        _checks.broadcastable(function, where=where, **others)
+    else:
+        _checks.broadcastable(function, where=where, examples=one_each, labels=labels)
+    return where
+
+
+class Labelled(NamedTuple):
+    """Checked arguments of a loss with integer labels."""
+
+    array: jax.Array
+    labels: jax.Array
+    where: jax.Array | None
+    axes: tuple[int, ...]
+
+
+def check_labelled(
+    function: str,
+    name: str,
+    array: ArrayLike,
+    labels: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+    remedy: str,
+) -> Labelled:
+    """Arguments of a loss whose targets are class indices, refused where they do not fit.
+
+    Args:
+        function: who asks.
+        name: what `array` is called.
+        array: floating point, with the class axis.
+        labels: integers, one per example.
+        axis: the class axis or axes as given.
+        where: the mask as given.
+        remedy: what to use for labels that are no integers.
+    """
+    array = _checks.floating(function, name, array)
+    labels = _checks.integer(function, "labels", labels, remedy)
+    axes = _checks.class_axes(function, name, array, axis)
+    _checks.broadcastable(function, labels=labels, examples=examples(array, axes))
+    return Labelled(array, labels, mask(function, where, axes, {name: array}, labels), axes)
+
+
+def per_example(
+    function: str,
+    primitive: Callable[..., jax.Array],
+    arrays: Mapping[str, jax.Array],
+    fills: tuple[Fill, ...],
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+    **options: Any,
+) -> jax.Array:
+    """One number per example from arguments that all have a class axis, or are a number.
+
+    Args:
+        function: the public name, for errors.
+        primitive: maps arrays [..., V] in one dtype to [...]; a function of a module, since the
+            compiled program is found again by it.
+        arrays: the checked arguments by name; the first one has the class axis.
+        fills: what masks put into each of them.
+        axis: the class axis or axes as given.
+        where: the mask as given.
+        **options: hashable keywords of the primitive; numbers in them are constants.
+    """
+    first = next(iter(arrays))
+    axes = _checks.class_axes(function, first, arrays[first], axis)
+    _checks.broadcastable(function, **arrays)
+    _checks.same_classes(function, axes, **arrays)
+    where = mask(function, where, axes, arrays)
+    given = tuple(sorted(options.items()))
+    return _per_example(primitive, tuple(arrays.values()), where, fills, axes, given)
+
+
+@functools.partial(jax.jit, static_argnames=("primitive", "fills", "axes", "options"), inline=True)
+def _per_example(primitive, arrays, where, fills, axes, options) -> jax.Array:
+    dtype = compute_dtype(*arrays)
+    shape = arrays[0].shape
+    filled = [
+        rows(jnp.broadcast_to(array, array.shape or shape).astype(dtype), where, axes, fill)
+        for array, fill in zip(arrays, fills, strict=True)
+    ]
+    common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
+    values = [jnp.broadcast_to(each.values, common) for each in filled]
+    return masked(primitive(*values, **dict(options)), filled[0].live)

@@ -1,0 +1,6 @@
+"""The contract rows of jaxent._information."""
+
+from contract_row import Row
+
+ROWS: tuple[Row, ...] = ()
+NOT_LOSSES: dict[str, str] = {}
