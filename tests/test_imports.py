@@ -37,6 +37,7 @@ PRIMITIVES = (
     "softmax",
     "cross_entropy",
     "sigmoid",
+    "probability",
     "distribution",
     "divergence",
     "focal",
