@@ -19,21 +19,31 @@ every order of differentiation accurate.
 
 from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entropy
 from jaxent._numerics.ground import along, compute_dtype, like, summed_along
+from jaxent._numerics.probability import (
+    bernoulli_cross_entropy,
+    categorical_cross_entropy,
+    negative_log_likelihood,
+    squared_distance,
+)
 from jaxent._numerics.sigmoid import binary_cross_entropy, sigmoid, softplus
 from jaxent._numerics.softmax import curvature, log_normalizer, softmax, squared_log_normalizer
 
 __all__ = [
     "along",
+    "bernoulli_cross_entropy",
     "binary_cross_entropy",
+    "categorical_cross_entropy",
     "compute_dtype",
     "curvature",
     "label_cross_entropy",
     "like",
     "log_normalizer",
+    "negative_log_likelihood",
     "sigmoid",
     "soft_cross_entropy",
     "softmax",
     "softplus",
+    "squared_distance",
     "squared_log_normalizer",
     "summed_along",
 ]
