@@ -67,10 +67,7 @@ class LabelledRows(NamedTuple):
 
     def losses(self, results: jax.Array) -> jax.Array:
         """Results with NaN where the label is bad and 0 where the example does not count."""
-        # A product, so that the gradient of what is not valid is NaN as well.
-        return masked(
-            results * jnp.where(self.valid, 1.0, jnp.nan).astype(results.dtype), self.live
-        )
+        return masked(judged(results, self.valid), self.live)
 
 
 def labelled_rows(
@@ -95,6 +92,11 @@ def labelled_rows(
         at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
         valid &= at_label if live is None else at_label | ~live
     return LabelledRows(x, labels, exists, live, valid)
+
+
+def judged(results: jax.Array, valid: jax.Array) -> jax.Array:
+    """Results with NaN where they are not valid, in their gradients as well: it is a product."""
+    return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
 
 
 def masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
