@@ -99,6 +99,11 @@ def judged(results: jax.Array, valid: jax.Array) -> jax.Array:
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
 
 
+def within(values: jax.Array, low: float, high: float) -> jax.Array:
+    """Whether all of each row lies in [low, high]; NaN does not."""
+    return (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
+
+
 def masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
     """Losses with 0 where an example does not count."""
     return losses if live is None else jnp.where(live, losses, 0.0)

@@ -233,20 +233,26 @@ def hessian(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> np.nda
 
 def _difference(function: Callable[[Any], Any], point: Any) -> Any:
     """Central differences of `function` along each entry of `point` (a number or a list)."""
-    step = mpf(10) ** -_STEP_DIGITS
     mp.dps += 3 * _STEP_DIGITS
     try:
         if not isinstance(point, list):
+            step = _step(point)
             return _slope(function(point + step), function(point - step), step)
         slopes = []
         for index, entry in enumerate(point):
-            ahead, behind = list(point), list(point)
+            ahead, behind, step = list(point), list(point), _step(entry)
             if mpmath.isfinite(entry):
                 ahead[index], behind[index] = entry + step, entry - step
             slopes.append(_slope(function(ahead), function(behind), step))
         return slopes
     finally:
         mp.dps -= 3 * _STEP_DIGITS
+
+
+def _step(entry: Number) -> Number:
+    """Small beside 1 and beside the entry, which may be the least of all probabilities."""
+    size = abs(entry)
+    return mpf(10) ** -_STEP_DIGITS * (size if 0 < size < 1 else 1)
 
 
 def _slope(ahead: Any, behind: Any, step: Number) -> Any:
