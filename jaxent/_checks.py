@@ -198,3 +198,12 @@ def above(function: str, name: str, value: ArrayLike, low: float) -> None:
         function,
         f"`{name}` must be greater than {low:g}, got {value}.",
     )
+
+
+def inside(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:
+    """Refuses a Python number outside (low, high), ends included; arrays pass."""
+    require(
+        not isinstance(value, numbers.Real) or low < float(value) < high,
+        function,
+        f"`{name}` must lie strictly between {low:g} and {high:g}, got {value}.",
+    )
