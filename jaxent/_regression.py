@@ -183,7 +183,7 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
         <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
     arrays = _predictions_and_targets("log_cosh", predictions, targets)
-    return _element_wise(_log_cosh_of_error, arrays)
+    return _element_wise(_numerics.log_cosh, arrays)
 
 
 def quantile_loss(
@@ -347,10 +347,6 @@ def _size(x, y) -> jax.Array:
 
 def _huber(x, y, delta) -> jax.Array:
     return _numerics.huber(x, y, _or_nan(delta, (delta > 0.0) & (delta < jnp.inf)))
-
-
-def _log_cosh_of_error(x, y) -> jax.Array:
-    return _numerics.log_cosh(x - y)
 
 
 def _pinball(x, y, quantile) -> jax.Array:
