@@ -18,12 +18,53 @@ every order of differentiation accurate.
 """
 
 from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entropy
+from jaxent._numerics.distribution import (
+    bernoulli_entropy,
+    hellinger,
+    jensen_shannon,
+    kullback_leibler,
+    log_kullback_leibler,
+    raised,
+    shannon,
+    total_variation,
+)
+from jaxent._numerics.divergence import (
+    sigmoid_entropy,
+    sigmoid_kl_divergence,
+    softmax_entropy,
+    softmax_jensen_shannon,
+    softmax_kl_divergence,
+)
 from jaxent._numerics.ground import along, compute_dtype, like, summed_along
+from jaxent._numerics.logits import soft_cap, tempered
+from jaxent._numerics.order import (
+    mutual_information,
+    renyi_divergence,
+    renyi_entropy,
+    tsallis,
+)
 from jaxent._numerics.probability import (
     bernoulli_cross_entropy,
     categorical_cross_entropy,
     negative_log_likelihood,
     squared_distance,
+)
+from jaxent._numerics.regression import (
+    gaussian,
+    half_squared_error,
+    huber,
+    log_cosh,
+    pinball,
+    poisson,
+    poisson_surprise,
+)
+from jaxent._numerics.reweighted import (
+    focal_binary_cross_entropy,
+    focal_of,
+    interval_loss,
+    label_power,
+    poly_cross_entropy,
+    truncated,
 )
 from jaxent._numerics.sigmoid import binary_cross_entropy, sigmoid, softplus
 from jaxent._numerics.softmax import curvature, log_normalizer, softmax, squared_log_normalizer
@@ -31,19 +72,51 @@ from jaxent._numerics.softmax import curvature, log_normalizer, softmax, squared
 __all__ = [
     "along",
     "bernoulli_cross_entropy",
+    "bernoulli_entropy",
     "binary_cross_entropy",
     "categorical_cross_entropy",
     "compute_dtype",
     "curvature",
+    "focal_binary_cross_entropy",
+    "focal_of",
+    "gaussian",
+    "half_squared_error",
+    "hellinger",
+    "huber",
+    "interval_loss",
+    "jensen_shannon",
+    "kullback_leibler",
     "label_cross_entropy",
+    "label_power",
     "like",
+    "log_cosh",
+    "log_kullback_leibler",
     "log_normalizer",
+    "mutual_information",
     "negative_log_likelihood",
+    "pinball",
+    "poisson",
+    "poisson_surprise",
+    "poly_cross_entropy",
+    "raised",
+    "renyi_divergence",
+    "renyi_entropy",
+    "shannon",
     "sigmoid",
+    "sigmoid_entropy",
+    "sigmoid_kl_divergence",
+    "soft_cap",
     "soft_cross_entropy",
     "softmax",
+    "softmax_entropy",
+    "softmax_jensen_shannon",
+    "softmax_kl_divergence",
     "softplus",
     "squared_distance",
     "squared_log_normalizer",
     "summed_along",
+    "tempered",
+    "total_variation",
+    "truncated",
+    "tsallis",
 ]
