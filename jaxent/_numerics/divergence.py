@@ -1,0 +1,496 @@
+"""Entropies of softmax and sigmoid, and divergences between two of them.
+
+Divergences are quadratic in the difference of their arguments, so that every plain formula loses
+them in rounding when the two are nearly equal. Here everything comes from log(p / q) per class:
+
+* It is a difference of differences of logits, and these are exact as pairs of numbers. What is
+  not exact is the ratio of the two normalisers, one error for the whole row. Since p and q have
+  the same total, that error is known from what p - q sums to, and it is taken away.
+* A divergence is then a sum over the classes of terms that are non-negative on their own, the
+  distances of a convex function to its tangents. Such a sum is insensitive to what is left of the
+  common error.
+
+Sizes are handled in eighths where logits may be as large as their dtype allows: a difference of
+differences of logits may overflow.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxent._numerics.ground import along, like, long_sum, summed_along
+from jaxent._numerics.sigmoid import absolute, sigmoid
+from jaxent._numerics.softmax import curvature, softmax, top_and_excess
+
+# Small parts: functions of one number.
+
+
+def _two_part_difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The difference a - b, and what rounding took from it (Knuth's two-sum)."""
+    difference = a - b
+    moved = difference - a
+    return difference, (a - (difference - moved)) - (b + moved)
+
+
+def _series(coefficients: list[float], x: jax.Array) -> jax.Array:
+    """The polynomial with these coefficients, the constant one first."""
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
+
+
+def _is_double(x: jax.Array) -> bool:
+    return x.dtype == jnp.float64
+
+
+def _growth(x: jax.Array) -> jax.Array:
+    """exp(x) - 1 - x for |x| <= 1."""
+    last = 19 if _is_double(x) else 12
+    return x * x * _series([1.0 / math.factorial(n) for n in range(2, last + 1)], x)
+
+
+def _near(ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where |ratio| < 1, the range of the series, and the ratio there, 0 elsewhere."""
+    near = absolute(ratio) < 1.0
+    return near, jnp.where(near, ratio, 0.0)
+
+
+def _tanh_half(ratio: jax.Array) -> jax.Array:
+    """tanh(ratio / 2) = (p - q) / (p + q), where ratio = log(p / q)."""
+    near, small = _near(ratio)
+    rise = small + _growth(small)
+    decay = jnp.exp(-absolute(ratio))
+    far = (1.0 - decay) / (1.0 + decay)
+    return jnp.where(near, rise / (rise + 2.0), jnp.where(ratio >= 0.0, far, -far))
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """Infinities as the largest finite numbers."""
+    largest = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -largest, largest)
+
+
+def _bounded(part: jax.Array, parts: float = 8.0) -> jax.Array:
+    """`parts * part` without overflow: cut to a range beyond which exp(-|x|) is 0 for sure."""
+    limit = _beyond(part) / parts
+    return parts * jnp.clip(part, -limit, limit)
+
+
+def _beyond(x: jax.Array) -> float:
+    return -2.0 * math.log(float(jnp.finfo(x.dtype).tiny))
+
+
+def _divergence_terms(p: jax.Array, q: jax.Array, eighth: jax.Array) -> jax.Array:
+    """p - q - q log(p / q) per class, from an eighth of log(p / q).
+
+    They sum to KL(q || p), since p and q have the same total, and none is negative.
+    """
+    ratio = _bounded(eighth)
+    near, small = _near(ratio)
+    decay = jnp.exp(-absolute(ratio))
+    above = p * (1.0 - (1.0 + absolute(ratio)) * decay)
+    below = (8.0 * q) * (absolute(eighth) - 0.125 * (1.0 - decay))
+    return jnp.where(near, q * _growth(small), jnp.where(ratio >= 0.0, above, below))
+
+
+# Small parts: linear maps of rows.
+
+
+def _impossible(x: jax.Array) -> jax.Array:
+    return x == -jnp.inf
+
+
+def _verdict(*arrays: jax.Array) -> jax.Array:
+    """1, or NaN for a row that has no possible class and so no distribution, [...]."""
+    exists = [jnp.any(~_impossible(x), axis=-1) for x in arrays]
+    one = jnp.ones((), arrays[0].dtype)
+    return jnp.where(functools.reduce(jnp.logical_and, exists), one, jnp.nan)
+
+
+def _centred(p: jax.Array, x: jax.Array) -> jax.Array:
+    """Entries of x less their mean under p; a class with p > 1/2 serves as the pivot."""
+    heavy = p > 0.5
+    pivot = jnp.sum(jnp.where(heavy, x, 0.0), axis=-1, keepdims=True)
+    centred = jnp.where(heavy, 0.0, x - pivot)
+    return centred - jnp.sum(p * centred, axis=-1, keepdims=True)
+
+
+def _balanced(p: jax.Array, x: jax.Array) -> jax.Array:
+    """The transpose of `_centred`: x - p sum(x), which sums to 0."""
+    heavy = p > 0.5
+    light = jnp.where(heavy, 0.0, x - p * jnp.sum(x, axis=-1, keepdims=True))
+    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+
+
+def _bend(p: jax.Array, slope: jax.Array, x_dot: jax.Array) -> jax.Array:
+    """How slope = curvature(p, w) changes with p = softmax(x) while w stays: symmetric in x_dot."""
+    along_slope = jnp.sum(slope * x_dot, axis=-1, keepdims=True)
+    along_p = jnp.sum(p * x_dot, axis=-1, keepdims=True)
+    return slope * x_dot - p * along_slope - slope * along_p
+
+
+# Entropy.
+
+
+@jax.custom_jvp
+def softmax_entropy(x: jax.Array) -> jax.Array:
+    """-sum(p log p) over the last axis, p = softmax(x); NaN for a row without a possible class."""
+    _, excess = top_and_excess(x)
+    return (excess + long_sum(softmax(x) * _distance_to_top(x))) * _verdict(x)
+
+
+@softmax_entropy.defjvp
+def _softmax_entropy_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return softmax_entropy(x), jnp.sum(_softmax_entropy_slope(x) * x_dot, axis=-1)
+
+
+def _distance_to_top(x: jax.Array) -> jax.Array:
+    """max(x) - x where it counts, and 0 where the probability is 0 and the distance may be inf."""
+    top, _ = top_and_excess(x)
+    return jnp.where(softmax(x) > 0.0, top[..., None] - x, 0.0)
+
+
+@jax.custom_jvp
+def _softmax_entropy_slope(x: jax.Array) -> jax.Array:
+    return curvature(softmax(x), _distance_to_top(x)) * _verdict(x)[..., None]
+
+
+@_softmax_entropy_slope.defjvp
+def _softmax_entropy_slope_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p, slope = softmax(x), _softmax_entropy_slope(x)
+    return slope, _bend(p, slope, x_dot) - curvature(p, x_dot)
+
+
+# Two distributions beside each other.
+
+
+class _Comparison(NamedTuple):
+    p: jax.Array  # [..., V], softmax(a)
+    q: jax.Array  # [..., V], softmax(b)
+    eighth: jax.Array  # [..., V], log(p / q) / 8; 0 where both are impossible
+    overlap: jax.Array  # [...], 1 where p = q, 0 where no class has both
+
+
+def _contrast(a, b, pivot_a, pivot_b) -> tuple[jax.Array, jax.Array]:
+    """An eighth of (a - b) - (pivot_a - pivot_b), for pivots [...], as a number and its rest."""
+    difference, rest = _two_part_difference(0.125 * a, 0.125 * b)
+    pivot, pivot_rest = _two_part_difference(0.125 * pivot_a, 0.125 * pivot_b)
+    contrast, lost = _two_part_difference(difference, pivot[..., None])
+    return contrast, lost + (rest - pivot_rest[..., None])
+
+
+def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
+    p, q = softmax(a), softmax(b)
+    (top_a, excess_a), (top_b, excess_b) = top_and_excess(a), top_and_excess(b)
+    gone_a, gone_b = _impossible(a), _impossible(b)
+    gone = gone_a | gone_b
+    contrast, rest = _contrast(
+        jnp.where(gone, top_a[..., None], a), jnp.where(gone, top_b[..., None], b), top_a, top_b
+    )
+    eighth = (contrast - 0.125 * (excess_a - excess_b)[..., None]) + rest
+    sided = 0.125 * _beyond(a) * (gone_b.astype(a.dtype) - gone_a.astype(a.dtype))
+    # One step of Newton's method towards p and q of equal total, where they share enough mass
+    # for the step to be well determined; elsewhere the divergence is large and needs none.
+    share = _tanh_half(_bounded(jnp.where(gone, sided, eighth)))
+    surplus = long_sum((p + q) * share)
+    overlap = long_sum(0.5 * (p + q) * (1.0 - share * share))
+    enough = overlap > 0.25
+    step = jnp.where(enough, surplus / jnp.where(enough, overlap, 1.0), 0.0)
+    return _Comparison(p, q, jnp.where(gone, sided, eighth - 0.125 * step[..., None]), overlap)
+
+
+@jax.custom_jvp
+def softmax_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+    """softmax(a) - softmax(b), however near the two are to each other or to certainty."""
+    p, q, eighth, _ = _compare(a, b)
+    difference = (p + q) * _tanh_half(_bounded(eighth))
+    heavy = (p > 0.5) & (q > 0.5)
+    light = jnp.where(heavy, 0.0, difference)
+    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+
+
+@functools.partial(softmax_difference.defjvp, symbolic_zeros=True)
+def _softmax_difference_jvp(primals, tangents):
+    (a, b), (a_dot, b_dot) = primals, tangents
+    difference = softmax_difference(a, b)
+    difference_dot = _curvature_along(softmax(a), a_dot) - _curvature_along(softmax(b), b_dot)
+    return difference, like(difference_dot, difference)
+
+
+def _curvature_along(p: jax.Array, x_dot) -> jax.Array | float:
+    """`curvature(p, x_dot)`, or nothing for an argument that is not differentiated."""
+    return 0.0 if isinstance(x_dot, SymbolicZero) else curvature(p, x_dot)
+
+
+# Kullback-Leibler.
+
+
+def _costs_infinity(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """Classes that are impossible although the target expects them, [..., V]."""
+    return _impossible(x) & ~_impossible(target_x)
+
+
+@jax.custom_jvp
+def softmax_kl_divergence(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """KL(softmax(target_x) || softmax(x)) over the last axis.
+
+    inf where a class that the target expects is impossible; NaN without a target distribution.
+    """
+    p, q, eighth, _ = _compare(x, target_x)
+    divergence = long_sum(_divergence_terms(p, q, eighth))
+    infinite = jnp.any(_costs_infinity(x, target_x), axis=-1)
+    return (divergence + jnp.where(infinite, jnp.inf, 0.0)) * _verdict(target_x)
+
+
+@functools.partial(softmax_kl_divergence.defjvp, symbolic_zeros=True)
+def _softmax_kl_divergence_jvp(primals, tangents):
+    x, target_x = primals
+    x_dot, target_dot = tangents
+    divergence = softmax_kl_divergence(x, target_x)
+    verdict = _verdict(target_x)[..., None]
+    divergence_dot = 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        slope = jnp.where(_impossible(x), 0.0, softmax_difference(x, target_x)) * verdict
+        divergence_dot += summed_along(slope, x_dot)
+    if not isinstance(target_dot, SymbolicZero):
+        slope = _kl_target_slope(x, target_x) * verdict + _infinite_slope(x, target_x)
+        divergence_dot += summed_along(slope, target_dot)
+    return divergence, like(divergence_dot, divergence)
+
+
+def _infinite_slope(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """The part of the slope in the targets that is infinite: to expect the impossible costs more.
+
+    It is the limit of the slope as the logits of the impossible classes fall.
+    """
+    costs = _costs_infinity(x, target_x)
+    saves = jnp.any(costs, axis=-1, keepdims=True) & ~costs & ~_impossible(target_x)
+    return jnp.where(costs, jnp.inf, 0.0) - jnp.where(saves, jnp.inf, 0.0)
+
+
+@jax.custom_jvp
+def _kl_target_slope(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """curvature(softmax(target_x), target_x - x), for differences of any size, near or large.
+
+    Classes that are impossible in one of the two count as equal to the pivot.
+    """
+    q = softmax(target_x)
+    gone = _impossible(x) | _impossible(target_x)
+    (top_x, _), (top_target, _) = top_and_excess(x), top_and_excess(target_x)
+    heavy = (q > 0.5) & ~gone
+    some = jnp.any(heavy, axis=-1)
+    pivot = jnp.where(some, jnp.sum(jnp.where(heavy, x, 0.0), axis=-1), top_x)
+    target_pivot = jnp.where(some, jnp.sum(jnp.where(heavy, target_x, 0.0), axis=-1), top_target)
+    contrast, rest = _contrast(
+        jnp.where(gone, pivot[..., None], x),
+        jnp.where(gone, target_pivot[..., None], target_x),
+        pivot,
+        target_pivot,
+    )
+    mean = jnp.sum(q * (contrast + rest), axis=-1, keepdims=True)
+    centred = (contrast - mean) + rest
+    # The mean may be far larger than what is left, and its rounding as large.
+    centred -= jnp.sum(q * centred, axis=-1, keepdims=True)
+    light = jnp.where(heavy, 0.0, (-8.0 * q) * centred)
+    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+
+
+@functools.partial(_kl_target_slope.defjvp, symbolic_zeros=True)
+def _kl_target_slope_jvp(primals, tangents):
+    x, target_x = primals
+    x_dot, target_dot = tangents
+    q, slope = softmax(target_x), _kl_target_slope(x, target_x)
+    slope_dot = _curvature_along(q, target_dot) - _curvature_along(q, x_dot)
+    if not isinstance(target_dot, SymbolicZero):
+        slope_dot += _bend(q, slope, target_dot)
+    return slope, like(slope_dot, slope)
+
+
+# Jensen-Shannon.
+
+
+def _double_gain(ratio: jax.Array) -> jax.Array:
+    """(1 + u) log(1 + u) + (1 - u) log(1 - u), u = tanh(ratio / 2)."""
+    squared = jnp.square(_tanh_half(ratio))
+    near = squared < 0.4
+    small = jnp.where(near, squared, 0.0)
+    last = 36 if _is_double(ratio) else 16
+    series = small * _series([1.0 / (k * (2 * k - 1)) for k in range(1, last + 1)], small)
+    size = absolute(ratio)
+    decay = jnp.exp(-size)
+    rise = jnp.log1p((1.0 - decay) / (1.0 + decay))
+    return jnp.where(near, series, 2.0 * (rise - decay / (1.0 + decay) * size))
+
+
+@jax.custom_jvp
+def softmax_jensen_shannon(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The mean of KL(p || m) and KL(q || m), m = (p + q) / 2, p = softmax(a), q = softmax(b).
+
+    NaN where one of the rows has no possible class.
+    """
+    p, q, eighth, _ = _compare(a, b)
+    divergence = long_sum(0.25 * (p + q) * _double_gain(_bounded(eighth)))
+    # Nothing on paper exceeds log 2; rounding would.
+    return jnp.minimum(divergence, math.log(2.0)) * _verdict(a, b)
+
+
+@functools.partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
+def _softmax_jensen_shannon_jvp(primals, tangents):
+    a, b = primals
+    a_dot, b_dot = tangents
+    divergence, divergence_dot = softmax_jensen_shannon(a, b), 0.0
+    if not isinstance(a_dot, SymbolicZero):
+        divergence_dot += summed_along(_jensen_shannon_slope(a, b), a_dot)
+    if not isinstance(b_dot, SymbolicZero):
+        divergence_dot += summed_along(_jensen_shannon_slope(b, a), b_dot)
+    return divergence, like(divergence_dot, divergence)
+
+
+@jax.custom_jvp
+def _jensen_shannon_slope(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Derivative in a: half of curvature(p, log(p / m)).
+
+    Where p and q have little in common, log(p / m) is nearly log 2 wherever p is; what counts is
+    what it lacks, and a constant means nothing to the curvature.
+    """
+    p, _, eighth, overlap = _compare(a, b)
+    ratio = _bounded(eighth)
+    decay = jnp.exp(-absolute(ratio))
+    below = jnp.where(ratio >= 0.0, 0.0, ratio)
+    near, small = _near(ratio)
+    gain = jnp.where(
+        near,
+        jnp.log1p(_tanh_half(small)),
+        below + jnp.log1p((1.0 - decay) / (1.0 + decay)),
+    )
+    lack = below - jnp.log1p(decay)
+    weight = jnp.where((overlap > 0.25)[..., None], gain, lack)
+    slope = 0.5 * curvature(p, jnp.where(_impossible(a), 0.0, weight))
+    return slope * _verdict(a, b)[..., None]
+
+
+@functools.partial(_jensen_shannon_slope.defjvp, symbolic_zeros=True)
+def _jensen_shannon_slope_jvp(primals, tangents):
+    a, b = primals
+    a_dot, b_dot = tangents
+    p, q, slope = softmax(a), softmax(b), _jensen_shannon_slope(a, b)
+    either = p + q > 0.0
+    shared = 0.5 * p * (q / jnp.where(either, p + q, 1.0))
+    slope_dot = 0.0
+    if not isinstance(a_dot, SymbolicZero):
+        slope_dot += _balanced(p, shared * _centred(p, a_dot)) + _bend(p, slope, a_dot)
+    if not isinstance(b_dot, SymbolicZero):
+        slope_dot -= _balanced(p, shared * _centred(q, b_dot))
+    return slope, like(slope_dot, slope)
+
+
+# Yes or no.
+
+
+@jax.custom_jvp
+def sigmoid_entropy(x: jax.Array) -> jax.Array:
+    """-p log p - (1 - p) log(1 - p) per element, p = sigmoid(x)."""
+    size = absolute(_finite(x))
+    return jnp.log1p(jnp.exp(-size)) + size * sigmoid(-size)
+
+
+@sigmoid_entropy.defjvp
+def _sigmoid_entropy_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return sigmoid_entropy(x), _sigmoid_entropy_slope(x) * x_dot
+
+
+def _variance(x: jax.Array) -> jax.Array:
+    return sigmoid(x) * sigmoid(-x)
+
+
+@jax.custom_jvp
+def _sigmoid_entropy_slope(x: jax.Array) -> jax.Array:
+    return -(_finite(x) * _variance(x))
+
+
+@_sigmoid_entropy_slope.defjvp
+def _sigmoid_entropy_slope_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    slope = _sigmoid_entropy_slope(x)
+    return slope, -(_variance(x) + slope * _tanh_half(x)) * x_dot
+
+
+def _log_sigmoid_ratio(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """An eighth of log(sigmoid(x) / sigmoid(target_x))."""
+    # Halves, since the difference may overflow; only a difference below 1 is used.
+    half = 0.5 * x - 0.5 * target_x
+    near, small = _near(_bounded(half, 2.0))
+    fall = -small + _growth(-small)
+    by_series = -jnp.log1p(sigmoid(-target_x) * fall)
+    distance = 0.125 * jnp.maximum(-target_x, 0.0) - 0.125 * jnp.maximum(-x, 0.0)
+    excess = jnp.log1p(jnp.exp(-absolute(target_x))) - jnp.log1p(jnp.exp(-absolute(x)))
+    return jnp.where(near, 0.125 * by_series, distance + 0.125 * excess)
+
+
+def _is_sure(x: jax.Array) -> jax.Array:
+    return absolute(x) == jnp.inf
+
+
+@jax.custom_jvp
+def sigmoid_kl_divergence(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """KL between yes/no with probability sigmoid(target_x), and with sigmoid(x), per element."""
+    infinite = _is_sure(x) & (x != target_x)
+    x, target_x = _finite(x), _finite(target_x)
+    yes = _divergence_terms(sigmoid(x), sigmoid(target_x), _log_sigmoid_ratio(x, target_x))
+    no = _divergence_terms(sigmoid(-x), sigmoid(-target_x), _log_sigmoid_ratio(-x, -target_x))
+    return yes + no + jnp.where(infinite, jnp.inf, 0.0)
+
+
+@functools.partial(sigmoid_kl_divergence.defjvp, symbolic_zeros=True)
+def _sigmoid_kl_divergence_jvp(primals, tangents):
+    x, target_x = primals
+    x_dot, target_dot = tangents
+    divergence, divergence_dot = sigmoid_kl_divergence(x, target_x), 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        divergence_dot += sigmoid_difference(x, target_x) * x_dot
+    if not isinstance(target_dot, SymbolicZero):
+        # Where the model is sure and the target is not, the slope is as infinite as the divergence.
+        infinite = _is_sure(x) & ~_is_sure(target_x)
+        beyond = jnp.where(infinite, -x, 0.0)
+        divergence_dot += (_sigmoid_target_slope(x, target_x) + beyond) * target_dot
+    return divergence, like(divergence_dot, divergence)
+
+
+@jax.custom_jvp
+def sigmoid_difference(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    """sigmoid(x) - sigmoid(target_x)."""
+    higher, lower = jnp.maximum(x, target_x), jnp.minimum(x, target_x)
+    half = 0.5 * _finite(x) - 0.5 * _finite(target_x)
+    rise = sigmoid(higher) * sigmoid(-lower) * -jnp.expm1(-absolute(_bounded(half, 2.0)))
+    return jnp.where(half >= 0.0, rise, -rise)
+
+
+@functools.partial(sigmoid_difference.defjvp, symbolic_zeros=True)
+def _sigmoid_difference_jvp(primals, tangents):
+    (x, target_x), (x_dot, target_dot) = primals, tangents
+    difference = sigmoid_difference(x, target_x)
+    difference_dot = along(_variance(x), x_dot) - along(_variance(target_x), target_dot)
+    return difference, like(difference_dot, difference)
+
+
+@jax.custom_jvp
+def _sigmoid_target_slope(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    half = 0.5 * _finite(target_x) - 0.5 * _finite(x)
+    return 2.0 * (_variance(target_x) * half)
+
+
+@functools.partial(_sigmoid_target_slope.defjvp, symbolic_zeros=True)
+def _sigmoid_target_slope_jvp(primals, tangents):
+    x, target_x = primals
+    x_dot, target_dot = tangents
+    slope, variance = _sigmoid_target_slope(x, target_x), _variance(target_x)
+    slope_dot = along(variance - slope * _tanh_half(target_x), target_dot) - along(variance, x_dot)
+    return slope, like(slope_dot, slope)
