@@ -219,7 +219,7 @@ def test_no_one_hot_is_made(smoothing):
         targets = jax.lax.optimization_barrier(jax.nn.one_hot(y, shape[1], dtype=x.dtype))
         return jnp.sum(SOFT(x, targets))
 
-    assert scratch(with_one_hot) > 3 * size
+    assert scratch(with_one_hot) > 0.9 * size
 
 
 # --- the class axes -------------------------------------------------------------------------------

@@ -66,21 +66,32 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
         [...] losses.
     """
     top, shift = top_and_shift(x)
-    # Arithmetic instead of a comparison: the compiler for CPUs fuses it into the sum and writes no
-    # buffer of [rows, classes]. An iota in floating point is exact up to 2**24 classes.
-    if x.shape[-1] <= 2**24:
-        # Without the barrier XLA for CPUs in JAX 0.12 mixes up iotas of different programs.
-        classes = jnp.arange(x.shape[-1], dtype=x.dtype), labels.astype(x.dtype)
-        classes, numbers = jax.lax.optimization_barrier(classes)
-        offset = classes.reshape(*[1] * labels.ndim, -1) - numbers[..., None]
-        keep = jnp.minimum(offset * offset, 1.0)
-    else:
-        keep = 1.0 - _is_label(x, labels)[0].astype(x.dtype)
-    others = jnp.sum(jnp.exp(x - shift[..., None]) * keep, axis=-1)
+    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[..., None], _bound(x, labels))), axis=-1)
+    return _label_parts(x, labels, smoothing, exists, top, shift, others)[0]
+
+
+def _label_parts(x, labels, smoothing, exists, top, shift, others) -> tuple[jax.Array, ...]:
+    """The loss of `label_cross_entropy`, and the label's logit and term."""
     label_logit = _label_logit(x, labels)
-    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
     label_term, top_term = jnp.exp(label_logit - shift), jnp.exp(top - shift)
-    return distance + log_total(others, label_term, top_term, label_logit == top)
+    excess = log_total(others, label_term, top_term, label_logit == top)
+    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
+    return distance + excess, label_logit, label_term
+
+
+def _bound(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """What leaves the label out of a sum of exponentials: far below 0 at it, far above elsewhere.
+
+    A bound instead of a selection: the compiler for CPUs fuses it into the sum and writes no buffer
+    of [rows, classes]. An iota in floating point is exact up to 2**24 classes.
+    """
+    if x.shape[-1] > 2**24:
+        return jnp.where(_is_label(x, labels)[0], -jnp.inf, jnp.inf).astype(x.dtype)
+    # Without the barrier XLA for CPUs in JAX 0.12 mixes up iotas of different programs.
+    numbers = 64 * jnp.arange(x.shape[-1], dtype=x.dtype), 64 * labels.astype(x.dtype)
+    classes, own = jax.lax.optimization_barrier(numbers)
+    offset = classes.reshape(*[1] * labels.ndim, -1) - own[..., None]
+    return offset * offset - 2.0**11
 
 
 @jax.custom_jvp
@@ -90,11 +101,7 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     is_label, zero = _is_label(x, labels)
     terms = jnp.where(is_label, zero, jnp.exp(x - shift[..., None]))
     others = jnp.sum(terms, axis=-1)
-    label_logit = _label_logit(x, labels)
-    label_term = jnp.exp(label_logit - shift)
-    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
-    excess = log_total(others, label_term, jnp.exp(top - shift), label_logit == top)
-    loss = distance + excess
+    loss, label_logit, label_term = _label_parts(x, labels, smoothing, exists, top, shift, others)
 
     # A NaN at the label is in no term; the scale carries it to the rest of the row.
     scale = reciprocal(others + label_term)
@@ -147,62 +154,73 @@ def _smoothing_slope(x, labels, exists) -> jax.Array:
 # Cross-entropy against a distribution per row.
 
 
-def _soft_parts(x: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
-    """The loss of `soft_cross_entropy` and the sums that its gradient shares with it.
-
-    The term left out is that of the class that holds more than half of the target mass, if there
-    is one. If that class is on top, the rest of the sum decides the loss. If another is, or none
-    is heavy, the distances to the top make up at least half of the loss.
-    """
-    top, shift = top_and_shift(x)
-    terms = jnp.exp(x - shift[..., None])
-    # Indicators by arithmetic, which the compiler for CPUs fuses into sums: `heavy` is 1 at the
-    # heavy class and 0 elsewhere; `limit` is finite, inf or NaN where the target is 0, positive
-    # or negative, so that 0 * inf cannot arise and a negative target cannot pass.
-    huge, largest = 2.0 ** (0.75 * jnp.finfo(x.dtype).maxexp), float(jnp.finfo(x.dtype).max)
-    fixed = jax.lax.stop_gradient(targets)
-    beyond_half = fixed - 0.5 * jnp.sum(fixed, axis=-1, keepdims=True)
-    heavy = jnp.minimum(jnp.maximum(beyond_half, 0.0) * huge, 1.0)
-    positive = jnp.minimum(jnp.sqrt(fixed) * huge, 1.0)
-    limit = positive / (1.0 - positive) + largest
-    # Half sizes, since the difference of two finite logits may overflow.
-    distances = jnp.minimum(0.5 * top[..., None] - 0.5 * x, limit)
-    distance = 2.0 * jnp.sum(targets * distances, axis=-1)
-    others = long_sum(terms * (1.0 - heavy))
-    left_out = jnp.sum(terms * heavy, axis=-1)
-    # The same term from two loops may differ in the last bits.
-    top_term = jnp.exp(top - shift)
-    on_top = left_out >= top_term * (1.0 - 4.0 * float(jnp.finfo(x.dtype).eps))
-    excess = log_total(others, left_out, top_term, on_top)
-    # Apart, or the sum over many small targets would be lost in a large one.
-    rest = long_sum(targets * (1.0 - heavy))
-    mass = rest + jnp.sum(targets * heavy, axis=-1)
-    loss = distance + mass * excess
-    return loss, terms, heavy, rest, mass, others, left_out
-
-
 @jax.custom_jvp
 def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
     """-sum(targets * log softmax(x)) over the last axis, for targets >= 0 of any total.
 
     A target of 0 on a logit of -inf counts 0; a negative target makes the row NaN.
+
+    The term left out is that of the class that holds more than half of the target mass, if there
+    is one. If that class is on top, the rest of the sum decides the loss. If another is, or none
+    is heavy, the distances to the top make up at least half of the loss.
+
+    Selections are bounds here, and no two sums share an intermediate result or a constant: that
+    is what the compiler for CPUs fuses into sums instead of writing buffers of [rows, classes].
     """
-    return _soft_parts(x, targets)[0]
+    top, shift = top_and_shift(x)
+    mass = long_sum(targets)
+    fixed, half = jax.lax.stop_gradient((targets, 0.5 * mass))
+    light = (half[..., None] - fixed) * _steep(x.dtype, 0) + 2.0**7
+    others = long_sum(jnp.exp(jnp.minimum(x - shift[..., None], light)))
+    return _soft_parts(x, targets, top, shift, mass, half, others)[0]
+
+
+def _soft_parts(x, targets, top, shift, mass, half, others) -> tuple[jax.Array, jax.Array]:
+    """The loss of `soft_cross_entropy`, and the term of the heavy class."""
+    # After the sum over the others, or it would share its operands with these after all.
+    half, below, _ = jax.lax.optimization_barrier((half, shift, jax.lax.stop_gradient(others)))
+    heavy = (jax.lax.stop_gradient(targets) - half[..., None]) * _steep(x.dtype, 1) - 2.0**11
+    heavy_logit = jnp.max(jnp.minimum(x - below[..., None], heavy), axis=-1)
+    left_out, top_term = jnp.exp(heavy_logit), jnp.exp(top - shift)
+    excess = log_total(others, left_out, top_term, heavy_logit == top - shift)
+
+    # Finite, inf or NaN where the target is 0, positive or negative: so 0 * inf cannot arise, and
+    # a negative target cannot pass. Half sizes, since two finite logits may be too far apart.
+    huge = 2.0 ** (jnp.finfo(x.dtype).maxexp - 1)
+    limit = jnp.sqrt(jax.lax.stop_gradient(targets) * huge) * huge + float(jnp.finfo(x.dtype).max)
+    half_top = 0.5 * top
+    distance = 2.0 * jnp.sum(targets * jnp.minimum(half_top[..., None] - 0.5 * x, limit), axis=-1)
+    return distance + mass * excess, left_out
+
+
+def _steep(dtype, step: int) -> float:
+    """A factor that makes a bound of a difference of two targets; another for each sum."""
+    return 2.0 ** (0.75 * jnp.finfo(dtype).maxexp + step)
 
 
 @jax.custom_jvp
 def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
     """`soft_cross_entropy` and its gradient with respect to x, from one set of terms."""
-    loss, terms, heavy, rest, mass, others, left_out = _soft_parts(x, targets)
+    top, shift = top_and_shift(x)
+    mass = long_sum(targets)
+    # What elementwise operations and sums share would be written to a buffer of [rows, classes].
+    half, beside, zero = jax.lax.optimization_barrier(
+        (0.5 * mass, 0.5 * mass, jnp.zeros_like(mass))
+    )
+    is_heavy = targets > half[..., None]
+    terms = jnp.where(is_heavy, zero[..., None], jnp.exp(x - shift[..., None]))
+    others = long_sum(terms)
+    loss, left_out = _soft_parts(x, targets, top, shift, mass, beside, others)
+    light = (beside[..., None] - targets) * _steep(x.dtype, 2) + 2.0**6
+    rest = long_sum(jnp.maximum(jnp.minimum(targets, light), 0.0))
+
     scale = reciprocal(others + left_out)
-    is_heavy = heavy > 0.0
-    p = terms * scale[..., None]
     slope = jnp.where(
         is_heavy,
-        rest[..., None] * p - targets * (others * scale)[..., None],
-        mass[..., None] * p - targets,
+        (rest * (left_out * scale))[..., None] - targets * (others * scale)[..., None],
+        mass[..., None] * (terms * scale[..., None]) - targets,
     )
-    slope = jnp.where(x == -jnp.inf, 0.0, slope)
+    slope = jnp.where(x == -jnp.inf, zero[..., None], slope)
     return loss, jnp.where(jnp.isnan(loss)[..., None], jnp.nan, slope)
 
 
