@@ -1,5 +1,6 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
+from jaxent._calibration import expected_calibration_error
 from jaxent._divergence import (
     sigmoid_entropy,
     sigmoid_kl_divergence,
@@ -23,6 +24,13 @@ from jaxent._information import (
     renyi_entropy,
     total_variation,
     tsallis_entropy,
+)
+from jaxent._labels import (
+    class_balanced_weights,
+    logit_adjustment,
+    smooth_labels,
+    soft_cap,
+    temperature_scaling,
 )
 from jaxent._linear import linear_softmax_cross_entropy
 from jaxent._probability import (
@@ -65,8 +73,10 @@ __all__ = [
     "bits_per_byte",
     "brier_score",
     "categorical_cross_entropy",
+    "class_balanced_weights",
     "cross_entropy",
     "entropy",
+    "expected_calibration_error",
     "gaussian_nll",
     "generalized_cross_entropy",
     "hellinger",
@@ -78,6 +88,7 @@ __all__ = [
     "linear_loss",
     "linear_softmax_cross_entropy",
     "log_cosh",
+    "logit_adjustment",
     "mean",
     "mutual_information",
     "nats_to_bits",
@@ -93,6 +104,8 @@ __all__ = [
     "sigmoid_entropy",
     "sigmoid_focal_loss",
     "sigmoid_kl_divergence",
+    "smooth_labels",
+    "soft_cap",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "softmax_entropy",
@@ -102,6 +115,7 @@ __all__ = [
     "squared_error",
     "sum_and_weight",
     "symmetric_cross_entropy",
+    "temperature_scaling",
     "total_variation",
     "tsallis_entropy",
     "z_loss",

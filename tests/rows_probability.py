@@ -1,4 +1,4 @@
-"""The contract rows of jaxent._probability."""
+"""The contract rows of jaxent._probability, and where its neighbours are tested."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -158,4 +158,11 @@ ROWS = (
         BRIER_GRADIENT,
     ),
 )
-NOT_LOSSES: dict[str, str] = {}
+NOT_LOSSES = {
+    "class_balanced_weights": "test_labels.py",
+    "expected_calibration_error": "test_calibration.py",
+    "logit_adjustment": "test_labels.py",
+    "smooth_labels": "test_labels.py",
+    "soft_cap": "test_labels.py",
+    "temperature_scaling": "test_labels.py",
+}

@@ -37,10 +37,12 @@ PRIMITIVES = (
     "softmax",
     "cross_entropy",
     "sigmoid",
+    "logits",
     "probability",
     "distribution",
     "divergence",
-    "focal",
+    "reweighted",
+    "regression",
 )
 FILES = sorted((ROOT / "jaxent").rglob("*.py"))
 

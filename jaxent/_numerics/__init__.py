@@ -35,7 +35,7 @@ from jaxent._numerics.divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
-from jaxent._numerics.ground import along, compute_dtype, like, summed_along
+from jaxent._numerics.ground import along, compute_dtype, like, long_sum, summed_along
 from jaxent._numerics.logits import soft_cap, tempered
 from jaxent._numerics.order import (
     mutual_information,
@@ -92,6 +92,7 @@ __all__ = [
     "log_cosh",
     "log_kullback_leibler",
     "log_normalizer",
+    "long_sum",
     "mutual_information",
     "negative_log_likelihood",
     "pinball",

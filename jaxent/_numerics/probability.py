@@ -72,7 +72,10 @@ def _log_after(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def categorical_cross_entropy(p: jax.Array, targets: jax.Array) -> jax.Array:
     """-sum(targets * log(p)) over the last axis, for targets >= 0 of any total."""
-    return long_sum(targets * _surprise(_used(p, targets)))
+    # The second selection keeps the compiler from rounding logarithm and product as one: the cost
+    # of a target of 1 is the logarithm to the last bit.
+    costs = jnp.where(targets == 0.0, 0.0, _surprise(_used(p, targets)))
+    return long_sum(targets * costs)
 
 
 def _used(p: jax.Array, targets: jax.Array) -> jax.Array:
