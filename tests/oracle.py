@@ -22,8 +22,10 @@ Number = Any  # an mpmath number: their classes are made at run time
 
 # The step of the differences: its square is the relative error they leave.
 _STEP_DIGITS = 30
-# A truth smaller than this may come back as zero, or off by as much as the largest subnormal:
-# processors flush those, and a sum of many terms may have lost some of them on the way.
+# A truth smaller than this may come back as zero, or off by as many of the largest subnormals:
+# processors flush those, and a sum of many terms may have lost some of them on the way, each a
+# probability that weighs as much as a logit.
+_MAY_LOSE = 128
 _MAY_FLUSH = {"float64": 1e-300, "float32": 1e-34, "bfloat16": 1e-34, "float16": 2.0**-24}
 
 
@@ -49,7 +51,7 @@ def exact(array: Any) -> Any:
     array = np.asarray(array)
     if _is_integer(array):
         return array.tolist()
-    # The same object for the same number: `_each` knows them by it.
+    # The same object for the same number: `each` knows them by it.
     return _nested(functools.cache(mpf), array.astype(np.float64).tolist())
 
 
@@ -88,7 +90,7 @@ def softmax_cross_entropy_with_integer_labels(
         return _first_gradient_only(
             softmax_cross_entropy(logits, onehot, label_smoothing=label_smoothing)
         )
-    probabilities, normalizer = _softmax(logits)
+    probabilities, normalizer = softmax(logits)
     value = normalizer - logits[label]
     gradient = list(probabilities)
     # An impossible class stays one however its logit moves.
@@ -101,19 +103,19 @@ def softmax_cross_entropy(
 ) -> Truth:
     """``sum t_j (log sum exp(x) - x_j)`` with ``t = (1-e) labels + e/K``, and ``0 * inf = 0``."""
     smoothing = mpf(label_smoothing)
-    targets = _each(lambda label: (1 - smoothing) * label + smoothing / len(labels), labels)
-    probabilities, normalizer = _softmax(logits)
-    costs = _each(lambda logit: normalizer - logit, logits)
+    targets = each(lambda label: (1 - smoothing) * label + smoothing / len(labels), labels)
+    probabilities, normalizer = softmax(logits)
+    costs = each(lambda logit: normalizer - logit, logits)
     total = mpmath.fsum(targets)
-    value = mpmath.fsum(_each(_product, targets, costs))
+    value = mpmath.fsum(each(_product, targets, costs))
 
     def slope(target: Number, p: Number, logit: Number) -> tuple[Number, Number]:
         if not mpmath.isfinite(logit):
             return mpf(0), mpf(0)
         return total * p - target, (total - target) * p + target * (1 - p)
 
-    gradient, scale = map(list, zip(*_each(slope, targets, probabilities, logits), strict=True))
-    label_gradient = _each(lambda cost: (1 - smoothing) * cost, costs)
+    gradient, scale = map(list, zip(*each(slope, targets, probabilities, logits), strict=True))
+    label_gradient = each(lambda cost: (1 - smoothing) * cost, costs)
     return Truth(value, (gradient, label_gradient), value, (scale, label_gradient))
 
 
@@ -123,15 +125,15 @@ def z_loss(logits: Sequence[Number]) -> Truth:
     The log-normaliser is itself a sum of two terms of either sign, the largest logit and the log
     of the rest, and may vanish between them: an ulp of those terms is what its error is made of.
     """
-    probabilities, normalizer = _softmax(logits)
+    probabilities, normalizer = softmax(logits)
     largest = max(logits)
     terms = abs(largest) + (normalizer - largest)
     ulp = mpf(2) ** -23
     return Truth(
         normalizer**2,
-        (_each(lambda p: 2 * normalizer * p, probabilities),),
+        (each(lambda p: 2 * normalizer * p, probabilities),),
         abs(normalizer) * terms + ulp * terms**2,
-        (_each(lambda p: 2 * terms * p, probabilities),),
+        (each(lambda p: 2 * terms * p, probabilities),),
     )
 
 
@@ -139,7 +141,7 @@ def z_loss_curvature_scale(logits: np.ndarray) -> np.ndarray:
     """The absolute terms of the second derivatives ``2 p_j p_k + 2 lse p_j ([j=k] - p_k)``."""
 
     def scale(row: Sequence[Number]) -> list[list[Number]]:
-        probabilities, normalizer = _softmax(row)
+        probabilities, normalizer = softmax(row)
         terms = abs(max(row)) + (normalizer - max(row))
         return [
             [2 * p * q + 2 * terms * (p * (1 - p) if j == k else p * q) for k, q in indexed]
@@ -151,16 +153,16 @@ def z_loss_curvature_scale(logits: np.ndarray) -> np.ndarray:
         return _objects([scale(row) for row in exact(logits)])
 
 
-def _softmax(logits: Sequence[Number]) -> tuple[list[Number], Number]:
+def softmax(logits: Sequence[Number]) -> tuple[list[Number], Number]:
     """The probabilities and the log-normaliser; NaN if no logit is possible or one is certain."""
-    exponentials = _each(mpmath.exp, logits)
+    exponentials = each(mpmath.exp, logits)
     total = mpmath.fsum(exponentials)
     if not mpmath.isfinite(total) or total == 0:
         return [mpf("nan")] * len(logits), mpf("nan")
-    return _each(lambda exponential: exponential / total, exponentials), mpmath.log(total)
+    return each(lambda exponential: exponential / total, exponentials), mpmath.log(total)
 
 
-def _each(function: Callable[..., Any], *columns: Sequence[Number]) -> list[Any]:
+def each(function: Callable[..., Any], *columns: Sequence[Number]) -> list[Any]:
     """`function` of each class; classes alike, of which a vocabulary has many, are done once."""
     known: dict[tuple[int, ...], Any] = {}
     results = []
@@ -290,7 +292,7 @@ def scaled_ulps(actual: Any, truth: Any, scale: Any, dtype: Any) -> np.ndarray:
     with np.errstate(all="ignore"):
         _, exponent = np.frexp(np.clip(scale, float(info.smallest_normal), float(info.max)))
         error = np.abs((actual - high) - low) / np.ldexp(1.0, exponent - 1 - info.nmant)
-        lost = np.abs(actual - high) <= float(info.smallest_normal)
+        lost = np.abs(actual - high) <= _MAY_LOSE * float(info.smallest_normal)
         flushed = (scale < _MAY_FLUSH[name]) & (lost | (actual == 0))
         overflowed = (np.abs(high) > float(info.max)) & (actual == np.sign(high) * np.inf)
         hidden = np.isnan(high) != np.isnan(actual)

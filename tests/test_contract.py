@@ -30,7 +30,7 @@ from jax.core import Tracer
 import jaxent
 
 HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
-BAD_LABELS = (-1, -100, np.iinfo(np.int32).min, 5, 6, np.iinfo(np.int32).max)  # of 5 classes
+NEGATIVE_LABELS = (-1, -100, np.iinfo(np.int32).min)
 
 Loss = Callable[..., Any]
 Failure = type[BaseException] | tuple[type[BaseException], ...]
@@ -63,7 +63,7 @@ def has_class_mask(row: Row) -> bool:
 
 
 def has_class_logits(row: Row) -> bool:
-    return row.has_class_axis and LOGITS in row.arguments
+    return row.has_class_axis and row.arguments[0].make is LOGITS.make
 
 
 def obligation(
@@ -672,8 +672,10 @@ def calls_an_infinite_logit_nan(row: Row) -> None:
 def calls_a_label_out_of_range_nan(row: Row) -> None:
     logits, labels = row.inputs((8,))
     losses, (slope,) = compiled(row, (logits, labels))
-    bad = np.arange(8) < len(BAD_LABELS)
-    given = logits, altered(labels, bad, BAD_LABELS)
+    beyond = 5 + row.extra_classes
+    bad_labels = (*NEGATIVE_LABELS, beyond, beyond + 1, np.iinfo(np.int32).max)
+    bad = np.arange(8) < len(bad_labels)
+    given = logits, altered(labels, bad, bad_labels)
     found, (found_slope,) = compiled(row, given)
     for result in (found, values(row, given)):
         np.testing.assert_array_equal(np.isnan(result), bad)
@@ -922,12 +924,16 @@ def is_exact_in_half_precision(row: Row) -> None:
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), without_curvature)
 def has_exact_curvature(row: Row) -> None:
     names, arguments, _ = row.hard_case(np.float32, 5, at_most=100)
-    truth = oracle.hessian(row.truth, *arguments, **row.options)
+    # The oracle puts the direction first, JAX the slope.
+    truth = np.swapaxes(oracle.hessian(row.truth, *arguments, **row.options), 1, -1)
     scale = truth if row.curvature_scale is None else row.curvature_scale(*arguments)
+    # At the edge of its domain a loss has no second derivative: the truth beyond is NaN.
+    at_edge = truth != truth
     for outer in (jax.jacfwd, jax.jacrev):
         with jax.debug_nans(True):
             result = jax.jit(functools.partial(hessians, row, outer=outer))(arguments)
         errors = oracle.scaled_ulps(result, truth, scale, np.float32)
+        errors = np.where(at_edge & np.isfinite(result), 0.0, errors)
         require(row, f"{outer.__name__} of the gradient", names, errors, row.hessian_ulps)
 
 

@@ -54,6 +54,13 @@ def _growth(x: jax.Array) -> jax.Array:
     return x * x * _series([1.0 / math.factorial(n) for n in range(2, last + 1)], x)
 
 
+def _log_one_plus(x: jax.Array) -> jax.Array:
+    """log(1 + x) for |x| < 1, through positive numbers: log1p in float64 loses digits below 0."""
+    below = x < 0.0
+    positive = jnp.where(below, -x / (1.0 + x), x)
+    return jnp.where(below, -1.0, 1.0) * jnp.log1p(positive)
+
+
 def _near(ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Where |ratio| < 1, the range of the series, and the ratio there, 0 elsewhere."""
     near = absolute(ratio) < 1.0
@@ -194,10 +201,19 @@ def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
     contrast, rest = _contrast(
         jnp.where(gone, top_a[..., None], a), jnp.where(gone, top_b[..., None], b), top_a, top_b
     )
-    eighth = (contrast - 0.125 * (excess_a - excess_b)[..., None]) + rest
     sided = 0.125 * _beyond(a) * (gone_b.astype(a.dtype) - gone_a.astype(a.dtype))
-    # One step of Newton's method towards p and q of equal total, where they share enough mass
-    # for the step to be well determined; elsewhere the divergence is large and needs none.
+    # The normalisers beside each other: (total_a - total_b) / (total_a + total_b), each relative
+    # to its top. Only where they are far apart may they be computed one by one.
+    total_a, total_b = jnp.exp(excess_a), jnp.exp(excess_b)
+    share_a, share_b = (total / (total_a + total_b) for total in (total_a, total_b))
+    weights = share_a[..., None] * p + share_b[..., None] * q
+    tilt = long_sum(weights * _tanh_half(_bounded(jnp.where(gone, sided, contrast + rest))))
+    near = absolute(tilt) < 0.5
+    small = jnp.where(near, tilt, 0.0)
+    level = jnp.where(near, _log_one_plus(small) - _log_one_plus(-small), excess_a - excess_b)
+    eighth = (contrast - 0.125 * level[..., None]) + rest
+    # What is left of their error: one step of Newton's method towards p and q of equal total,
+    # where they share enough mass for it; elsewhere the divergence is large and needs none.
     share = _tanh_half(_bounded(jnp.where(gone, sided, eighth)))
     surplus = long_sum((p + q) * share)
     overlap = long_sum(0.5 * (p + q) * (1.0 - share * share))
@@ -367,7 +383,7 @@ def _jensen_shannon_slope(a: jax.Array, b: jax.Array) -> jax.Array:
     near, small = _near(ratio)
     gain = jnp.where(
         near,
-        jnp.log1p(_tanh_half(small)),
+        _log_one_plus(_tanh_half(small)),
         below + jnp.log1p((1.0 - decay) / (1.0 + decay)),
     )
     lack = below - jnp.log1p(decay)
@@ -429,7 +445,7 @@ def _log_sigmoid_ratio(x: jax.Array, target_x: jax.Array) -> jax.Array:
     half = 0.5 * x - 0.5 * target_x
     near, small = _near(_bounded(half, 2.0))
     fall = -small + _growth(-small)
-    by_series = -jnp.log1p(sigmoid(-target_x) * fall)
+    by_series = -_log_one_plus(sigmoid(-target_x) * fall)
     distance = 0.125 * jnp.maximum(-target_x, 0.0) - 0.125 * jnp.maximum(-x, 0.0)
     excess = jnp.log1p(jnp.exp(-absolute(target_x))) - jnp.log1p(jnp.exp(-absolute(x)))
     return jnp.where(near, 0.125 * by_series, distance + 0.125 * excess)

@@ -12,13 +12,14 @@ from jaxent._numerics.ground import reciprocal
 def _shift(top: jax.Array, size: int) -> jax.Array:
     """A shift near enough to the maximum for exp, coarse enough for x - shift to be exact.
 
-    It is 0 while -8 <= top <= limit, where the sum of `size` exponentials can neither overflow nor
-    lose a term that counts. Outside, it is a multiple of 4 or 16 that follows the maximum, and a
-    difference of two floating point numbers within a factor of two of each other is exact.
+    It is 0 while -4 < top <= limit, where the sum of `size` exponentials can neither overflow nor
+    lose a term that counts. Above, it is a multiple of 4 that follows the maximum, and a difference
+    of two floating point numbers within a factor of two of each other is exact. Below, it is one
+    of no larger size than the maximum, which makes no difference larger than x itself.
     """
     limit = math.log(float(jnp.finfo(top.dtype).max)) - 2.1 - math.log(size)
     above = 4.0 * jnp.ceil(jnp.maximum(top - limit, 0.0) / 4.0)
-    below = 16.0 * jnp.floor(jnp.minimum(top + 8.0, 0.0) / 16.0)
+    below = 4.0 * jnp.ceil(jnp.minimum(top, 0.0) / 4.0)
     return above + below
 
 
