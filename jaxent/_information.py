@@ -464,8 +464,8 @@ def renyi_divergence(
     Its limits are included: order 0 is minus the logarithm of the mass of b where a is positive,
     order 1 the Kullback-Leibler divergence, infinity the largest log-ratio. It is smooth in
     between, and its gradients join at 1 as well. Being taken between normalised distributions, it
-    is never negative and keeps its relative accuracy however near the two are; counts serve as well
-    as probabilities.
+    is never negative; counts serve as well as probabilities. Where the totals are about equal it
+    keeps its relative accuracy however near the two are.
 
     Args:
         probs_a: Non-negative numbers, shape `[..., V]` (with V along `axis`), floating point;
@@ -755,7 +755,7 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
             or a scalar. Where it is not positive the result is NaN.
 
     Returns:
-        Bits per byte, of the common shape, float32 (float64 if any input is).
+        One number per text in bits per byte, of the common shape, float32 (float64 if any input is).
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.

@@ -27,6 +27,19 @@ def log_or_zero(p: jax.Array) -> jax.Array:
     return jnp.log(jnp.where(is_zero(p), 1.0, p))
 
 
+def log1p(x: jax.Array) -> jax.Array:
+    """log(1 + x); before JAX 0.12 the one of XLA is off by 7 bits near -0.4 in float64."""
+    if x.dtype != jnp.float64:
+        return jnp.log1p(x)
+    is_far = x < -0.25
+    return jnp.where(is_far, jnp.log(1.0 + x), jnp.log1p(jnp.where(is_far, 0.0, x)))
+
+
+def enlarged(p: jax.Array) -> jax.Array:
+    """Probabilities times a power of two, so that differences of small ones are not subnormal."""
+    return p * 2.0 ** (jnp.finfo(p.dtype).maxexp // 2)
+
+
 def horner(x: jax.Array, coefficients: list[float]) -> jax.Array:
     """The polynomial with these coefficients, the constant first."""
     result = jnp.full_like(x, coefficients[-1])
@@ -60,7 +73,7 @@ def _shannon_jvp(primals, tangents):
 def bernoulli_entropy(p: jax.Array) -> jax.Array:
     """-(p * log(p) + (1 - p) * log(1 - p)) per element."""
     rest = 1.0 - p
-    surprise_of_rest = 0.0 - jnp.log1p(-jnp.where(rest > 0.0, p, 0.0))
+    surprise_of_rest = 0.0 - log1p(-jnp.where(rest > 0.0, p, 0.0))
     return p * (0.0 - log_or_zero(p)) + rest * surprise_of_rest
 
 
@@ -76,8 +89,8 @@ def _log_odds_against(p: jax.Array) -> jax.Array:
     inner = _uncertain(p)
     # 1 - 2p is exact from 1/4 on; near 1/2 the two logarithms would cancel.
     near = jnp.abs(inner - 0.5) <= 0.25
-    difference = jnp.where(near, 1.0 - 2.0 * inner, 0.0)
-    return jnp.where(near, 2.0 * jnp.arctanh(difference), jnp.log1p(-inner) - jnp.log(inner))
+    odds = jnp.where(near, (1.0 - 2.0 * inner) / inner, 0.0)
+    return jnp.where(near, log1p(odds), log1p(-inner) - jnp.log(inner))
 
 
 @_log_odds_against.defjvp
@@ -169,7 +182,7 @@ def jensen_shannon(a: jax.Array, b: jax.Array, slack: float) -> jax.Array:
     # Products and sums may be contracted: sorted, they are so in one way.
     small, large = jnp.minimum(a, b), jnp.maximum(a, b)
     total = small + large
-    spread = jnp.where(is_zero(total), 0.0, (large - small) / jnp.where(is_zero(total), 1.0, total))
+    spread = _spread(large, small)
     is_near = spread < 0.5
     # sum of spread**2k / (k (2k - 1)), which is (1+u) log(1+u) + (1-u) log(1-u).
     count = terms_for(a.dtype, 10, 24)
@@ -179,6 +192,13 @@ def jensen_shannon(a: jax.Array, b: jax.Array, slack: float) -> jax.Array:
     value = long_sum(jnp.where(is_near, 0.25 * total * near * series, far))
     most = math.log(2.0)
     return jnp.where((value > most) & (value <= most * (1.0 + slack)), most, value)
+
+
+def _spread(a: jax.Array, b: jax.Array) -> jax.Array:
+    """(a - b) / (a + b), and 0 where both are 0."""
+    a, b = enlarged(a), enlarged(b)
+    total = jnp.where(is_zero(a + b), 1.0, a + b)
+    return (a - b) / total
 
 
 @functools.partial(jensen_shannon.defjvp, symbolic_zeros=True)
@@ -195,9 +215,9 @@ def _log_share(a: jax.Array, b: jax.Array) -> jax.Array:
     """log(2a / (a + b)) per element, and 0 where a is 0."""
     present = jnp.where(is_zero(a), 1.0, a)
     total = jnp.where(is_zero(a), 1.0, a + b)
-    spread = jnp.where(is_zero(a), 0.0, (a - b) / total)
+    spread = jnp.where(is_zero(a), 0.0, _spread(a, b))
     is_near = jnp.abs(spread) < 0.5
-    near = jnp.log1p(jnp.where(is_near, spread, 0.0))
+    near = log1p(jnp.where(is_near, spread, 0.0))
     return jnp.where(is_near, near, jnp.log(2.0 * (present / total)))
 
 
@@ -213,9 +233,21 @@ def _log_share_jvp(primals, tangents):
 # Distances.
 
 
+@jax.custom_jvp
 def total_variation(a: jax.Array, b: jax.Array) -> jax.Array:
-    """sum(|a - b|) / 2 over the last axis."""
+    """sum(|a - b|) / 2 over the last axis, with slope 0 where a equals b."""
     return 0.5 * long_sum(jnp.abs(a - b))
+
+
+@total_variation.defjvp
+def _total_variation_jvp(primals, tangents):
+    (a, b), (a_dot, b_dot) = primals, tangents
+    return total_variation(a, b), 0.5 * jnp.sum(_sign(a, b) * (a_dot - b_dot), axis=-1)
+
+
+def _sign(a: jax.Array, b: jax.Array) -> jax.Array:
+    """1, 0 or -1 where a is above, at or below b; their difference may be subnormal."""
+    return (a > b).astype(a.dtype) - (a < b).astype(a.dtype)
 
 
 @jax.custom_jvp
@@ -226,15 +258,17 @@ def hellinger(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _distance_and_direction(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`hellinger` and the difference of the square roots [..., V], scaled to length 1 or 0."""
+    a, b = enlarged(a), enlarged(b)
     roots = jnp.sqrt(a) + jnp.sqrt(b)
     difference = jnp.where(roots > 0.0, (a - b) / jnp.where(roots > 0.0, roots, 1.0), 0.0)
     # Squares of small numbers may be out of range.
     largest = jnp.max(jnp.abs(difference), axis=-1, keepdims=True)
     largest = jnp.where(is_zero(largest), 0.0, largest)
     scaled = jnp.where(largest > 0.0, difference / jnp.where(largest > 0.0, largest, 1.0), 0.0)
-    length = jnp.sqrt(long_sum(jnp.square(scaled)))
-    direction = scaled / jnp.where(length > 0.0, length, 1.0)[..., None]
-    return math.sqrt(0.5) * largest[..., 0] * length, direction
+    square = long_sum(jnp.square(scaled))
+    direction = scaled / jnp.sqrt(jnp.where(square > 0.0, square, 1.0))[..., None]
+    reduced = largest[..., 0] / 2.0 ** (jnp.finfo(a.dtype).maxexp // 4)
+    return reduced * jnp.sqrt(0.5 * square), direction
 
 
 @functools.partial(hellinger.defjvp, symbolic_zeros=True)
@@ -271,7 +305,7 @@ def _hellinger_slope_jvp(primals, tangents):
     moved -= along(_over_root(jnp.ones_like(b), b), b_dot)
     turned = _over_root(_perpendicular(direction, like(moved, a)) * inverse, a)
     present = jnp.where(is_zero(a), 1.0, a)
-    slope_dot = turned - along(0.5 * (slope / present), a_dot)
+    slope_dot = turned - 0.5 * (slope * along(1.0 / present, a_dot))
     return slope, like(slope_dot, slope)
 
 

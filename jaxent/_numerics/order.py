@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxent._numerics.distribution import horner, is_zero, log_or_zero, terms_for
+from jaxent._numerics.distribution import horner, is_zero, log1p, log_or_zero, terms_for
 from jaxent._numerics.ground import like, long_sum, summed_along
 
 # Powers.
@@ -39,8 +39,14 @@ def power(p: jax.Array, exponent: float) -> jax.Array:
 @power.defjvp
 def _power_jvp(exponent, primals, tangents):
     (p,), (p_dot,) = primals, tangents
-    slope = jnp.zeros_like(p) if exponent == 0.0 else exponent * power(p, exponent - 1.0)
-    return power(p, exponent), slope * p_dot
+    if exponent == 0.0:
+        return power(p, exponent), jnp.zeros_like(p_dot)
+    return power(p, exponent), exponent * _finite(power(p, exponent - 1.0)) * p_dot
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """What is beyond the range of the dtype at its end, so that it may be multiplied by 0."""
+    return jnp.minimum(x, float(jnp.finfo(x.dtype).max))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -59,7 +65,7 @@ def deformed_log(p: jax.Array, order: float) -> jax.Array:
 @deformed_log.defjvp
 def _deformed_log_jvp(order, primals, tangents):
     (p,), (p_dot,) = primals, tangents
-    return deformed_log(p, order), power(p, order - 1.0) * p_dot
+    return deformed_log(p, order), _finite(power(p, order - 1.0)) * p_dot
 
 
 def _slope_exists(p: jax.Array, alpha: float) -> jax.Array:
@@ -110,14 +116,15 @@ def _spectrum(p: jax.Array, alpha: float) -> _Spectrum:
     total = jnp.where(is_zero(total), 1.0, total)
     top = jnp.max(p, axis=-1, keepdims=True)
     top = jnp.where(is_zero(top), 1.0, top)
-    shares = p / top
+    # A division by what is common to the row may become a product with its reciprocal.
+    shares = jnp.where(p == top, 1.0, p / top)
     # At least 0, and a sum of terms of one sign.
     below = long_sum((p / total) * (0.0 - deformed_log(shares, order)))[..., None]
     if order == 0.0:
         return _Spectrum(total, top, shares, jnp.ones_like(total), below)
     mean = long_sum((p / total) * power(shares, order))[..., None]
     is_far = order * below > 0.5
-    near = jnp.log1p(jnp.where(is_far, 0.0, -order * below))
+    near = log1p(jnp.where(is_far, 0.0, -order * below))
     far = jnp.log(jnp.where(is_far & (mean > 0.0), mean, 1.0))
     return _Spectrum(total, top, shares, mean, 0.0 - jnp.where(is_far, far, near) / order)
 
@@ -164,7 +171,7 @@ def _renyi_entropy_slope_jvp(alpha, primals, tangents):
     value_dot = jnp.sum(slope * p_dot, axis=-1, keepdims=True)
     total_dot = jnp.sum(p_dot, axis=-1, keepdims=True)
     relative = jnp.where(is_zero(p), 0.0, power(parts.shares, order) / parts.mean)
-    bend = power(parts.shares, order - 1.0) / parts.mean / parts.top * p_dot
+    bend = _finite(power(parts.shares, order - 1.0) / parts.mean / parts.top) * p_dot
     slope_dot = -(slope * total_dot + alpha * (bend + relative * value_dot)) / parts.total
     return slope, jnp.where(_slope_exists(p, alpha), slope_dot, 0.0)
 
@@ -190,7 +197,7 @@ def _hartley_divergence(a: jax.Array, b: jax.Array) -> jax.Array:
     seen = jnp.sum(jnp.where(absent, 0.0, b), axis=-1)
     unseen = jnp.sum(jnp.where(absent, b, 0.0), axis=-1)
     odds = unseen / jnp.where(is_zero(seen), 1.0, seen)
-    return jnp.where(is_zero(seen), jnp.inf, jnp.log1p(jnp.where(is_zero(seen), 0.0, odds)))
+    return jnp.where(is_zero(seen), jnp.inf, log1p(jnp.where(is_zero(seen), 0.0, odds)))
 
 
 def _worst_log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -206,7 +213,7 @@ def _worst_log_ratio(a: jax.Array, b: jax.Array) -> jax.Array:
 def _log_ratio(a: jax.Array, b: jax.Array, difference: jax.Array) -> jax.Array:
     """log(a / b) with relative accuracy, given a - b."""
     is_near = jnp.abs(difference) <= 0.5 * b
-    near = jnp.log1p(jnp.where(is_near, difference / b, 0.0))
+    near = log1p(jnp.where(is_near, difference / b, 0.0))
     return jnp.where(is_near, near, jnp.log(jnp.where(is_near, 1.0, a / b)))
 
 
@@ -261,9 +268,11 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
     has_a, has_b = ~is_zero(a), ~is_zero(b)
     common = has_a & has_b
     safe_a, safe_b = (jnp.where(common, x, 1.0) for x in (a, b))
-    of_totals = _log_ratio(total_a, total_b, long_sum(a - b)[..., None])
-    log_ratio = jnp.where(common, _log_ratio(safe_a, safe_b, safe_a - safe_b) - of_totals, 0.0)
     ratio = jnp.where(common, safe_a / safe_b * (total_b / total_a), 1.0)
+    # Near 1, from the difference: what is common to all classes is taken out of that.
+    excess = _share_change(b, total_b, a - b) * (total_b / total_a)
+    is_near = common & (jnp.abs(excess) < 0.5)
+    log_ratio = jnp.where(is_near, log1p(jnp.where(is_near, excess, 0.0)), jnp.log(ratio))
     a, b = a / total_a, b / total_b
 
     # Above this the mean of the powers may be out of range.
@@ -286,7 +295,7 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
         log_mean = jnp.where(
             is_far,
             jnp.log(jnp.where(is_far & (mean > 0.0), mean, 1.0)),
-            jnp.log1p(jnp.where(is_far, 0.0, order * value)),
+            log1p(jnp.where(is_far, 0.0, order * value)),
         )
         large = top + jnp.log(jnp.where(is_large, shrunk_mean, 1.0))
         log_mean = jnp.where(is_large, large, log_mean)
@@ -330,17 +339,17 @@ def _renyi_divergence_slopes(a: jax.Array, b: jax.Array, alpha: float):
     excess_b = _minus_one(alpha * pair.log_ratio - pair.log_mean, pair.tilt * pair.ratio)
 
     # Where one of the two is 0: constants of the normalisation, or no finite derivative.
-    only_a = jnp.where(is_infinite, jnp.inf, -1.0 / order if alpha < 1.0 else 0.0)
-    only_b = jnp.where(is_infinite & (alpha < 1.0), -jnp.inf, -1.0 / order if alpha > 1.0 else 0.0)
-    only_a, only_b = only_a.astype(a.dtype), only_b.astype(a.dtype)
-    slope_a = jnp.where(
-        pair.common, excess, jnp.where(has_a, only_a, jnp.where(has_b, only_b, 0.0))
-    )
-    at_zero = jnp.where(is_infinite, jnp.inf, 0.0).astype(a.dtype)
-    slope_b = jnp.where(
-        pair.common, excess_b, jnp.where(has_b, -1.0, jnp.where(has_a, at_zero, 0.0))
-    )
-    return alpha * slope_a / pair.total_a, -slope_b / pair.total_b
+    only_a, only_b = has_a & ~has_b, has_b & ~has_a
+    excess = jnp.where(pair.common, excess, 0.0)
+    excess = jnp.where(only_a if alpha < 1.0 else only_b, -1.0 / order if order else 0.0, excess)
+    excess_b = jnp.where(pair.common, excess_b, jnp.where(only_b, -1.0, 0.0))
+    if alpha >= 1.0:
+        to_infinity = jnp.where(only_a, jnp.inf, 0.0)
+    else:
+        to_infinity = jnp.where(only_b, -jnp.inf, 0.0)
+    slope_a = jnp.where(is_infinite, to_infinity, alpha * excess / pair.total_a)
+    from_infinity = jnp.where(only_a, -jnp.inf, 0.0)
+    return slope_a, jnp.where(is_infinite, from_infinity, -excess_b / pair.total_b)
 
 
 def _minus_one(exponent: jax.Array, exponential: jax.Array) -> jax.Array:
@@ -358,8 +367,8 @@ def _renyi_divergence_slopes_jvp(alpha, primals, tangents):
     slope_a, slope_b = (jnp.where(is_finite, slope, 0.0) for slope in slopes)
     value_dot = jnp.sum(slope_a * a_dot + slope_b * b_dot, axis=-1, keepdims=True)
     total_dots = [jnp.sum(x, axis=-1, keepdims=True) for x in (a_dot, b_dot)]
-    moved = _log_share_tangent(a, pair.a, pair.total_a, a_dot)
-    moved -= _log_share_tangent(b, pair.b, pair.total_b, b_dot)
+    moved = _share_change(a, pair.total_a, a_dot)
+    moved -= _share_change(b, pair.total_b, b_dot)
     bend_a = jnp.where(pair.common, pair.tilt * (moved - value_dot), 0.0)
     bend_b = pair.tilt * pair.ratio * (alpha * moved - order * value_dot)
     if alpha == 2.0:
@@ -373,23 +382,19 @@ def _renyi_divergence_slopes_jvp(alpha, primals, tangents):
     return slopes, tuple(jnp.where(is_finite, dot, 0.0) for dot in (slope_a_dot, slope_b_dot))
 
 
-def _log_share_tangent(p, shares, total, p_dot) -> jax.Array:
-    """The tangent of log(p / total), for the positive entries; linear in the tangent of p."""
-    absent = is_zero(p)
-    relative = jnp.where(absent, 0.0, p_dot / jnp.where(absent, 1.0, p))
-    appearing = jnp.sum(jnp.where(absent, p_dot, 0.0), axis=-1, keepdims=True) / total
-    return centred(shares, relative) - appearing
+def _share_change(p: jax.Array, total: jax.Array, change: jax.Array) -> jax.Array:
+    """The relative change of p / total to first order, where p is positive; linear in the change.
 
-
-def centred(shares: jax.Array, x: jax.Array) -> jax.Array:
-    """X minus its mean under a distribution, over the last axis; linear in x.
-
-    A class with more than half of the mass is the pivot: what differs from it does so exactly.
+    A class with more than half of the mass is the pivot: what it has in common with the others
+    cancels before anything is summed. If the total becomes c times as large, the relative change
+    is exactly 1/c of the result.
     """
-    heavy = shares > 0.5
-    from_pivot = x - jnp.sum(jnp.where(heavy, x, 0.0), axis=-1, keepdims=True)
-    from_pivot = jnp.where(heavy, 0.0, from_pivot)
-    return from_pivot - jnp.sum(shares * from_pivot, axis=-1, keepdims=True)
+    relative = jnp.where(is_zero(p), 0.0, change / jnp.where(is_zero(p), 1.0, p))
+    heavy = p > 0.5 * total
+    of_pivot = jnp.sum(jnp.where(heavy, relative, 0.0), axis=-1, keepdims=True)
+    others = jnp.where(heavy, 0.0, change - p * of_pivot)
+    of_total = jnp.sum(others, axis=-1, keepdims=True) / total
+    return jnp.where(heavy, 0.0, relative - of_pivot) - of_total
 
 
 # Mutual information.
@@ -431,7 +436,7 @@ def _table(joint: jax.Array) -> _Table:
     ratio = jnp.where(common, cells / of_rows * (whole / of_columns), 1.0)
     product = of_rows * of_columns
     is_near = common & (jnp.abs(ratio - 1.0) < 0.5) & ~is_zero(product)
-    near = jnp.log1p(jnp.where(is_near, difference / jnp.where(is_near, product, 1.0), 0.0))
+    near = log1p(jnp.where(is_near, difference / jnp.where(is_near, product, 1.0), 0.0))
     log_ratio = jnp.where(is_near, near, jnp.log(ratio))
     independent = (jnp.sum(cells, -1, keepdims=True) / whole) * (
         jnp.sum(cells, -2, keepdims=True) / whole
@@ -480,17 +485,11 @@ def _mutual_information_slope(joint: jax.Array) -> jax.Array:
 def _mutual_information_slope_jvp(primals, tangents):
     (joint,), (joint_dot,) = primals, tangents
     table, slope = _table(joint), _mutual_information_slope(joint)
-    absent = is_zero(joint)
-    appearing = jnp.where(absent, joint_dot, 0.0)
-    relative = jnp.where(absent, 0.0, joint_dot / jnp.where(absent, 1.0, joint))
     # The tangent of log(cell / row) - log(column / total).
-    new_in_rows = jnp.sum(appearing, axis=-1, keepdims=True) / table.of_rows
-    of_rows = centred(joint / table.of_rows, relative) - new_in_rows
-    columns_dot = jnp.sum(joint / table.of_columns * relative, axis=-2, keepdims=True)
-    columns_dot += jnp.sum(appearing, axis=-2, keepdims=True) / table.of_columns
-    shares = jnp.sum(joint, axis=-2, keepdims=True) / table.total
-    of_columns = centred(shares, columns_dot)
+    in_row = _share_change(joint, table.of_rows, joint_dot)
+    columns, columns_dot = (jnp.sum(x, axis=-2, keepdims=True) for x in (joint, joint_dot))
+    in_total = _share_change(columns, table.total, columns_dot)
     value_dot = jnp.sum(slope * joint_dot, axis=(-2, -1), keepdims=True)
     total_dot = jnp.sum(joint_dot, axis=(-2, -1), keepdims=True)
-    slope_dot = ((of_rows - of_columns) - value_dot - slope * total_dot) / table.total
-    return slope, jnp.where(absent, 0.0, slope_dot)
+    slope_dot = ((in_row - in_total) - value_dot - slope * total_dot) / table.total
+    return slope, jnp.where(is_zero(joint), 0.0, slope_dot)

@@ -1,0 +1,395 @@
+"""The truth of entropies and divergences, from their definitions; see oracle.py.
+
+A derivative that is infinite where the value is finite is given as 0, and so is one along a class
+that neither of two distributions has. Outside its domain
+nothing is defined: the second derivatives at the edge come out as NaN, which asks for nothing.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import mpmath
+import numpy as np
+import oracle
+from mpmath import mp, mpf
+from oracle import Number, Truth
+
+Numbers = Sequence[Number]
+Matrix = list[list[Number]]
+
+_NAN, _INF = mpf("nan"), mpf("inf")
+
+
+def _on_distributions(truth: Callable[..., Truth]) -> Callable[..., Truth]:
+    """NaN where an entry is negative."""
+
+    @functools.wraps(truth)
+    def of(*arrays: Numbers, **options) -> Truth:
+        if any(p < 0 for array in arrays for p in array):
+            nothing = tuple([_NAN] * len(array) for array in arrays)
+            return Truth(_NAN, nothing, _NAN, nothing)
+        return truth(*arrays, **options)
+
+    return of
+
+
+def _truth(value, gradients, value_scale=None, gradient_scales=None, unit: Number = 1) -> Truth:
+    """All in another unit; scales are by default the quantities themselves."""
+    value_scale = value if value_scale is None else value_scale
+    gradient_scales = gradients if gradient_scales is None else gradient_scales
+    slopes, scales = (
+        tuple([slope / unit for slope in array] for array in given)
+        for given in (gradients, gradient_scales)
+    )
+    return Truth(value / unit, slopes, value_scale / unit, scales)
+
+
+def _unit(base: float | None) -> Number:
+    return mpf(1) if base is None else mpmath.log(mpf(base))
+
+
+# --- entropies ------------------------------------------------------------------------------------
+
+
+@_on_distributions
+def entropy(probs: Numbers, base: float | None = None) -> Truth:
+    """``-sum p log p``."""
+    logs = [mpmath.log(p) if p else mpf(0) for p in probs]
+    value = -mpmath.fsum(p * log for p, log in zip(probs, logs, strict=True))
+    slopes = [-(1 + log) if p else mpf(0) for p, log in zip(probs, logs, strict=True)]
+    scales = [1 + abs(log) if p else mpf(0) for p, log in zip(probs, logs, strict=True)]
+    return _truth(value, (slopes,), gradient_scales=(scales,), unit=_unit(base))
+
+
+def binary_entropy(p: Number, base: float | None = None) -> Truth:
+    """``-p log p - (1-p) log(1-p)``; nothing is scaled."""
+    if p < 0 or p > 1:
+        return Truth(_NAN, (_NAN,), _NAN, (_NAN,))
+    if p in (0, 1):
+        return Truth(mpf(0), (mpf(0),), mpf(0), (mpf(0),))
+    value = (-p * mpmath.log(p) - (1 - p) * mpmath.log(1 - p)) / _unit(base)
+    slope = mpmath.log((1 - p) / p) / _unit(base)
+    return Truth(value, (slope,), value, (slope,))
+
+
+@_on_distributions
+def tsallis_entropy(probs: Numbers, *, alpha: float) -> Truth:
+    """``sum (p - p^alpha) / (alpha - 1)``."""
+    alpha = mpf(alpha)
+    logs = [_deformed_log(p, alpha - 1) for p in probs]
+    terms = [-p * log if p else mpf(0) for p, log in zip(probs, logs, strict=True)]
+    slopes = [-1 - alpha * log for log in logs]
+    scales = [1 + alpha * abs(log) for log in logs]
+    exists = [p > 0 or alpha > 1 for p in probs]
+    slopes, scales = (_where(exists, s) for s in (slopes, scales))
+    return _truth(mpmath.fsum(terms), (slopes,), gradient_scales=(scales,))
+
+
+@_on_distributions
+def renyi_entropy(probs: Numbers, *, alpha: float, base: float | None = None) -> Truth:
+    """``log(sum p^alpha / sum p) / (1 - alpha)``."""
+    order, total = mpf(alpha) - 1, mpmath.fsum(probs)
+    if order:
+        powers = mpmath.fsum(p ** mpf(alpha) for p in probs if p)
+        value = -mpmath.log(powers / total) / order
+    else:
+        value = -mpmath.fsum(p * mpmath.log(p) for p in probs if p) / total
+    above = value + mpmath.log(max(probs))
+    slopes, scales = [], []
+    for p in probs:
+        if not p:
+            slopes.append(1 / order / total if alpha > 1 else mpf(0))
+            scales.append(slopes[-1])
+            continue
+        share, distance = mpmath.log(p / max(probs)), mpmath.log(p) + value
+        excess = _expm1(order, distance)
+        slopes.append(-(1 + alpha * excess) / total)
+        # Near the mean the excess is a difference of logarithms.
+        near = abs(order * distance) < 0.5
+        parts = (abs(share) + above) * mpmath.exp(order * distance) if near else mpf(0)
+        scales.append((1 + alpha * max(parts, abs(excess))) / total)
+    return _truth(value, (slopes,), gradient_scales=(scales,), unit=_unit(base))
+
+
+def entropy_curvature_scale(probs: np.ndarray, *, alpha: float) -> np.ndarray:
+    """The absolute terms of the second derivatives of Renyi's entropy."""
+
+    def scale(row: Numbers) -> Matrix:
+        here = renyi_entropy(row, alpha=alpha)
+        total, slopes = mpmath.fsum(row), here.gradient_scales[0]
+        order = mpf(alpha) - 1
+        tilts = [mpmath.exp(order * (mpmath.log(p) + here.value)) if p else mpf(0) for p in row]
+        return [
+            [
+                (abs(s) + alpha * r * ((1 / p if p and j == k else 0) + abs(t))) / total
+                for k, t in enumerate(slopes)
+            ]
+            for j, (p, r, s) in enumerate(zip(row, tilts, slopes, strict=True))
+        ]
+
+    return _each_row(scale, probs)
+
+
+# --- Kullback-Leibler -----------------------------------------------------------------------------
+
+
+@_on_distributions
+def cross_entropy(targets: Numbers, predictions: Numbers, base: float | None = None) -> Truth:
+    """``-sum t log q``."""
+    costs = [-mpmath.log(q) if q else _INF for q in predictions]
+    value = mpmath.fsum(t * cost for t, cost in _zip(targets, costs) if t)
+    exists = [bool(t or q) for t, q in _zip(targets, predictions)]
+    target_slopes = _where(exists, costs)
+    slopes = [-(t / q if q else _INF) if t else mpf(0) for t, q in _zip(targets, predictions)]
+    return _truth(value, (target_slopes, slopes), unit=_unit(base))
+
+
+def kl_divergence(log_predictions: Numbers, targets: Numbers) -> Truth:
+    """``sum t (log t - lp)``; 0 where it is below 0 by no more than roundings of the inputs."""
+    if any(t < 0 for t in targets):
+        nothing = tuple([_NAN] * len(targets) for _ in range(2))
+        return Truth(_NAN, nothing, _NAN, nothing)
+    pairs = _zip(log_predictions, targets)
+    value = mpmath.fsum(t * (mpmath.log(t) - lp) for lp, t in pairs if t)
+    scale = mpmath.fsum(t * (abs(mpmath.log(t)) + abs(lp)) for lp, t in pairs if t)
+    slopes = [mpmath.log(t) - lp + 1 if t else mpf(0) for lp, t in pairs]
+    scales = [abs(mpmath.log(t)) + abs(lp) + 1 if t else mpf(0) for lp, t in pairs]
+    unlogged = [-t for _, t in pairs]
+    size = scale + mpmath.fsum(t for _, t in pairs)
+    value = _not_barely_negative(value, size, log_predictions, targets)
+    return _truth(value, (unlogged, slopes), scale, (unlogged, scales))
+
+
+def kl_divergence_with_log_targets(log_predictions: Numbers, log_targets: Numbers) -> Truth:
+    """``sum t (lt - lp)``, each term with relative accuracy."""
+    triples = [(lp, lt, mpmath.exp(lt)) for lp, lt in _zip(log_predictions, log_targets)]
+    value = mpmath.fsum(t * (lt - lp) for lp, lt, t in triples if t)
+    scale = mpmath.fsum(t * abs(lt - lp) for lp, lt, t in triples if t)
+    slopes = [t * (lt - lp + 1) if t else mpf(0) for lp, lt, t in triples]
+    scales = [t * (abs(lt - lp) + 1) if t else mpf(0) for lp, lt, t in triples]
+    unlogged = [-t for *_, t in triples]
+    size = mpmath.fsum(t * (1 + abs(lp) + abs(lt)) for lp, lt, t in triples if t)
+    value = _not_barely_negative(value, size, log_predictions, log_targets)
+    return _truth(value, (unlogged, slopes), scale, (unlogged, scales))
+
+
+def _not_barely_negative(value: Number, size: Number, *arrays: Numbers) -> Number:
+    """0 for what 8 roundings explain, in the dtype that the digits of the inputs tell."""
+    bits = max((x.man.bit_length() for a in arrays for x in a if mpmath.isfinite(x)), default=1)
+    precision = next((each for each in (8, 11, 24) if bits <= each), 53)
+    return mpf(0) if -8 * mpf(2) ** (1 - precision) * size <= value < 0 else value
+
+
+# --- Jensen-Shannon, Hellinger, total variation ---------------------------------------------------
+
+
+@_on_distributions
+def jensen_shannon_divergence(a: Numbers, b: Numbers, base: float | None = None) -> Truth:
+    """The mean of ``sum a log(a/m)`` and ``sum b log(b/m)``; of distributions, at most log 2."""
+
+    def gain(p: Number, q: Number) -> Number:
+        return mpmath.log(2 * p / (p + q)) / 2 if p else mpf(0)
+
+    value = mpmath.fsum(p * gain(p, q) + q * gain(q, p) for p, q in _zip(a, b))
+    slopes = [gain(p, q) for p, q in _zip(a, b)], [gain(q, p) for p, q in _zip(a, b)]
+    return _truth(min(value, mpmath.log(2)), slopes, unit=_unit(base))
+
+
+@_on_distributions
+def total_variation(a: Numbers, b: Numbers) -> Truth:
+    """``sum |a - b| / 2``."""
+    # The step of a difference is none: at the kink the slope is 0.
+    differ = [abs(p - q) > mpf(10) ** -25 * p for p, q in _zip(a, b)]
+    slopes = _where(differ, [mpmath.sign(p - q) / 2 for p, q in _zip(a, b)])
+    value = mpmath.fsum(abs(p - q) for p, q in _zip(a, b)) / 2
+    return _truth(value, (slopes, [-slope for slope in slopes]))
+
+
+@_on_distributions
+def hellinger(a: Numbers, b: Numbers) -> Truth:
+    """``sqrt(sum (sqrt(a) - sqrt(b))^2 / 2)``."""
+    value = mpmath.sqrt(sum((mpmath.sqrt(p) - mpmath.sqrt(q)) ** 2 for p, q in _zip(a, b)) / 2)
+
+    def slope(p: Number, q: Number) -> Number:
+        return (1 - mpmath.sqrt(q / p)) / (4 * value) if p and value else mpf(0)
+
+    slopes = [slope(p, q) for p, q in _zip(a, b)], [slope(q, p) for p, q in _zip(a, b)]
+    return _truth(value, slopes)
+
+
+def hellinger_curvature_scale(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The two absolute terms of each second derivative, of which one is on the diagonal only."""
+
+    def scale(a: Numbers, b: Numbers) -> Matrix:
+        here = hellinger(a, b)
+        if not here.value:
+            return [[mpf(0)] * len(a) for _ in a]
+        roots = [(mpmath.sqrt(p) - mpmath.sqrt(q)) / mpmath.sqrt(2) for p, q in _zip(a, b)]
+        directions = [root / here.value for root in roots]
+        steps = [1 / mpmath.sqrt(8 * p) if p else mpf(0) for p in a]
+        rows = []
+        for j, (p, slope) in enumerate(_zip(a, here.gradients[0])):
+            row = []
+            for k in range(len(a)):
+                others = mpmath.fsum(d**2 for index, d in enumerate(directions) if index != j)
+                turn = others if j == k else abs(directions[j] * directions[k])
+                own = abs(slope) / (2 * p) if j == k and p else mpf(0)
+                row.append(turn * steps[j] * steps[k] / here.value + own)
+            rows.append(row)
+        return rows
+
+    return _each_row(scale, a, b)
+
+
+# --- Renyi divergence, mutual information ---------------------------------------------------------
+
+
+@_on_distributions
+def renyi_divergence(a: Numbers, b: Numbers, *, alpha: float) -> Truth:
+    """``log(sum a^alpha b^(1-alpha)) / (alpha - 1)`` of a and b over their totals."""
+    order = mpf(alpha) - 1
+    total_a, total_b = mpmath.fsum(a), mpmath.fsum(b)
+    only_a = [p > 0 and not q for p, q in _zip(a, b)]
+    only_b = [q > 0 and not p for p, q in _zip(a, b)]
+    logs = [mpmath.log(p * total_b / (q * total_a)) if p and q else None for p, q in _zip(a, b)]
+    disjoint = all(log is None for log in logs)
+    if disjoint or (alpha >= 1 and any(only_a)):
+        rising = [_INF if only and alpha >= 1 else mpf(0) for only in only_a]
+        falling = [-_INF if only and alpha < 1 else mpf(0) for only in only_b]
+        slopes = [up + down for up, down in _zip(rising, falling)]
+        return _truth(_INF, (slopes, [-_INF if only else mpf(0) for only in only_a]))
+    weighted = [(p / total_a, log) for p, log in _zip(a, logs) if log is not None]
+    if order:
+        log_mean = mpmath.log(mpmath.fsum(w * mpmath.exp(order * log) for w, log in weighted))
+        value = log_mean / order
+    else:
+        log_mean, value = mpf(0), mpmath.fsum(w * log for w, log in weighted)
+
+    def slope_a(index: int) -> tuple[Number, Number]:
+        if (log := logs[index]) is not None:
+            excess, scale = _excess(order, log, value)
+            return alpha * excess / total_a, alpha * scale / total_a
+        known = (only_a[index] and alpha < 1) or (only_b[index] and alpha > 1)
+        return (-alpha / order / total_a,) * 2 if known else (mpf(0),) * 2
+
+    def slope_b(index: int) -> tuple[Number, Number]:
+        if (log := logs[index]) is not None:
+            exponent = alpha * log - log_mean
+            excess = mpmath.expm1(exponent)
+            parts = (abs(alpha * log) + abs(log_mean)) * mpmath.exp(exponent)
+            scale = parts if abs(exponent) < 0.5 else mpf(0)
+            return -excess / total_b, max(scale, abs(excess)) / total_b
+        return (1 / total_b,) * 2 if only_b[index] else (mpf(0),) * 2
+
+    pairs = [[of(index) for index in range(len(a))] for of in (slope_a, slope_b)]
+    slopes, scales = (tuple([pair[i] for pair in column] for column in pairs) for i in (0, 1))
+    return _truth(value, slopes, gradient_scales=scales)
+
+
+def divergence_curvature_scale(a: np.ndarray, b: np.ndarray, *, alpha: float) -> np.ndarray:
+    """The absolute terms of the second derivatives of Renyi's divergence."""
+
+    def scale(a: Numbers, b: Numbers) -> Matrix:
+        here = renyi_divergence(a, b, alpha=alpha)
+        if not mpmath.isfinite(here.value):
+            return [[mpf(0)] * len(a) for _ in a]
+        total_a, total_b = mpmath.fsum(a), mpmath.fsum(b)
+        order, slopes = mpf(alpha) - 1, here.gradient_scales[0]
+        rows = []
+        for j, (p, q, s) in enumerate(zip(a, b, slopes, strict=True)):
+            tilt = mpf(0)
+            if p and q:
+                log = mpmath.log(p * total_b / (q * total_a))
+                tilt = mpmath.exp(order * (log - here.value))
+            moved = [
+                abs((1 / p if p and j == k else 0) - 1 / total_a) + abs(t)
+                for k, t in enumerate(slopes)
+            ]
+            rows.append([(alpha * tilt * move + abs(s)) / total_a for move in moved])
+        return rows
+
+    return _each_row(scale, a, b)
+
+
+@_on_distributions
+def mutual_information(cells: Numbers, *, rows: int, base: float | None = None) -> Truth:
+    """``sum p log(p / (row * column))`` of the cells, row by row, over their total."""
+    total, of_rows, of_columns = _margins(cells, rows)
+    logs = [
+        mpmath.log(n * total / (r * c)) if n else None
+        for n, r, c in zip(cells, of_rows, of_columns, strict=True)
+    ]
+    value = mpmath.fsum(n * log for n, log in _zip(cells, logs) if log is not None) / total
+    slopes = [mpf(0) if log is None else (log - value) / total for log in logs]
+    scales = [mpf(0) if log is None else (abs(log) + value) / total for log in logs]
+    return _truth(value, (slopes,), gradient_scales=(scales,), unit=_unit(base))
+
+
+def information_curvature_scale(cells: np.ndarray, *, rows: int) -> np.ndarray:
+    """The absolute terms of the second derivatives of the mutual information."""
+
+    def scale(cells: Numbers) -> Matrix:
+        slopes = mutual_information(cells, rows=rows).gradient_scales[0]
+        total, of_rows, of_columns = _margins(cells, rows)
+        width = len(cells) // rows
+
+        def entry(j: int, k: int) -> Number:
+            if not cells[j]:
+                return mpf(0)
+            in_row = abs((1 / cells[j] if j == k else 0) - 1 / of_rows[j])
+            in_column = abs((1 / of_columns[j] if j % width == k % width else 0) - 1 / total)
+            same_row = j // width == k // width
+            return ((in_row if same_row else 0) + in_column + slopes[j] + slopes[k]) / total
+
+        return [[entry(j, k) for k in range(len(cells))] for j in range(len(cells))]
+
+    return _each_row(scale, cells)
+
+
+# --- small parts ----------------------------------------------------------------------------------
+
+
+def _margins(cells: Numbers, rows: int) -> tuple[Number, list[Number], list[Number]]:
+    """The total, and for each cell the sums of its row and of its column."""
+    width = len(cells) // rows
+    of_rows = [mpmath.fsum(cells[row * width : (row + 1) * width]) for row in range(rows)]
+    of_columns = [mpmath.fsum(cells[column::width]) for column in range(width)]
+    indices = range(len(cells))
+    return (
+        mpmath.fsum(cells),
+        [of_rows[index // width] for index in indices],
+        [of_columns[index % width] for index in indices],
+    )
+
+
+def _deformed_log(p: Number, order: Number) -> Number:
+    if not p:
+        return -1 / order if order > 0 else mpf(0)
+    return (p**order - 1) / order if order else mpmath.log(p)
+
+
+def _expm1(order: Number, x: Number) -> Number:
+    return mpmath.expm1(order * x) / order if order else x
+
+
+def _excess(order: Number, log: Number, value: Number) -> tuple[Number, Number]:
+    """``(exp(order (log - value)) - 1) / order`` and its scale, a difference where it is small."""
+    excess, parts = _expm1(order, log - value), abs(log) + abs(value)
+    if abs(order * (log - value)) < 0.5:
+        parts *= mpmath.exp(order * (log - value))
+        return excess, max(parts, abs(excess))
+    return excess, abs(excess)
+
+
+def _where(condition: Sequence[bool], numbers: Numbers) -> list[Number]:
+    return [x if each else mpf(0) for each, x in zip(condition, numbers, strict=True)]
+
+
+def _zip(a: Sequence, b: Sequence) -> list[tuple]:
+    return list(zip(a, b, strict=True))
+
+
+def _each_row(function: Callable[..., Matrix], *arrays: np.ndarray) -> np.ndarray:
+    with mp.workdps(oracle.digits_for(*arrays)):
+        columns = [oracle.exact(array) for array in arrays]
+        return np.array([function(*row) for row in zip(*columns, strict=True)], dtype=object)
