@@ -58,6 +58,7 @@ class Row(NamedTuple):
     curvature_scale: Callable[..., np.ndarray] | None = None  # where the truth is a difference
     is_nonnegative: bool = True
     masks_classes: bool = True  # whether `where` may also have the full shape of the logits
+    extra_classes: int = 0  # how many more classes a label may name than there are logits
 
     @property
     def name(self) -> str:
