@@ -71,7 +71,7 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
     """
     arrays = _predictions_and_targets("l2_loss", predictions, targets)
-    return _element_wise(_numerics.half_squared_error, arrays)
+    return _element_wise(_half_square, arrays)
 
 
 def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
@@ -337,7 +337,13 @@ def _element_wise(primitive, arrays, *options) -> jax.Array:
 
 
 def _square(x, y) -> jax.Array:
-    return 2.0 * _numerics.half_squared_error(x, y)
+    return jnp.square(x - y)
+
+
+def _half_square(x, y) -> jax.Array:
+    # It may be finite where the square is not.
+    error = x - y
+    return error * (0.5 * error)
 
 
 def _size(x, y) -> jax.Array:

@@ -51,7 +51,6 @@ from jaxent._numerics.probability import (
 )
 from jaxent._numerics.regression import (
     gaussian,
-    half_squared_error,
     huber,
     log_cosh,
     pinball,
@@ -80,7 +79,6 @@ __all__ = [
     "focal_binary_cross_entropy",
     "focal_of",
     "gaussian",
-    "half_squared_error",
     "hellinger",
     "huber",
     "interval_loss",

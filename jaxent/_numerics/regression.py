@@ -1,7 +1,7 @@
 """Losses of real numbers: of the error of a prediction, of counts, and of normal distributions.
 
-An error is a difference of two inputs, which is rounded once; where that half unit would be seen
-in the loss, what was rounded off is put back.
+An error is a difference of two inputs, which is rounded once; where a loss would multiply that
+half unit, what was rounded off is put back.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._numerics.ground import along, like
 from jaxent._numerics.sigmoid import absolute
 
-# Errors: squares, Huber's compromise, and the logarithm of the hyperbolic cosine.
+# Errors: Huber's compromise, the pinball, and the logarithm of the hyperbolic cosine.
 
 
 def _half_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -30,28 +30,9 @@ def _half_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     return half, jnp.where(jnp.abs(half) < 2.0 ** (jnp.finfo(half.dtype).maxexp / 2), lost, 0.0)
 
 
-def _restored(loss: jax.Array, slope: jax.Array, lost: jax.Array) -> jax.Array:
-    """`loss + slope * lost`, where an infinite slope has lost nothing."""
-    return jnp.where(lost == 0.0, loss, loss + slope * lost)
-
-
 def _along_error(slope: jax.Array, predictions_dot, targets_dot) -> jax.Array | float:
     """`slope * (predictions_dot - targets_dot)`, or as much of it as is differentiated."""
     return along(slope, predictions_dot) + along(-slope, targets_dot)
-
-
-@jax.custom_jvp
-def half_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """(predictions - targets)**2 / 2 per element, to about the last bit."""
-    half, lost = _half_error(predictions, targets)
-    return _restored(2.0 * (half * half), 4.0 * half, lost)
-
-
-@functools.partial(half_squared_error.defjvp, symbolic_zeros=True)
-def _half_squared_error_jvp(primals, tangents):
-    predictions, targets = primals
-    loss = half_squared_error(predictions, targets)
-    return loss, like(_along_error(predictions - targets, *tangents), loss)
 
 
 @jax.custom_jvp
@@ -63,8 +44,10 @@ def huber(predictions: jax.Array, targets: jax.Array, delta: jax.Array) -> jax.A
     half, lost = _half_error(predictions, targets)
     size = jnp.abs(half)
     limited = 2.0 * jnp.minimum(size, 0.5 * delta)
-    excess = size - 0.25 * limited
-    return _restored(2.0 * (limited * excess), 2.0 * jnp.where(half < 0.0, -limited, limited), lost)
+    loss = 2.0 * (limited * (size - 0.25 * limited))
+    slope = 2.0 * jnp.where(half < 0.0, -limited, limited)
+    # Nothing was lost of an infinite error, whose slope may be infinite.
+    return jnp.where(lost == 0.0, loss, loss + slope * lost)
 
 
 @functools.partial(huber.defjvp, symbolic_zeros=True)
