@@ -66,7 +66,8 @@ def _error(probs, labels, where, axes, num_bins) -> jax.Array:
     rows = _rows.labelled_rows(probs, labels, where, axes, _rows.PROBABILITIES)
     rows = rows._replace(valid=rows.valid & _rows.within(rows.values, 0.0, 1.0))
     confidence = jnp.max(rows.values, axis=-1)
-    hit = (jnp.argmax(rows.values, axis=-1) == rows.labels).astype(confidence.dtype)
+    predicted = jnp.argmax(rows.values, axis=-1).astype(rows.labels.dtype)
+    hit = (predicted == rows.labels).astype(confidence.dtype)
     gaps = rows.losses(hit - confidence).ravel()
     # Ends rounded like the probabilities themselves: 0.2 lies in the bin that ends at 3/15.
     ends = jnp.asarray(np.arange(1, num_bins) / num_bins, confidence.dtype)

@@ -244,7 +244,8 @@ def _per_element(primitive, logits, number) -> jax.Array:
     dtype = compute_dtype(logits)
     number = number.astype(dtype)
     proper = (number > 0.0) & (number < jnp.inf)
-    number = jnp.broadcast_to(jnp.where(proper, number, 1.0), logits.shape)
+    number = jnp.broadcast_to(_rows.judged(number, proper), logits.shape)
+    # Once more, for the infinite logits, which do not ask for the number.
     return _rows.judged(primitive(logits.astype(dtype), number), proper)
 
 
@@ -262,8 +263,8 @@ def _smoothed(labels, alpha, where, axes) -> jax.Array:
         where, targets = jnp.broadcast_to(where, shape), jnp.broadcast_to(targets, shape)
         targets = jnp.where(where, targets, 0.0)
         count = jnp.maximum(jnp.sum(where, axis=axes, dtype=dtype, keepdims=True), 1.0)
-    proper = (alpha >= 0.0) & (alpha <= 1.0)
-    valid = proper & (jnp.min(targets, axis=axes, keepdims=True) >= 0.0)
+    alpha = _rows.judged(alpha, (alpha >= 0.0) & (alpha <= 1.0))
+    valid = jnp.min(targets, axis=axes, keepdims=True) >= 0.0
     smooth = _rows.judged((1.0 - alpha) * targets + alpha / count, valid)
     return smooth if where is None else jnp.where(where, smooth, 0.0)
 
@@ -273,11 +274,11 @@ def _balanced(counts, beta, known_decay) -> jax.Array:
     dtype = compute_dtype(counts)
     counts, beta = counts.astype(dtype), beta.astype(dtype)
     if known_decay is None:
-        decay = -jnp.log(jnp.where(beta > 0.0, beta, 1.0))
-        alone, proper = beta == 0.0, (beta >= 0.0) & (beta < 1.0)
+        beta = _rows.judged(beta, (beta >= 0.0) & (beta < 1.0))
+        decay = -jnp.log(jnp.where(beta == 0.0, 1.0, beta))
     else:
         decay = jnp.asarray(known_decay, dtype)
-        alone, proper = jnp.isinf(decay), jnp.ones_like(decay, bool)
+    alone = beta == 0.0
     occurs = counts > 0.0
     seen = jnp.where(occurs, counts, 1.0)
     # The factor 1 - beta, common to all, falls out of weights of mean 1.
@@ -286,8 +287,8 @@ def _balanced(counts, beta, known_decay) -> jax.Array:
     mean = jnp.sum(weights, axis=-1, keepdims=True) / jnp.maximum(
         jnp.sum(occurs, axis=-1, dtype=dtype, keepdims=True), 1.0
     )
-    valid = proper & _rows.within(counts, 0.0, jnp.inf)[..., None]
-    return _rows.judged(weights / jnp.where(mean > 0.0, mean, 1.0), valid)
+    valid = _rows.within(counts, 0.0, jnp.inf)[..., None]
+    return _rows.judged(weights / jnp.where(mean == 0.0, 1.0, mean), valid)
 
 
 @functools.partial(jax.jit, inline=True)
