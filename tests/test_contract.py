@@ -924,8 +924,9 @@ def is_exact_in_half_precision(row: Row) -> None:
 @obligation(instead(optax.softmax_cross_entropy_with_integer_labels), without_curvature)
 def has_exact_curvature(row: Row) -> None:
     names, arguments, _ = row.hard_case(np.float32, 5, at_most=100)
+    truth = oracle.hessian(row.truth, *arguments, **row.options)
     # The oracle puts the direction first, JAX the slope.
-    truth = np.swapaxes(oracle.hessian(row.truth, *arguments, **row.options), 1, -1)
+    truth = truth.swapaxes(1, 2) if row.has_class_axis else truth
     scale = truth if row.curvature_scale is None else row.curvature_scale(*arguments)
     # At the edge of its domain a loss has no second derivative: the truth beyond is NaN.
     at_edge = truth != truth
