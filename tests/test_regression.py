@@ -1,6 +1,7 @@
 """What is particular to the regression losses; what every loss owes is in test_contract.py."""
 
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def test_huber_where_optax_is_wrong():
 
 
 def test_huber_is_finite_where_the_error_overflows():
-    predictions, targets = np.float32([3e38, -3e38]), np.float32([-3e38, 3e38])
+    predictions, targets = np.array([3e38, -3e38], np.float32), np.array([-3e38, 3e38], np.float32)
     value, slope = value_and_slope(jaxent.huber_loss, predictions, targets, delta=0.5)
     np.testing.assert_allclose(value, 3e38, rtol=1e-6)
     np.testing.assert_array_equal(slope, [0.5, -0.5])
@@ -140,7 +141,7 @@ def test_half_of_a_square_is_finite_where_the_square_is_not():
 
 
 def test_huber_has_a_derivative_in_delta():
-    errors = np.float32([0.5, 2.0, -5.0])
+    errors = np.array([0.5, 2.0, -5.0], np.float32)
     slope = jax.jit(jax.grad(lambda delta: jnp.sum(jaxent.huber_loss(errors, delta=delta))))
     np.testing.assert_allclose(slope(np.float32(1.5)), 0.5 + 3.5, rtol=1e-6)
 
@@ -148,15 +149,15 @@ def test_huber_has_a_derivative_in_delta():
 @pytest.mark.parametrize("size", [1e-15, 1e-4, 0.99, 1.01, 30.0])
 def test_log_cosh_in_both_of_its_regimes(size):
     truth = size**2 / 2 if size < 1e-3 else math.log(math.cosh(size))
-    value, slope = value_and_slope(jaxent.log_cosh, np.float32([size, -size]))
+    value, slope = value_and_slope(jaxent.log_cosh, np.array([size, -size], np.float32))
     np.testing.assert_allclose(value, truth, rtol=1e-6)
     np.testing.assert_allclose(slope, [math.tanh(size), -math.tanh(size)], rtol=1e-6)
-    bend = curvature(jaxent.log_cosh, np.float32([size]))
+    bend = curvature(jaxent.log_cosh, np.array([size], np.float32))
     np.testing.assert_allclose(bend, 1 / math.cosh(size) ** 2, rtol=1e-5)
 
 
 def test_log_cosh_of_tiny_and_huge_errors():
-    value = np.asarray(jaxent.log_cosh(np.float32([1e-4, 1e30, -3e38])))
+    value = np.asarray(jaxent.log_cosh(np.array([1e-4, 1e30, -3e38], np.float32)))
     np.testing.assert_allclose(value, [5e-9, 1e30, 3e38], rtol=1e-6)
     assert optax.log_cosh(jnp.float32(1e-4)) == 0.0  # what there is to beat
 
@@ -170,17 +171,19 @@ def test_third_derivatives_of_log_cosh():
 
 def test_kinks_have_slope_0_and_no_curvature():
     for loss in (jaxent.absolute_error, jaxent.quantile_loss):
-        assert value_and_slope(loss, np.float32([0.0, -0.0]))[1].tolist() == [0.0, 0.0]
-        np.testing.assert_array_equal(curvature(loss, np.float32([-2.0, 0.0, 2.0])), 0.0)
-    bend = curvature(jaxent.huber_loss, np.float32([-2.0, -0.5, 0.0, 0.5, 2.0]))
+        assert value_and_slope(loss, np.array([0.0, -0.0], np.float32))[1].tolist() == [0.0, 0.0]
+        np.testing.assert_array_equal(curvature(loss, np.array([-2.0, 0.0, 2.0], np.float32)), 0.0)
+    bend = curvature(jaxent.huber_loss, np.array([-2.0, -0.5, 0.0, 0.5, 2.0], np.float32))
     np.testing.assert_array_equal(bend, [0.0, 1.0, 1.0, 1.0, 0.0])
 
 
 def test_the_sides_of_the_pinball():
-    value, slope = value_and_slope(jaxent.quantile_loss, np.float32([2.0, -2.0]), quantile=0.9)
+    value, slope = value_and_slope(
+        jaxent.quantile_loss, np.array([2.0, -2.0], np.float32), quantile=0.9
+    )
     np.testing.assert_allclose(value, [0.2, 1.8], rtol=2e-7)
     np.testing.assert_allclose(slope, [0.1, -0.9], rtol=1e-7)
-    traced = jax.jit(lambda q: jaxent.quantile_loss(np.float32([2.0, -2.0]), quantile=q))
+    traced = jax.jit(lambda q: jaxent.quantile_loss(np.array([2.0, -2.0], np.float32), quantile=q))
     np.testing.assert_allclose(traced(np.float32(0.9)), [0.2, 1.8], rtol=1e-6)
     in_quantile = jax.jacfwd(traced)(np.float32(0.9))
     np.testing.assert_allclose(in_quantile, [-2.0, 2.0], rtol=1e-6)
@@ -221,8 +224,8 @@ def test_large_counts_do_not_cancel(count):
 
 
 def test_rates_of_0_and_counts_that_are_none():
-    log_rates = np.float32([-np.inf, -np.inf, 0.0, 0.0, np.inf, np.inf])
-    counts = np.float32([0.0, 2.0, -1.0, -1e-30, 3.0, 1e30])
+    log_rates = np.array([-np.inf, -np.inf, 0.0, 0.0, np.inf, np.inf], np.float32)
+    counts = np.array([0.0, 2.0, -1.0, -1e-30, 3.0, 1e30], np.float32)
     expected = [0.0, np.inf, np.nan, np.nan, np.inf, np.inf]
     for full in (False, True):
         value, slope = value_and_slope(jaxent.poisson_nll, log_rates, counts, full=full)
@@ -251,7 +254,7 @@ def test_the_best_variance_is_the_squared_error():
 
 
 def test_variances_that_are_not_positive_are_nan():
-    variances = np.float32([0.0, -1.0, np.nan, 1.0])
+    variances = np.array([0.0, -1.0, np.nan, 1.0], np.float32)
     value, slope = value_and_slope(jaxent.gaussian_nll, np.ones(4, np.float32), 0.0, variances)
     in_variance = jax.grad(lambda v: jnp.sum(jaxent.gaussian_nll(np.float32(1.0), 0.0, v)))
     for result in (value, slope, in_variance(variances)):
@@ -292,7 +295,7 @@ def test_options_must_be_numbers_or_flags():
         (jaxent.gaussian_nll, (errors, targets, 1.0)),
     ):
         with pytest.raises(AssertionError, match=rf"{loss.__name__}.*`full`"):
-            loss(*given, full="yes")
+            loss(*given, full=cast("bool", "yes"))
 
 
 def test_options_do_not_change_the_dtype_of_the_loss():

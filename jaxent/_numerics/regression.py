@@ -154,8 +154,10 @@ _TANH = {
 
 def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
     """The polynomial whose coefficients are given from the constant on."""
-    *rest, last = coefficients
-    return functools.reduce(lambda total, each: total * x + each, reversed(rest), last)
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + coefficient
+    return total
 
 
 @jax.custom_jvp
@@ -222,7 +224,8 @@ def _ratio_jvp(primals, tangents):
     error, variances = primals
     error_dot, variances_dot = tangents
     ratio = _ratio(error, variances)
-    return ratio, like((along(1.0, error_dot) - along(ratio, variances_dot)) / variances, ratio)
+    moved = along(jnp.ones_like(ratio), error_dot) - along(ratio, variances_dot)
+    return ratio, like(moved / variances, ratio)
 
 
 @jax.custom_jvp
