@@ -162,6 +162,15 @@ def test_log_cosh_of_tiny_and_huge_errors():
     assert optax.log_cosh(jnp.float32(1e-4)) == 0.0  # what there is to beat
 
 
+def test_the_curvature_of_log_cosh_sees_what_the_error_was_rounded_by():
+    generator = np.random.default_rng(0)
+    predictions = generator.uniform(16, 20, size=50).astype(np.float32)
+    targets = -generator.uniform(0.5, 16, size=50).astype(np.float32)
+    bend = jax.jit(jax.vmap(jax.hessian(jaxent.log_cosh)))(predictions, targets)
+    truth = 1 / np.cosh(predictions.astype(np.float64) - targets.astype(np.float64)) ** 2
+    np.testing.assert_allclose(bend, truth, rtol=1e-6)
+
+
 def test_third_derivatives_of_log_cosh():
     third = jax.grad(jax.grad(jax.grad(jaxent.log_cosh)))
     for x in (0.3, 2.0):
