@@ -68,7 +68,9 @@ def softmax_jensen_shannon(logits_a: Numbers, logits_b: Numbers) -> Truth:
     gains = each(_gain, p, q)
     lost = each(_gain, q, p)
     value = (_mean(p, gains) + _mean(q, lost)) / 2
-    slopes = tuple(_half_covariance(each_p, each_gain) for each_p, each_gain in ((p, gains), (q, lost)))
+    slopes = tuple(
+        _half_covariance(each_p, each_gain) for each_p, each_gain in ((p, gains), (q, lost))
+    )
     scales = tuple(
         [scale / 2 for scale in _scale(each_p, each_gain)]
         for each_p, each_gain in ((p, gains), (q, lost))
