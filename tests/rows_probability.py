@@ -13,10 +13,11 @@ from families import Family
 import jaxent
 
 # Worst error allowed, in units in the last place of the quantity itself: nothing is scaled.
+# The sums stay within 3; the oldest JAX adds up a thousand classes one after the other.
 BINARY_VALUE, BINARY_GRADIENT = 4, 4
-CATEGORICAL_VALUE, CATEGORICAL_GRADIENT = 4, 2
+CATEGORICAL_VALUE, CATEGORICAL_GRADIENT = 8, 2
 LIKELIHOOD_VALUE, LIKELIHOOD_GRADIENT = 0, 0
-BRIER_VALUE, BRIER_GRADIENT = 4, 1
+BRIER_VALUE, BRIER_GRADIENT = 8, 1
 
 # Away from the ends, where differences of slopes are no measure of a curvature.
 PROBS = Argument("probs", lambda rng, leading, classes: rng.uniform(0.2, 0.95, (*leading, classes)))

@@ -57,7 +57,8 @@ def test_a_photo_of_a_bird():
 
 
 def test_an_example_of_three_classes():
-    assert CATEGORICAL([0.4, 0.4, 0.2], [0, 1, 0]) == pytest.approx(0.916, abs=5e-4)
+    probs, labels = np.array([0.4, 0.4, 0.2], np.float32), np.array([0, 1, 0])
+    assert CATEGORICAL(probs, labels) == pytest.approx(0.916, abs=5e-4)
 
 
 def test_hard_labels_leave_one_term_of_the_two():
@@ -79,15 +80,10 @@ def test_a_good_and_a_bad_classifier_by_their_means():
     assert of_good == pytest.approx(-np.mean(np.log([0.9, 0.9, 0.8, 0.95, 0.8])), rel=1e-6)
     assert of_bad == pytest.approx(-np.mean(np.log([0.3, 0.4, 0.4, 0.5, 0.1])), rel=1e-6)
     assert of_good < 0.2 < 1.0 < of_bad
-    as_pairs = (
-        jaxent.mean(CATEGORICAL(np.stack([1 - p, p], -1), labels_of(labels))) for p in (good, bad)
-    )
+    targets = one_hot(labels, 2)
+    as_pairs = (jaxent.mean(CATEGORICAL(np.stack([1 - p, p], -1), targets)) for p in (good, bad))
     for pair, single in zip(as_pairs, (of_good, of_bad), strict=True):
         assert pair == pytest.approx(float(single), rel=1e-6)
-
-
-def labels_of(labels):
-    return one_hot(labels, 2)
 
 
 # --- one quantity under several names -------------------------------------------------------------
