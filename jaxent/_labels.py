@@ -304,6 +304,7 @@ def _adjusted(logits, priors, tau) -> jax.Array:
 
 
 def _toward(tau: jax.Array) -> jax.Array:
-    """The limit of tau log(p) for p that tends to 0."""
-    finite = jnp.where(tau == 0.0, 0.0, tau * 0.0)
-    return jnp.where(tau > 0.0, -jnp.inf, jnp.where(tau < 0.0, jnp.inf, finite)).astype(tau.dtype)
+    """The limit of tau log(p) for p that tends to 0, without its infinite derivative."""
+    zero_or_nan = jnp.where(tau == 0.0, 0.0, tau * 0.0)
+    limit = jnp.where(tau > 0.0, -jnp.inf, jnp.where(tau < 0.0, jnp.inf, zero_or_nan))
+    return limit.astype(tau.dtype)
