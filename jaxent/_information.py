@@ -429,7 +429,7 @@ def jensen_shannon_divergence(
         >>> probs_a = jnp.array([[1.0, 0.0], [0.5, 0.5]])
         >>> probs_b = jnp.array([[0.0, 1.0], [0.5001, 0.4999]])
         >>> print(jaxent.jensen_shannon_divergence(probs_a, probs_b))
-        [6.9314718e-01 5.0004847e-09]
+        [6.931472e-01 5.000169e-09]
 
     References:
         Lin, `Divergence Measures Based on the Shannon Entropy
@@ -594,7 +594,7 @@ def hellinger(
         >>> probs_a = jnp.array([[1.0, 0.0], [0.5, 0.5]])
         >>> probs_b = jnp.array([[0.0, 1.0], [0.5001, 0.4999]])
         >>> print(jaxent.hellinger(probs_a, probs_b))
-        [1.0000000e+00 7.0714129e-05]
+        [1.000000e+00 7.071188e-05]
 
     References:
         van der Vaart, *Asymptotic Statistics*, 1998, section 14.5.

@@ -9,6 +9,7 @@ Conventions at 0 are those of `jaxent._numerics.distribution`.
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -415,18 +416,10 @@ def _table(joint: jax.Array) -> _Table:
     plain = jnp.sum(joint, axis=(-2, -1), keepdims=True)
     exponent = jnp.frexp(jnp.where(is_zero(plain), 1.0, plain))[1]
     cells = jnp.ldexp(joint, -exponent)
-    # The head of a cell is a multiple of the spacing of numbers above 1: sums of heads are exact,
-    # and sums of tails have an error that does not count.
-    heads = jax.lax.optimization_barrier(cells + 1.0) - 1.0
-    tails = cells - heads
-    total, rows, columns = (
-        tuple(jnp.sum(part, axis=axis, keepdims=True) for part in (heads, tails))
-        for axis in ((-2, -1), -1, -2)
-    )
-    high, high_error = _exact_product(cells, total[0])
-    low, low_error = _exact_product(rows[0], columns[0])
-    crossed = cells * total[1] - rows[0] * columns[1] - rows[1] * columns[0]
-    difference = (high - low) + ((high_error - low_error) + crossed)
+    rows, columns = _exact_sum(cells), _exact_sum(cells.swapaxes(-2, -1))
+    rows, columns = (tuple(x[..., None] for x in rows), tuple(x[..., None, :] for x in columns))
+    total = _exact_total(rows[0][..., 0], rows[1][..., 0])
+    difference = _difference_of_products(cells, total, rows, columns)
 
     whole, of_rows, of_columns = (sum(parts) for parts in (total, rows, columns))
     whole, of_rows, of_columns = (
@@ -438,27 +431,67 @@ def _table(joint: jax.Array) -> _Table:
     is_near = common & (jnp.abs(ratio - 1.0) < 0.5) & ~is_zero(product)
     near = log1p(jnp.where(is_near, difference / jnp.where(is_near, product, 1.0), 0.0))
     log_ratio = jnp.where(is_near, near, jnp.log(ratio))
-    independent = (jnp.sum(cells, -1, keepdims=True) / whole) * (
-        jnp.sum(cells, -2, keepdims=True) / whole
-    )
+    independent = ((rows[0] + rows[1]) / whole) * ((columns[0] + columns[1]) / whole)
     terms = _bregman(cells / whole, independent, log_ratio, ratio, 1.0)
     terms = jnp.where(common, terms, independent)
-    value = jnp.sum(terms, axis=(-2, -1), keepdims=True)
+    value = sum(_exact_sum(terms.reshape(*terms.shape[:-2], -1)))[..., None, None]
     of_rows, of_columns, whole = (jnp.ldexp(x, exponent) for x in (of_rows, of_columns, whole))
     return _Table(whole, of_rows, of_columns, log_ratio, value)
 
 
-def _exact_product(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The product and its rounding error, by splitting the factors into halves."""
-    product = x * y
-    (x_high, x_low), (y_high, y_low) = _halves(x), _halves(y)
-    error = ((x_high * y_high - product) + x_high * y_low + x_low * y_high) + x_low * y_low
-    return product, error
+def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum and its rounding error, which together are exact."""
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)
+
+
+def _exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum over the last axis as two numbers, which hold twice the digits of one."""
+    error = jnp.zeros_like(x)
+    while x.shape[-1] > 1:
+        if x.shape[-1] % 2:
+            x, error = (jnp.concatenate([e, jnp.zeros_like(e[..., :1])], -1) for e in (x, error))
+        half = x.shape[-1] // 2
+        x, rounding = _two_sum(x[..., :half], x[..., half:])
+        error = (error[..., :half] + error[..., half:]) + rounding
+    return x[..., 0], error[..., 0]
+
+
+def _exact_total(x: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum over the last axis of numbers that are two each, as [..., 1, 1]."""
+    high, low = _exact_sum(x)
+    return high[..., None, None], (low + jnp.sum(error, axis=-1))[..., None, None]
+
+
+def _difference_of_products(x, whole, rows, columns) -> jax.Array:
+    """X * whole - rows * columns, all but x as two numbers each, as if without rounding.
+
+    Products of halves of numbers are exact, so that nothing changes if the compiler contracts them
+    with the additions that follow.
+    """
+    (x_high, x_low), (whole_high, whole_low) = _halves(x), _halves(whole[0])
+    (row_high, row_low), (column_high, column_low) = _halves(rows[0]), _halves(columns[0])
+    products = [
+        (x_high * whole_high, -row_high * column_high),
+        (x_high * whole_low, -row_high * column_low),
+        (x_low * whole_high, -row_low * column_high),
+        (x_low * whole_low, -row_low * column_low),
+    ]
+    error = (x * whole[1] - rows[0] * columns[1]) - rows[1] * columns[0]
+    result = jnp.zeros_like(x)
+    for product in itertools.chain(*products):
+        result, rounding = _two_sum(result, product)
+        error += rounding
+    return result + error
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    scaled = x * (2.0 ** ((jnp.finfo(x.dtype).nmant + 2) // 2) + 1.0)
-    high = scaled - (scaled - x)
+    """Two numbers of half as many digits, of which x is the sum."""
+    integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    bits = jax.lax.bitcast_convert_type(x, integer)
+    dropped = jnp.finfo(x.dtype).nmant // 2 + 1
+    high = jax.lax.bitcast_convert_type((bits >> dropped) << dropped, x.dtype)
     return high, x - high
 
 
