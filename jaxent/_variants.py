@@ -52,7 +52,7 @@ def sigmoid_focal_loss(
         >>> import jaxent
         >>> logits, labels = jnp.array([3.0, 0.0, -2.0]), jnp.array([1, 1, 1])
         >>> print(jaxent.sigmoid_focal_loss(logits, labels))
-        [0.0]
+        [1.09283326e-04 1.73286796e-01 1.65007806e+00]
 
     References:
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
@@ -109,7 +109,7 @@ def softmax_focal_loss(
         >>> import jaxent
         >>> logits = jnp.array([[3.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> print(jaxent.softmax_focal_loss(logits, jnp.array([0, 1])))
-        [0.0]
+        [7.7842223e-04 8.0294776e-01]
 
     References:
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
@@ -160,7 +160,7 @@ def generalized_cross_entropy(
         >>> import jaxent
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 0.0, 90.0]])
         >>> print(jaxent.generalized_cross_entropy(logits, jnp.array([0, 1])))
-        [0.0]
+        [4.1223074e-09 1.4285715e+00]
 
     References:
         Zhang, Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural Networks with
@@ -216,7 +216,7 @@ def symmetric_cross_entropy(
         >>> import jaxent
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> print(jaxent.symmetric_cross_entropy(logits, jnp.array([0, 1])))
-        [0.0]
+        [1.6901460e-08 3.1618466e+00]
 
     References:
         Wang et al., `Symmetric Cross Entropy for Robust Learning with Noisy Labels
@@ -275,7 +275,7 @@ def poly_loss_cross_entropy(
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.6, 0.3]])
         >>> print(jaxent.poly_loss_cross_entropy(logits, labels))
-        [0.0]
+        [1.2366922e-08 2.4967811e+00]
 
     References:
         Leng et al., `PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions
@@ -334,7 +334,7 @@ def ordinal_cross_entropy(
         >>> import jaxent
         >>> logits = jnp.array([[-1.0, 1.0], [20.0, 40.0], [20.0, 40.0]])
         >>> print(jaxent.ordinal_cross_entropy(logits, jnp.array([1, 0, 2])))
-        [0.0]
+        [7.7193683e-01 2.0611537e-09 4.0000000e+01]
 
     References:
         McCullagh, `Regression Models for Ordinal Data

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,11 @@ from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entro
 from jaxent._numerics.ground import along, like, summed_along
 from jaxent._numerics.sigmoid import absolute, sigmoid, softplus
 from jaxent._numerics.softmax import softmax, top_and_excess, top_and_shift
+
+
+def _known(number: float | None, array: jax.Array | None) -> Any:
+    """An exponent, given as a constant of the program or as an array."""
+    return number if array is None else array
 
 
 def _power(base: jax.Array, exponent: float | jax.Array) -> jax.Array:
@@ -135,7 +140,7 @@ def focal_binary_cross_entropy(number: float | None, x, target, gamma=None) -> j
     The exponent is `number`, which costs less, or the scalar array `gamma` if that is None.
     """
     parts = _focal(x, target)
-    weight = _power(parts.wrong, number if gamma is None else gamma)
+    weight = _power(parts.wrong, _known(number, gamma))
     # The weight of an infinite loss is positive on paper, and may still have underflowed.
     is_infinite = parts.loss == jnp.inf
     return jnp.where(is_infinite, jnp.inf, weight * jnp.where(is_infinite, 0.0, parts.loss))
@@ -148,7 +153,7 @@ def _focal_binary_cross_entropy_jvp(number, primals, tangents):
     loss = focal_binary_cross_entropy(number, x, target, gamma)
     loss_dot = along(_focal_slope(number, x, target, gamma), x_dot)
     if not isinstance(target_dot, SymbolicZero):
-        exponent = number if gamma is None else gamma
+        exponent = _known(number, gamma)
         parts = _focal(x, target)
         weight = _long_power(parts, exponent)
         # Apart, since their sum may overflow where what it is multiplied with does not.
@@ -163,7 +168,7 @@ def _focal_binary_cross_entropy_jvp(number, primals, tangents):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _focal_slope(number, x, target, gamma) -> jax.Array:
     """The derivative of the focal loss in the logit."""
-    exponent = number if gamma is None else gamma
+    exponent = _known(number, gamma)
     parts = _focal(x, target)
     slope = _power(parts.wrong, exponent) * (parts.steepness + exponent * parts.drift)
     return jnp.where(x >= 0.0, slope, -slope)
@@ -173,7 +178,7 @@ def _focal_slope(number, x, target, gamma) -> jax.Array:
 def _focal_slope_jvp(number, primals, tangents):
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
-    exponent = number if gamma is None else gamma
+    exponent = _known(number, gamma)
     slope = _focal_slope(number, x, target, gamma)
     parts = _focal(x, target)
     weight = _power(parts.wrong, exponent)
@@ -223,7 +228,7 @@ def label_power(number: float | None, x, labels, exponent=None) -> jax.Array:
     label to the top of the row as a sum of two numbers. The factors of the first product have half
     of the digits, so that it is exact.
     """
-    exponent = number if exponent is None else exponent
+    exponent = _known(number, exponent)
     top, shift = top_and_shift(x)
     total = jnp.sum(jnp.exp(x - shift[..., None]), axis=-1)
     label_logit = jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
@@ -263,7 +268,7 @@ def _label_power_jvp(number, primals, tangents):
     power_dot = 0.0
     if not isinstance(x_dot, SymbolicZero):
         loss_dot = jax.jvp(lambda x: label_cross_entropy(x, labels), (x,), (x_dot,))[1]
-        power_dot -= (number if exponent is None else exponent) * (power * loss_dot)
+        power_dot -= _known(number, exponent) * (power * loss_dot)
     if not (exponent is None or isinstance(exponent_dot, SymbolicZero)):
         power_dot -= _product(power, label_cross_entropy(x, labels)) * exponent_dot
     return power, like(power_dot, power)
@@ -300,7 +305,7 @@ def focal_of(number: float | None, loss, probability, gamma=None) -> jax.Array:
     The exponent is `number`, which costs less, or the scalar array `gamma` if that is None.
     """
     del probability  # for the derivatives
-    return _power(_fall(loss), number if gamma is None else gamma) * loss
+    return _power(_fall(loss), _known(number, gamma)) * loss
 
 
 @functools.partial(focal_of.defjvp, symbolic_zeros=True)
@@ -317,7 +322,7 @@ def _focal_of_jvp(number, primals, tangents):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _focal_of_slope(number, loss, probability, gamma) -> jax.Array:
     """w**gamma (1 + gamma L p / w), the derivative of `focal_of` in L."""
-    exponent = number if gamma is None else gamma
+    exponent = _known(number, gamma)
     doubt = _doubt(loss, probability)
     return _power(doubt.wrong, exponent) * (1.0 + exponent * (probability * doubt.ratio))
 
@@ -326,7 +331,7 @@ def _focal_of_slope(number, loss, probability, gamma) -> jax.Array:
 def _focal_of_slope_jvp(number, primals, tangents):
     loss, probability, gamma = primals
     loss_dot, _, gamma_dot = tangents
-    exponent = number if gamma is None else gamma
+    exponent = _known(number, gamma)
     slope = _focal_of_slope(number, loss, probability, gamma)
     wrong, inverse, ratio, log_wrong = _doubt(loss, probability)
     weight, mean = _power(wrong, exponent), probability * ratio
