@@ -47,7 +47,8 @@ def few_logit_pairs(dtype: Any, num_classes: int) -> Iterator[Family]:
     """A handful of pairs for vocabularies of any size, with few distinct values."""
     generator = np.random.default_rng(num_classes)
     noise = generator.normal(size=7)
-    for size, family in zip((1e-3, 0.1, 1.0), families.few_logits_only(dtype, num_classes)):
+    few = families.few_logits_only(dtype, num_classes)
+    for size, family in zip((1e-3, 0.1, 1.0), few, strict=True):
         (logits,) = family.arrays
         others = logits.astype(np.float64) + size * noise[np.arange(num_classes) % 7]
         yield Family(f"near {size:g}, {family.name}", (logits, _cut(others, dtype)))

@@ -119,18 +119,17 @@ def test_jensen_shannon_is_symmetric_and_at_most_log_2(noise):
     assert (np.asarray(value) <= np.float32(math.log(2))).all()
 
 
-def test_yes_or_no_is_softmax_over_two_classes():
-    logits, target_logits = pairs(5, shape=(200,))
-    pair, target_pair = (np.stack([np.zeros_like(x), x], -1) for x in (logits, target_logits))
-    for sigmoid_form, softmax_form, one, two in (
-        (jaxent.sigmoid_entropy, ENTROPY, (logits,), (pair,)),
-        (jaxent.sigmoid_kl_divergence, KL, (logits, target_logits), (pair, target_pair)),
-    ):
-        np.testing.assert_allclose(sigmoid_form(*one), softmax_form(*two), rtol=1e-6)
-        for slope, pair_slope in zip(
-            slopes(sigmoid_form, *one), slopes(softmax_form, *two), strict=True
-        ):
-            np.testing.assert_allclose(slope, pair_slope[:, 1], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("sigmoid_form", "softmax_form", "count"),
+    [(jaxent.sigmoid_entropy, ENTROPY, 1), (jaxent.sigmoid_kl_divergence, KL, 2)],
+)
+def test_yes_or_no_is_softmax_over_two_classes(sigmoid_form, softmax_form, count):
+    logits = list(pairs(5, shape=(200,)))[:count]
+    two_classes = [np.stack([np.zeros_like(x), x], -1) for x in logits]
+    np.testing.assert_allclose(sigmoid_form(*logits), softmax_form(*two_classes), rtol=1e-6)
+    expected = slopes(softmax_form, *two_classes)
+    for slope, pair_slope in zip(slopes(sigmoid_form, *logits), expected, strict=True):
+        np.testing.assert_allclose(slope, pair_slope[:, 1], rtol=1e-6)
 
 
 def test_agrees_with_optax_where_optax_is_right():
@@ -285,13 +284,11 @@ def test_curvature_in_the_target_is_exact(outer):
     # The absolute terms, to a few digits: the covariance, and three with the gradient.
     identity = np.eye(4)
     ratio = (target_logits - logits).astype(np.float64)
-    off = np.abs(ratio[:, :, None] - ratio[:, None, :])
-    slope = p * np.sum(p[:, None, :] * off, -1)
-    rest = (1 - identity) * p[:, None, :]
-    covariance = np.where(
-        identity, p[:, :, None] * rest.sum(-1, keepdims=True), p[:, :, None] * p[:, None]
-    )
-    scale = covariance + identity * slope[:, None]
+    differences = np.abs(ratio[:, :, None] - ratio[:, None, :])
+    slope = p * np.sum(p[:, None, :] * differences, -1)
+    others = p @ (1 - identity)
+    scale = p[:, :, None] * np.where(identity, others[:, None], p[:, None])
+    scale += identity * slope[:, None]
     scale += p[:, :, None] * slope[:, None] + slope[:, :, None] * p[:, None]
     result = jax.jit(jax.vmap(outer(jax.jacrev(KL, 1), 1)))(logits, target_logits)
     assert oracle.scaled_ulps(result, truth, scale, np.float32).max() <= 16

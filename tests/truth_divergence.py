@@ -15,6 +15,10 @@ from oracle import Number, Truth, each
 
 Numbers = Sequence[Number]
 
+# A term of a second derivative that is too small for a float32 costs an entry 2**-126, however
+# large that is: 16 units in the last place of this.
+_FLUSHED = mpf(2) ** -107
+
 
 def softmax_entropy(logits: Numbers) -> Truth:
     """``-sum p_j log p_j``, with ``0 log 0 = 0``."""
@@ -65,23 +69,21 @@ def softmax_jensen_shannon(logits_a: Numbers, logits_b: Numbers) -> Truth:
     """``sum p_j log(p_j / m_j) / 2 + sum q_j log(q_j / m_j) / 2``, with ``m = (p + q) / 2``."""
     p, _ = oracle.softmax(logits_a)
     q, _ = oracle.softmax(logits_b)
-    gains = each(_gain, p, q)
-    lost = each(_gain, q, p)
-    value = (_mean(p, gains) + _mean(q, lost)) / 2
-    slopes = tuple(
-        _half_covariance(each_p, each_gain) for each_p, each_gain in ((p, gains), (q, lost))
-    )
-    scales = tuple(
-        [scale / 2 for scale in _scale(each_p, each_gain)]
-        for each_p, each_gain in ((p, gains), (q, lost))
-    )
+    gains, others = each(_gain, p, q), each(_gain, q, p)
+    value = (_mean(p, gains) + _mean(q, others)) / 2
+    pairs = ((p, gains), (q, others))
+    slopes = tuple(_half_covariance(weights, gain) for weights, gain in pairs)
+    scales = tuple([scale / 2 for scale in _scale(weights, gain)] for weights, gain in pairs)
     return Truth(value, slopes, value, scales)
 
 
 def softmax_jensen_shannon_curvature_scale(
     logits_a: np.ndarray, logits_b: np.ndarray
 ) -> np.ndarray:
-    """The absolute terms of ``P diag(h) P'`` with ``P = 1 - p 1'``, and of what bends the slope."""
+    """The absolute terms of ``P diag(h) P'`` with ``P = 1 - p 1'``, and of what bends the slope.
+
+    Some are products of three small numbers, of which a processor may flush one.
+    """
 
     def scale(a: Numbers, b: Numbers) -> list[list[Number]]:
         p, _ = oracle.softmax(a)
@@ -94,7 +96,8 @@ def softmax_jensen_shannon_curvature_scale(
             for j in classes
         ]
         slope_scale = [scale / 2 for scale in _scale(p, each(_gain, p, q))]
-        return _sum(straight, _bend(p, slope_scale))
+        lost = [[_FLUSHED for _ in classes] for _ in classes]
+        return _sum(lost, _sum(straight, _bend(p, slope_scale)))
 
     return _each_row(scale, logits_a, logits_b)
 

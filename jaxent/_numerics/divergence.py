@@ -93,7 +93,7 @@ def _beyond(x: jax.Array) -> float:
 
 
 def _divergence_terms(p: jax.Array, q: jax.Array, eighth: jax.Array) -> jax.Array:
-    """p - q - q log(p / q) per class, from an eighth of log(p / q).
+    """The terms p - q - q log(p / q) of the classes, from an eighth of log(p / q).
 
     They sum to KL(q || p), since p and q have the same total, and none is negative.
     """
