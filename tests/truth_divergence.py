@@ -16,8 +16,8 @@ from oracle import Number, Truth, each
 Numbers = Sequence[Number]
 
 # A term of a second derivative that is too small for a float32 costs an entry 2**-126, however
-# large that is: 16 units in the last place of this.
-_FLUSHED = mpf(2) ** -107
+# large that is; a few of them cost 16 units in the last place of this.
+_FLUSHED = mpf(2) ** -104
 
 
 def softmax_entropy(logits: Numbers) -> Truth:
