@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -440,7 +441,7 @@ def test_an_order_has_no_class_mask():
 
 # --- options --------------------------------------------------------------------------------------
 
-REFUSED = {
+REFUSED: dict[Any, dict[str, tuple[float, ...]]] = {
     jaxent.softmax_focal_loss: {"gamma": (-0.1, np.nan, np.inf)},
     jaxent.sigmoid_focal_loss: {"gamma": (-0.1, np.nan, np.inf), "alpha": (-0.1, 1.1, np.nan)},
     jaxent.generalized_cross_entropy: {"q": (-0.1, 1.1, np.nan)},
