@@ -191,6 +191,20 @@ def test_near_and_sure_at_once():
             np.testing.assert_allclose(slope, np.array(expected, float), rtol=5e-7)
 
 
+@pytest.mark.parametrize("loss", [KL, JENSEN_SHANNON])
+def test_all_logits_moved_but_the_largest(loss):
+    """The two differ in one class of a thousand, and it is the one that others are measured by."""
+    logits = (0.01 * np.random.default_rng(15).normal(size=1000)).astype(np.float32)
+    logits[3] = 0.5
+    others = logits + np.float32(1.7) * (np.arange(1000) != 3)
+    others[3] = 2.25
+    with oracle.mp.workdps(60):
+        truth = getattr(truth_divergence, loss.__name__)(oracle.exact(logits), oracle.exact(others))
+    np.testing.assert_allclose(loss(logits, others), float(truth.value), rtol=1e-6)
+    for slope, expected in zip(slopes(loss, logits, others), truth.gradients, strict=True):
+        np.testing.assert_allclose(slope, np.array(expected, float), rtol=1e-5)
+
+
 # --- certainty and impossibility ------------------------------------------------------------------
 
 
