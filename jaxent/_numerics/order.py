@@ -74,6 +74,34 @@ def _slope_exists(p: jax.Array, alpha: float) -> jax.Array:
     return jnp.ones_like(p, dtype=bool) if alpha > 1.0 else ~is_zero(p)
 
 
+# Sums.
+
+
+def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum and its rounding error, which together are exact."""
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)
+
+
+def _exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum over the last axis as two numbers, which hold twice the digits of one."""
+    error = jnp.zeros_like(x)
+    while x.shape[-1] > 1:
+        if x.shape[-1] % 2:
+            x, error = (jnp.concatenate([e, jnp.zeros_like(e[..., :1])], -1) for e in (x, error))
+        half = x.shape[-1] // 2
+        x, rounding = _two_sum(x[..., :half], x[..., half:])
+        error = (error[..., :half] + error[..., half:]) + rounding
+    return x[..., 0], error[..., 0]
+
+
+def _precise_sum(x: jax.Array, axis: int = -1) -> jax.Array:
+    """The sum along an axis, as good as rounded once."""
+    total, error = _exact_sum(jnp.moveaxis(x, axis, -1))
+    return total + error
+
+
 # Tsallis.
 
 
@@ -271,7 +299,7 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
     safe_a, safe_b = (jnp.where(common, x, 1.0) for x in (a, b))
     ratio = jnp.where(common, safe_a / safe_b * (total_b / total_a), 1.0)
     # Near 1, from the difference: what is common to all classes is taken out of that.
-    excess = _share_change(b, total_b, a - b) * (total_b / total_a)
+    excess = _share_change(b, total_b, a - b, _precise_sum) * (total_b / total_a)
     is_near = common & (jnp.abs(excess) < 0.5)
     log_ratio = jnp.where(is_near, log1p(jnp.where(is_near, excess, 0.0)), jnp.log(ratio))
     a, b = a / total_a, b / total_b
@@ -383,7 +411,7 @@ def _renyi_divergence_slopes_jvp(alpha, primals, tangents):
     return slopes, tuple(jnp.where(is_finite, dot, 0.0) for dot in (slope_a_dot, slope_b_dot))
 
 
-def _share_change(p: jax.Array, total: jax.Array, change: jax.Array) -> jax.Array:
+def _share_change(p: jax.Array, total: jax.Array, change: jax.Array, add=jnp.sum) -> jax.Array:
     """The relative change of p / total to first order, where p is positive; linear in the change.
 
     A class with more than half of the mass is the pivot: what it has in common with the others
@@ -394,7 +422,7 @@ def _share_change(p: jax.Array, total: jax.Array, change: jax.Array) -> jax.Arra
     heavy = p > 0.5 * total
     of_pivot = jnp.sum(jnp.where(heavy, relative, 0.0), axis=-1, keepdims=True)
     others = jnp.where(heavy, 0.0, change - p * of_pivot)
-    of_total = jnp.sum(others, axis=-1, keepdims=True) / total
+    of_total = add(others, axis=-1)[..., None] / total
     return jnp.where(heavy, 0.0, relative - of_pivot) - of_total
 
 
@@ -434,28 +462,9 @@ def _table(joint: jax.Array) -> _Table:
     independent = ((rows[0] + rows[1]) / whole) * ((columns[0] + columns[1]) / whole)
     terms = _bregman(cells / whole, independent, log_ratio, ratio, 1.0)
     terms = jnp.where(common, terms, independent)
-    value = sum(_exact_sum(terms.reshape(*terms.shape[:-2], -1)))[..., None, None]
+    value = _precise_sum(terms.reshape(*terms.shape[:-2], -1))[..., None, None]
     of_rows, of_columns, whole = (jnp.ldexp(x, exponent) for x in (of_rows, of_columns, whole))
     return _Table(whole, of_rows, of_columns, log_ratio, value)
-
-
-def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum and its rounding error, which together are exact."""
-    total = x + y
-    of_y = total - x
-    return total, (x - (total - of_y)) + (y - of_y)
-
-
-def _exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over the last axis as two numbers, which hold twice the digits of one."""
-    error = jnp.zeros_like(x)
-    while x.shape[-1] > 1:
-        if x.shape[-1] % 2:
-            x, error = (jnp.concatenate([e, jnp.zeros_like(e[..., :1])], -1) for e in (x, error))
-        half = x.shape[-1] // 2
-        x, rounding = _two_sum(x[..., :half], x[..., half:])
-        error = (error[..., :half] + error[..., half:]) + rounding
-    return x[..., 0], error[..., 0]
 
 
 def _exact_total(x: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
