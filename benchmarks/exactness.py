@@ -4,8 +4,8 @@ Run `python benchmarks/exactness.py` from a clone. The truth is mpmath's on the 
 reads value / gradient, in units in the last place of float32; where the truth is a difference, of
 the sum of its absolute terms, for all contestants alike. A loss rounded to 0 where the truth is
 not is off by 8e6 to 2e7 units. "lost" counts the rows with a NaN or an infinity that should not be
-there, which have no error in units. Gradients at logits of -inf are left out: what is right there is
-a convention (jaxent's is 0).
+there, which have no error in units. Gradients at logits of -inf are left out: there a convention
+says what is right (jaxent's is 0).
 """
 
 import argparse
