@@ -425,7 +425,7 @@ def _poly_losses(logits, labels, where, epsilon, axes, signs) -> jax.Array:
     below = jnp.minimum(epsilon, 0.0) if "-" in signs else None
     valid = _rows.within(targets, 0.0, math.inf) & proper
     losses = _numerics.poly_cross_entropy(x, targets, above, below)
-    return _rows.masked(_rows.judged(losses, valid if live is None else valid | ~live), live)
+    return _rows.masked(_rows.judged(losses, valid), live)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
@@ -487,5 +487,5 @@ def _proper(value: jax.Array, dtype, low: float, high: float) -> tuple[jax.Array
 
 
 def _if_proper(rows: _rows.LabelledRows, proper: jax.Array) -> _rows.LabelledRows:
-    """Rows that are valid only where something else is proper too, as far as they count."""
-    return rows._replace(valid=rows.valid & (proper if rows.live is None else proper | ~rows.live))
+    """Rows that are valid only where something else is proper too."""
+    return rows._replace(valid=rows.valid & proper)
