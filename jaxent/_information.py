@@ -755,7 +755,8 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
             or a scalar. Where it is not positive the result is NaN.
 
     Returns:
-        One number per text in bits per byte, of the common shape, float32 (float64 if any input is).
+        One number per text in bits per byte, of the common shape, float32 (float64 if any input
+        is).
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.

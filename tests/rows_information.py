@@ -133,11 +133,13 @@ def pairs(dtype: Any, classes: int, least: float = 1e-36) -> Iterator[Family]:
     yield _pair("near one-hot, unlike", near, near[:, ::-1], dtype)
     here = np.arange(classes) % 2 == 0
     a, b = generator.dirichlet(np.ones(classes), size=(2, 1))
-    kept = [np.where(side, x, 0.0) / x[:, side].sum() for side, x in ((here, a), (~here, b))]
-    yield _pair("disjoint", *kept, dtype)
-    yield _pair("zeros in the first", kept[0], b, dtype)
-    yield _pair("zeros in the second", a, kept[1], dtype)
-    yield _pair("zeros in both", kept[0], np.where(here, b, 0.0) / b[:, here].sum(), dtype)
+    half, other, rest = (
+        np.where(side, x, 0.0) / x[:, side].sum() for side, x in ((here, a), (here, b), (~here, b))
+    )
+    yield _pair("disjoint", half, rest, dtype)
+    yield _pair("zeros in the first", half, b, dtype)
+    yield _pair("zeros in the second", a, rest, dtype)
+    yield _pair("zeros in both", half, other, dtype)
 
 
 def _pair(name: str, a: np.ndarray, b: np.ndarray, dtype: Any) -> Family:

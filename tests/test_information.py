@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,9 +33,24 @@ DISTANCES = {
         for alpha in (0.5, 1.0, 2.0)
     },
 }
+# Each with the number of its arguments.
+WITH_BASE: tuple[tuple[Callable[..., Any], int], ...] = (
+    (jaxent.entropy, 1),
+    (jaxent.binary_entropy, 1),
+    (functools.partial(jaxent.renyi_entropy, alpha=2), 1),
+    (jaxent.cross_entropy, 2),
+    (jaxent.jensen_shannon_divergence, 2),
+    (jaxent.mutual_information, 1),
+    (jaxent.perplexity, 1),
+)
+WITH_ORDER: tuple[tuple[Callable[..., Any], int], ...] = (
+    (jaxent.renyi_entropy, 1),
+    (jaxent.tsallis_entropy, 1),
+    (jaxent.renyi_divergence, 2),
+)
 
 
-def distributions(*shape: int, seed: int = 0, dtype=np.float32) -> np.ndarray:
+def distributions(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return generator.dirichlet(np.ones(shape[-1]), size=shape[:-1]).astype(dtype)
 
@@ -499,7 +515,8 @@ def test_mutual_information_refuses_and_calls_nan():
 
 def test_bases_are_units():
     p, q = distributions(5, 4), distributions(5, 4, seed=1)
-    for base in (2, 10, 0.5, np.float32(3.5)):
+    bases: tuple[Any, ...] = (2, 10, 0.5, np.float32(3.5))
+    for base in bases:
         for function in (
             jaxent.entropy,
             jaxent.binary_entropy,
@@ -514,30 +531,17 @@ def test_bases_are_units():
 
 @pytest.mark.parametrize("base", [0, 1, -2, math.inf, math.nan, "2", jnp.array(2.0)])
 def test_bases_that_are_none_are_refused(base):
-    p, joint = jnp.full(2, 0.5), jnp.ones((2, 2))
-    for function, arguments in (
-        (jaxent.entropy, (p,)),
-        (jaxent.binary_entropy, (p,)),
-        (functools.partial(jaxent.renyi_entropy, alpha=2), (p,)),
-        (jaxent.cross_entropy, (p, p)),
-        (jaxent.jensen_shannon_divergence, (p, p)),
-        (jaxent.mutual_information, (joint,)),
-        (jaxent.perplexity, (p,)),
-    ):
+    for function, count in WITH_BASE:
         with pytest.raises(AssertionError, match="`base` must be a positive number other than 1"):
-            function(*arguments, base=base)
+            function(*[jnp.full((2, 2), 0.5)] * count, base=base)
 
 
 @pytest.mark.parametrize("alpha", [-1, -1e-9, math.nan, "1", jnp.array(2.0)])
 def test_orders_that_are_none_are_refused(alpha):
     p = jnp.full(2, 0.5)
-    for function, arguments in (
-        (jaxent.renyi_entropy, (p,)),
-        (jaxent.tsallis_entropy, (p,)),
-        (jaxent.renyi_divergence, (p, p)),
-    ):
+    for function, count in WITH_ORDER:
         with pytest.raises(AssertionError, match=f"{function.__name__}: `alpha` must be a number"):
-            function(*arguments, alpha=alpha)
+            function(*[p] * count, alpha=alpha)
     with pytest.raises(AssertionError, match="`alpha` must be finite"):
         jaxent.tsallis_entropy(p, alpha=math.inf)
 

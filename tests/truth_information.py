@@ -270,7 +270,8 @@ def renyi_divergence(a: Numbers, b: Numbers, *, alpha: float) -> Truth:
             excess, scale = _excess(order, log, value)
             return alpha * excess / total_a, alpha * scale / total_a
         known = (only_a[index] and alpha < 1) or (only_b[index] and alpha > 1)
-        return (-alpha / order / total_a,) * 2 if known else (mpf(0),) * 2
+        constant = -alpha / order / total_a if known else mpf(0)
+        return constant, constant
 
     def slope_b(index: int) -> tuple[Number, Number]:
         if (log := logs[index]) is not None:
@@ -279,7 +280,8 @@ def renyi_divergence(a: Numbers, b: Numbers, *, alpha: float) -> Truth:
             parts = (abs(alpha * log) + abs(log_mean)) * mpmath.exp(exponent)
             scale = parts if abs(exponent) < 0.5 else mpf(0)
             return -excess / total_b, max(scale, abs(excess)) / total_b
-        return (1 / total_b,) * 2 if only_b[index] else (mpf(0),) * 2
+        constant = 1 / total_b if only_b[index] else mpf(0)
+        return constant, constant
 
     pairs = [[of(index) for index in range(len(a))] for of in (slope_a, slope_b)]
     slopes, scales = (tuple([pair[i] for pair in column] for column in pairs) for i in (0, 1))

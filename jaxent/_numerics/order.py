@@ -449,7 +449,7 @@ def _table(joint: jax.Array) -> _Table:
     total = _exact_total(rows[0][..., 0], rows[1][..., 0])
     difference = _difference_of_products(cells, total, rows, columns)
 
-    whole, of_rows, of_columns = (sum(parts) for parts in (total, rows, columns))
+    whole, of_rows, of_columns = (high + low for high, low in (total, rows, columns))
     whole, of_rows, of_columns = (
         jnp.where(is_zero(x), 1.0, x) for x in (whole, of_rows, of_columns)
     )
