@@ -40,6 +40,7 @@ PRIMITIVES = (
     "logits",
     "probability",
     "distribution",
+    "order",
     "divergence",
     "reweighted",
     "regression",
