@@ -136,7 +136,6 @@ def _label(function, truth, kind, **options) -> Row:
         LABEL_GRADIENT,
         options,
         curvature_scale=functools.partial(scale, **options),
-        vocabulary_inputs=families.few_integer_labels,
     )
 
 
@@ -162,13 +161,14 @@ _symmetric = functools.partial(
 ROWS = (
     _focal(gamma=0.5),
     _focal(gamma=2.0, alpha=0.25),
-    _softmax_focal(gamma=2.0),
+    # Over whole vocabularies this one speaks for all functions of the cross-entropy.
+    _softmax_focal(gamma=2.0)._replace(vocabulary_inputs=families.few_integer_labels),
     _softmax_focal(gamma=0.5),
     _generalized(q=0.7),
     _generalized(q=1.0),
     _symmetric(),
     _poly(epsilon=2.0),
-    _poly(epsilon=-1.0),
+    _poly(epsilon=-1.0)._replace(vocabulary_inputs=None),
     Row(
         jaxent.ordinal_cross_entropy,
         (CUTPOINTS, CLASS),
