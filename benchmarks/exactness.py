@@ -78,7 +78,8 @@ def measure(row):
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", action="append", metavar="NAME", help="these functions")
+    names = sorted({row.name for row in contract_table.ROWS})
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="of these")
     only = parser.parse_args().only
     print(environment())
     print("| loss | jaxent | optax | torch | by hand |")

@@ -5,12 +5,14 @@ A refusal is chex's `AssertionError`; it names the function, the argument, what 
 remedy. Nothing here computes.
 """
 
+import math
 import numbers
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
@@ -64,7 +66,15 @@ def real(function: str, name: str, value: ArrayLike) -> jax.Array:
 
 
 def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
-    """`value` as an array, refused unless its dtype is an integer one."""
+    """`value` as an array, refused unless its dtype is an integer one.
+
+    What does not fit the integers of JAX becomes -1, out of range for an index, not some other one.
+    """
+    if not isinstance(value, jax.Array):
+        given = np.asarray(value)
+        if given.dtype.kind in "iu" and given.dtype != jax.dtypes.canonicalize_dtype(given.dtype):
+            fits = (given >= 0) & (given <= np.iinfo(np.int32).max)
+            value = np.where(fits, given.astype(np.int64), -1).astype(np.int32)
     array = as_array(value)
     require(
         jnp.issubdtype(array.dtype, jnp.integer),
@@ -137,8 +147,8 @@ def same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> N
             not array.ndim or all(array.shape[a] == first.shape[a] for a in axes),
             function,
             f"`{other}` {describe(array)} must hold one entry per class of `{name}` "
-            f"{describe(first)} along axis {axes}; for class indices use a loss with "
-            "integer labels.",
+            f"{describe(first)} along axis {axes}"
+            + ("; for class indices use a loss with integer labels." if other == "labels" else "."),
         )
 
 
@@ -191,12 +201,12 @@ def positive(function: str, name: str, value: Any) -> None:
     )
 
 
-def above(function: str, name: str, value: ArrayLike, low: float) -> None:
-    """Refuses a Python number not greater than `low`; arrays are left to the computation."""
+def finite(function: str, name: str, value: ArrayLike) -> None:
+    """Refuses a Python number that is infinite or NaN; arrays are left to the computation."""
     require(
-        not isinstance(value, numbers.Real) or float(value) > low,
+        not isinstance(value, numbers.Real) or math.isfinite(float(value)),
         function,
-        f"`{name}` must be greater than {low:g}, got {value}.",
+        f"`{name}` must be finite, got {value}.",
     )
 
 

@@ -97,9 +97,10 @@ def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Ar
     name = "class_balanced_weights"
     counts = _checks.real(name, "counts", counts)
     _checks.require(
-        counts.ndim > 0,
+        counts.ndim > 0 and counts.shape[-1] > 0,
         name,
-        f"`counts` {_checks.describe(counts)} must have one entry per class along its last axis.",
+        f"`counts` {_checks.describe(counts)} must have one entry per class along its last axis, "
+        "and at least one class.",
     )
     is_number = isinstance(beta, numbers.Real)
     _checks.require(
@@ -157,6 +158,12 @@ def logit_adjustment(
     _checks.require(len(axes) == 1, name, f"`axis` must be one axis, got {axis}.")
     (class_axis,) = axes
     if priors.ndim == 1:
+        _checks.require(
+            priors.shape[0] == logits.shape[class_axis],
+            name,
+            f"`class_priors` {_checks.describe(priors)} must hold one entry per class of `logits` "
+            f"{_checks.describe(logits)} along axis {axis}.",
+        )
         others = tuple(a for a in range(logits.ndim) if a != class_axis)
         priors = jnp.expand_dims(priors, others)
     given = {"logits": logits, "class_priors": priors}
@@ -256,9 +263,7 @@ def _smoothed(labels, alpha, where, axes) -> jax.Array:
     count: jax.Array | float = float(math.prod(labels.shape[a] for a in axes))
     if where is not None:
         if where.ndim < labels.ndim:
-            where = jnp.expand_dims(
-                jnp.broadcast_to(where, _rows.examples(labels, axes).shape), axes
-            )
+            where = jnp.expand_dims(where, axes) if where.ndim else where
         shape = jnp.broadcast_shapes(where.shape, labels.shape)
         where, targets = jnp.broadcast_to(where, shape), jnp.broadcast_to(targets, shape)
         targets = jnp.where(where, targets, 0.0)

@@ -1,6 +1,7 @@
 """Named losses through a linear head; each is a few lines on a sweep."""
 
 import functools
+import math
 import numbers
 
 import jax
@@ -9,7 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks
 from jaxent._head import Head, check_head
+from jaxent._labels import soft_cap as capped
+from jaxent._labels import temperature_scaling
 from jaxent._row_sweep import sweep_rows
+from jaxent._rows import judged
 from jaxent._softmax import softmax_cross_entropy_with_integer_labels
 from jaxent._softmax import z_loss as squared_log_normalizer
 
@@ -95,10 +99,11 @@ def linear_softmax_cross_entropy(
         f"`hidden` {_checks.describe(head.hidden)}.",
     )
     _checks.within(name, "label_smoothing", label_smoothing, 0.0, 1.0)
-    _checks.within(name, "z_loss", z_loss, 0.0, float("inf"))
-    _checks.above(name, "temperature", temperature, 0.0)
+    _checks.finite(name, "z_loss", z_loss)
+    _checks.within(name, "z_loss", z_loss, 0.0, math.inf)
+    _checks.inside(name, "temperature", temperature, 0.0, math.inf)
     if soft_cap is not None:
-        _checks.above(name, "soft_cap", soft_cap, 0.0)
+        _checks.inside(name, "soft_cap", soft_cap, 0.0, math.inf)
     options = {
         option: _checks.scalar(name, option, value)
         for option, value, neutral in (
@@ -131,24 +136,20 @@ def _cross_entropy(
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
         given = {name: value.astype(logits.dtype) for name, value in options.items()}
         if "soft_cap" in given:
-            cap = _positive(given["soft_cap"])
-            logits = cap * jnp.tanh(logits / cap)
+            logits = capped(logits, given["soft_cap"])
         if "temperature" in given:
-            logits = logits / _positive(given["temperature"])
+            logits = temperature_scaling(logits, given["temperature"])
         smoothing = given.get("label_smoothing", 0.0)
         losses = softmax_cross_entropy_with_integer_labels(
             logits, labels, label_smoothing=smoothing
         )
         if "z_loss" in given:
-            losses += given["z_loss"] * squared_log_normalizer(logits)
+            weight = given["z_loss"]
+            weight = judged(weight, (weight >= 0.0) & (weight < jnp.inf))
+            losses += weight * squared_log_normalizer(logits)
         return losses
 
     head = Head(**arrays, vocab_axis=vocab_axis)
     return sweep_rows(
         "linear_softmax_cross_entropy", loss_fn, head, (labels,), reduction, chunk_size
     )
-
-
-def _positive(value: jax.Array) -> jax.Array:
-    """`value`, or NaN where it is not positive."""
-    return jnp.where(value > 0.0, value, jnp.nan)

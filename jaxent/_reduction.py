@@ -1,5 +1,7 @@
 """From one loss per example to one number: masks, weights, and means that add up."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -85,7 +87,7 @@ def mean(
 def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
     """`total / weight`, where nothing over no weight is 0 and has no gradient."""
     nothing = (weight == 0.0) & (total == 0.0)
-    return total / jnp.where(nothing, 1.0, weight)
+    return jnp.where(nothing, 0.0, total / jnp.where(nothing, 1.0, weight))
 
 
 def _sum_and_weight(function, losses, where, weights) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +101,12 @@ def _sum_and_weight(function, losses, where, weights) -> tuple[jax.Array, jax.Ar
         f"`losses` {_checks.describe(losses)} must have the full shape {shape} of the mask and "
         "weights; broadcast it with `jnp.broadcast_to`.",
     )
-    dtype = compute_dtype(losses, weights)
+    return _summed(losses, where, weights)
+
+
+@functools.partial(jax.jit, inline=True)
+def _summed(losses, where, weights) -> tuple[jax.Array, jax.Array]:
+    dtype, shape = compute_dtype(losses, weights), losses.shape
     weights = jnp.where(where, jnp.broadcast_to(weights.astype(dtype), shape), 0.0)
     losses = jnp.where(where, losses.astype(dtype), 0.0)
     return jnp.sum(weights * losses), jnp.sum(weights)

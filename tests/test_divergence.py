@@ -308,6 +308,7 @@ def test_curvature_in_the_target_is_exact(outer):
     assert oracle.scaled_ulps(result, truth, scale, np.float32).max() <= 16
 
 
+@pytest.mark.thorough
 def test_mixed_derivatives_are_the_covariance_of_the_target():
     """The gradient in the logits is p - t, so in the target it changes by minus the covariance."""
     logits, target_logits = pairs(12, shape=(5,))
@@ -318,6 +319,7 @@ def test_mixed_derivatives_are_the_covariance_of_the_target():
         np.testing.assert_allclose(mixed, expected, atol=1e-7)
 
 
+@pytest.mark.thorough
 def test_third_derivatives_exist_in_every_mode():
     logits, target_logits = pairs(13, shape=(4,), scale=1.0)
     for loss, rest in ((ENTROPY, ()), (KL, (target_logits,)), (JENSEN_SHANNON, (target_logits,))):

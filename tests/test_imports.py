@@ -34,6 +34,7 @@ ORDER = (
 # The same within the package of the primitives; its __init__ gathers them for the others.
 PRIMITIVES = (
     "ground",
+    "elementary",
     "softmax",
     "cross_entropy",
     "sigmoid",

@@ -169,6 +169,7 @@ def test_mutual_information_is_what_entropies_share():
     np.testing.assert_allclose(jaxent.mutual_information(joint), divergence, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_orders_are_ordered():
     a, b = distributions(50, 7), distributions(50, 7, seed=1)
     entropies = np.stack([jaxent.renyi_entropy(a, alpha=alpha) for alpha in ORDERS])
@@ -319,6 +320,7 @@ def test_an_impossible_class_without_target_costs_nothing():
     assert slopes(jaxent.kl_divergence, log_p, targets[::-1])[1][0] == jnp.inf
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan, np.inf])
 def test_what_is_no_probability_makes_the_example_nan(bad):
     p = distributions(3, 4)
@@ -355,6 +357,7 @@ def test_what_is_no_target_makes_the_divergence_nan(bad):
             assert np.isnan(slope[1]).all()
 
 
+@pytest.mark.thorough
 def test_subnormal_probabilities_count_as_zero():
     zero = distributions(1, 4)
     zero[0, 0] = 0.0
@@ -399,6 +402,7 @@ def test_divergences_of_orders_where_one_is_zero():
     np.testing.assert_array_equal(of_b, [-jnp.inf, 0.0, 0.0])
 
 
+@pytest.mark.thorough
 def test_a_masked_class_is_gone_from_both():
     a, b = distributions(3, 5), distributions(3, 5, seed=1)
     exists = np.array([True, True, False, True, False])
@@ -433,6 +437,7 @@ def tables(rows: int, columns: int) -> dict[str, np.ndarray]:
     return {name: joint.astype(np.float32) for name, joint in found.items()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (3, 4), (17, 13)])
 def test_mutual_information_is_exact(rows, columns):
     given = tables(rows, columns)
@@ -455,6 +460,7 @@ def test_mutual_information_is_exact(rows, columns):
         assert errors.max() <= 4
 
 
+@pytest.mark.thorough
 def test_mutual_information_has_exact_curvature():
     joint = np.stack(list(tables(2, 3).values()))
     flat = joint.reshape(len(joint), -1)
@@ -472,6 +478,7 @@ def test_mutual_information_has_exact_curvature():
         assert errors.max() <= 16
 
 
+@pytest.mark.thorough
 def test_mutual_information_of_counts_masks_and_axes():
     counts = np.random.default_rng(0).integers(0, 9, size=(4, 3, 5))
     expected = np.asarray(jaxent.mutual_information(counts))
@@ -521,7 +528,7 @@ def test_mutual_information_refuses_and_calls_nan():
 
 def test_bases_are_units():
     p, q = distributions(5, 4), distributions(5, 4, seed=1)
-    bases: tuple[Any, ...] = (2, 10, 0.5, np.float32(3.5))
+    bases: tuple[Any, ...] = (2, 10, 1.5, np.float32(3.5))
     for base in bases:
         for function in (
             jaxent.entropy,
@@ -535,10 +542,10 @@ def test_bases_are_units():
             np.testing.assert_allclose(function(p, q, base=base), expected, rtol=3e-7)
 
 
-@pytest.mark.parametrize("base", [0, 1, -2, math.inf, math.nan, "2", jnp.array(2.0)])
+@pytest.mark.parametrize("base", [0, 0.5, 1, -2, math.inf, math.nan, "2", jnp.array(2.0)])
 def test_bases_that_are_none_are_refused(base):
     for function, count in WITH_BASE:
-        with pytest.raises(AssertionError, match="`base` must be a positive number other than 1"):
+        with pytest.raises(AssertionError, match="`base` must be a finite number greater than 1"):
             function(*[jnp.full((2, 2), 0.5)] * count, base=base)
 
 

@@ -477,3 +477,16 @@ def test_the_temperature_is_found_by_its_gradient():
     assert abs(jax.grad(held_out)(np.float32(2))) < 1e-6
     assert jax.grad(held_out)(np.float32(1.9)) < -1e-3
     assert jax.grad(held_out)(np.float32(2.1)) > 1e-3
+
+
+def test_smoothing_takes_a_mask_of_more_examples():
+    where = np.array([True, False, True])
+    smooth = jaxent.smooth_labels(np.array([[1, 0]], np.float32), 0.1, where=where)
+    np.testing.assert_allclose(smooth, [[0.95, 0.05], [0, 0], [0.95, 0.05]], rtol=1e-6)
+
+
+def test_no_classes_and_priors_of_another_length_are_refused():
+    with pytest.raises(AssertionError, match=r"counts.*\[0\]"):
+        jaxent.class_balanced_weights(np.zeros(0, np.float32))
+    with pytest.raises(AssertionError, match=r"class_priors.*\[1\].*\[2,4\]"):
+        jaxent.logit_adjustment(np.zeros((2, 4), np.float32), np.array([0.25], np.float32))

@@ -157,3 +157,26 @@ def test_refusals_name_the_argument(inputs):
         with pytest.raises(AssertionError, match=re.escape(words)) as error:
             jaxent.linear_softmax_cross_entropy(*data, **given)
         assert "jaxent.linear_softmax_cross_entropy: " in str(error.value)
+
+
+def test_a_capped_head_is_the_dense_loss_of_capped_logits():
+    """A class that is impossible stays so under the cap."""
+    hidden, kernel, labels = jnp.eye(2, 3), jnp.ones((3, 4)), jnp.array([0, 1])
+    bias = jnp.array([0.0, 0.0, 0.0, -jnp.inf])
+    capped = jaxent.soft_cap(hidden @ kernel + bias[None], 2.0)
+    dense = jaxent.mean(jaxent.softmax_cross_entropy_with_integer_labels(capped, labels))
+    streamed = jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, bias=bias, soft_cap=2.0)
+    np.testing.assert_allclose(streamed, dense, rtol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["soft_cap", "temperature", "z_loss"])
+def test_options_that_are_infinite_are_refused_or_nan(option):
+    hidden, kernel, labels = jnp.eye(2, 3), jnp.ones((3, 4)), jnp.array([0, 1])
+
+    def loss(value):
+        return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, **{option: value})
+
+    with pytest.raises(AssertionError, match=option):
+        loss(float("inf"))
+    assert jnp.isnan(loss(jnp.array(jnp.inf)))
+    assert jnp.isnan(loss(jnp.array(-1.0)))

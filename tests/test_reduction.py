@@ -253,3 +253,16 @@ def test_under_every_transformation():
     np.testing.assert_array_equal(curvature, 0.0)
     remade = jax.grad(jax.checkpoint(jaxent.mean))(losses, where, weights)
     np.testing.assert_allclose(remade, jax.grad(jaxent.mean)(losses, where, weights), rtol=1e-6)
+
+
+def test_a_masked_nan_of_16_bits_stops_no_debugger():
+    losses, where = jnp.array([1, np.nan], jnp.bfloat16), np.array([True, False])
+    with jax.debug_nans(True):
+        assert jaxent.mean(losses, where=where) == 1.0
+        slope = jax.grad(lambda x: jaxent.mean(x, where=where))(losses)
+    np.testing.assert_array_equal(np.asarray(slope, np.float32), [1.0, 0.0])
+
+
+def test_weights_that_are_all_zero_have_no_gradient():
+    slope = jax.grad(lambda w: jaxent.mean(jnp.array([1.0, 2.0]), weights=w))(jnp.zeros(2))
+    np.testing.assert_array_equal(slope, 0.0)

@@ -159,6 +159,7 @@ def test_leading_axes_are_kept(inputs):
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_values_that_the_loss_closes_over_are_differentiated(inputs):
     hidden, kernel, labels = inputs["hidden"], inputs["kernel"], inputs["labels"]
 

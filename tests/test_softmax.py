@@ -385,3 +385,32 @@ def test_every_pair_of_losses_is_linear_in_the_targets():
         labels = np.array([first], np.int32), np.array([second], np.int32)
         mixture = 0.25 * INTEGER(logits, labels[0]) + 0.75 * INTEGER(logits, labels[1])
         np.testing.assert_allclose(SOFT(logits, targets), mixture, rtol=1e-6)
+
+
+# --- what must not pass silently ------------------------------------------------------------------
+
+
+def test_a_class_mask_never_makes_more_classes():
+    """A mask of five classes over logits of one would be a loss over five like ones."""
+    exists = np.ones((3, 5), bool)
+    for loss in (
+        lambda x: INTEGER(x, np.array([0, 3, 4]), where=exists),
+        lambda x: SOFT(x, np.ones((3, 1), np.float32), where=exists),
+        lambda x: jaxent.softmax_entropy(x, where=exists),
+        lambda x: jaxent.smooth_labels(x, 0.1, where=exists),
+    ):
+        with pytest.raises(AssertionError, match=r"where.*\[3,5\].*classes.*\[3,1\]"):
+            loss(np.zeros((3, 1), np.float32))
+
+
+def test_a_class_mask_and_labels_for_unlike_numbers_of_examples_are_refused():
+    with pytest.raises(AssertionError, match="do not match"):
+        INTEGER(np.zeros((1, 4), np.float32), np.array([0, 1, 2]), where=np.ones((2, 4), bool))
+
+
+@pytest.mark.parametrize("label", [2**32 + 1, 2**63, 2**31, -(2**32) + 1])
+def test_labels_beyond_the_integers_of_jax_do_not_wrap(label):
+    dtype = np.uint64 if label > 0 else np.int64
+    logits = np.array([[0, 1, 5], [0, 1, 5]], np.float32)
+    value = INTEGER(logits, np.array([label, 1 % 3], dtype))
+    np.testing.assert_array_equal(np.isnan(value), [True, False])

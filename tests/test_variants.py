@@ -92,6 +92,7 @@ def test_focal_losses_with_gamma_0_are_cross_entropy():
     )
 
 
+@pytest.mark.thorough
 def test_noise_robust_losses_reach_cross_entropy():
     logits, labels = rows(shape=(40, 5), scale=10)
     plain = derivatives(CROSS_ENTROPY, logits, labels)
@@ -126,6 +127,7 @@ def test_two_classes_in_an_order_are_yes_and_no():
 # --- focal losses ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_focal_loss_of_two_classes_is_that_of_one_logit():
     logits = rows(shape=(50,), scale=10)[0]
     labels = np.arange(50) % 2
@@ -136,6 +138,7 @@ def test_focal_loss_of_two_classes_is_that_of_one_logit():
         alike(one, (two[0], two[1][:, 1], two[2][:, 1, 1]), rtol=2e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_focal_losses_are_finite_at_every_logit_and_gamma(gamma):
     """Where optax has none: its loss of a sure logit is not a number, or its gradient is not."""

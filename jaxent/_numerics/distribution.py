@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxent._numerics.elementary import log1p, polynomial, terms_for
 from jaxent._numerics.ground import along, like, long_sum, summed_along
 
 
@@ -27,30 +28,9 @@ def log_or_zero(p: jax.Array) -> jax.Array:
     return jnp.log(jnp.where(is_zero(p), 1.0, p))
 
 
-def log1p(x: jax.Array) -> jax.Array:
-    """log(1 + x); before JAX 0.12 the one of XLA is off by 7 bits near -0.4 in float64."""
-    if x.dtype != jnp.float64:
-        return jnp.log1p(x)
-    is_far = x < -0.25
-    return jnp.where(is_far, jnp.log(1.0 + x), jnp.log1p(jnp.where(is_far, 0.0, x)))
-
-
 def enlarged(p: jax.Array) -> jax.Array:
     """Probabilities times a power of two, so that differences of small ones are not subnormal."""
     return p * 2.0 ** (jnp.finfo(p.dtype).maxexp // 2)
-
-
-def horner(x: jax.Array, coefficients: list[float]) -> jax.Array:
-    """The polynomial with these coefficients, the constant first."""
-    result = jnp.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        result = result * x + coefficient
-    return result
-
-
-def terms_for(dtype: jnp.dtype, single: int, double: int) -> int:
-    """How many terms of a series the dtype needs."""
-    return double if dtype == jnp.float64 else single
 
 
 # One distribution.
@@ -187,7 +167,7 @@ def jensen_shannon(a: jax.Array, b: jax.Array, slack: float) -> jax.Array:
     # sum of spread**2k / (k (2k - 1)), which is (1+u) log(1+u) + (1-u) log(1-u).
     count = terms_for(a.dtype, 10, 24)
     near = jnp.square(jnp.where(is_near, spread, 0.0))
-    series = horner(near, [1.0 / (k * (2 * k - 1)) for k in range(1, count + 1)])
+    series = polynomial(near, [1.0 / (k * (2 * k - 1)) for k in range(1, count + 1)])
     far = 0.5 * (small * _log_share(small, large) + large * _log_share(large, small))
     value = long_sum(jnp.where(is_near, 0.25 * total * near * series, far))
     most = math.log(2.0)

@@ -22,43 +22,18 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.elementary import (
+    exponential_excess,
+    log1p,
+    polynomial,
+    terms_for,
+    two_part_difference,
+)
 from jaxent._numerics.ground import along, like, long_sum, summed_along
 from jaxent._numerics.sigmoid import absolute, sigmoid
 from jaxent._numerics.softmax import curvature, softmax, top_and_excess
 
 # Small parts: functions of one number.
-
-
-def _two_part_difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The difference a - b, and what rounding took from it (Knuth's two-sum)."""
-    difference = a - b
-    moved = difference - a
-    return difference, (a - (difference - moved)) - (b + moved)
-
-
-def _series(coefficients: list[float], x: jax.Array) -> jax.Array:
-    """The polynomial with these coefficients, the constant one first."""
-    total = jnp.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * x + coefficient
-    return total
-
-
-def _is_double(x: jax.Array) -> bool:
-    return x.dtype == jnp.float64
-
-
-def _growth(x: jax.Array) -> jax.Array:
-    """exp(x) - 1 - x for |x| <= 1."""
-    last = 19 if _is_double(x) else 12
-    return x * x * _series([1.0 / math.factorial(n) for n in range(2, last + 1)], x)
-
-
-def _log_one_plus(x: jax.Array) -> jax.Array:
-    """log(1 + x) for |x| < 1, through positive numbers: log1p in float64 loses digits below 0."""
-    below = x < 0.0
-    positive = jnp.where(below, -x / (1.0 + x), x)
-    return jnp.where(below, -1.0, 1.0) * jnp.log1p(positive)
 
 
 def _near(ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +45,7 @@ def _near(ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _tanh_half(ratio: jax.Array) -> jax.Array:
     """tanh(ratio / 2) = (p - q) / (p + q), where ratio = log(p / q)."""
     near, small = _near(ratio)
-    rise = small + _growth(small)
+    rise = small + exponential_excess(small)
     decay = jnp.exp(-absolute(ratio))
     far = (1.0 - decay) / (1.0 + decay)
     return jnp.where(near, rise / (rise + 2.0), jnp.where(ratio >= 0.0, far, -far))
@@ -102,7 +77,7 @@ def _divergence_terms(p: jax.Array, q: jax.Array, eighth: jax.Array) -> jax.Arra
     decay = jnp.exp(-absolute(ratio))
     above = p * (1.0 - (1.0 + absolute(ratio)) * decay)
     below = (8.0 * q) * (absolute(eighth) - 0.125 * (1.0 - decay))
-    return jnp.where(near, q * _growth(small), jnp.where(ratio >= 0.0, above, below))
+    return jnp.where(near, q * exponential_excess(small), jnp.where(ratio >= 0.0, above, below))
 
 
 # Small parts: linear maps of rows.
@@ -187,9 +162,9 @@ class _Comparison(NamedTuple):
 
 def _contrast(a, b, pivot_a, pivot_b) -> tuple[jax.Array, jax.Array]:
     """An eighth of (a - b) - (pivot_a - pivot_b), for pivots [...], as a number and its rest."""
-    difference, rest = _two_part_difference(0.125 * a, 0.125 * b)
-    pivot, pivot_rest = _two_part_difference(0.125 * pivot_a, 0.125 * pivot_b)
-    contrast, lost = _two_part_difference(difference, pivot[..., None])
+    difference, rest = two_part_difference(0.125 * a, 0.125 * b)
+    pivot, pivot_rest = two_part_difference(0.125 * pivot_a, 0.125 * pivot_b)
+    contrast, lost = two_part_difference(difference, pivot[..., None])
     return contrast, lost + (rest - pivot_rest[..., None])
 
 
@@ -210,7 +185,7 @@ def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
     tilt = long_sum(weights * _tanh_half(_bounded(jnp.where(gone, sided, contrast + rest))))
     near = absolute(tilt) < 0.5
     small = jnp.where(near, tilt, 0.0)
-    level = jnp.where(near, _log_one_plus(small) - _log_one_plus(-small), excess_a - excess_b)
+    level = jnp.where(near, log1p(small) - log1p(-small), excess_a - excess_b)
     eighth = (contrast - 0.125 * level[..., None]) + rest
     # What is left of their error: one step of Newton's method towards p and q of equal total,
     # where they share enough mass for it; elsewhere the divergence is large and needs none.
@@ -337,8 +312,8 @@ def _double_gain(ratio: jax.Array) -> jax.Array:
     squared = jnp.square(_tanh_half(ratio))
     near = squared < 0.4
     small = jnp.where(near, squared, 0.0)
-    last = 36 if _is_double(ratio) else 16
-    series = small * _series([1.0 / (k * (2 * k - 1)) for k in range(1, last + 1)], small)
+    last = terms_for(ratio.dtype, 16, 36)
+    series = small * polynomial(small, [1.0 / (k * (2 * k - 1)) for k in range(1, last + 1)])
     size = absolute(ratio)
     decay = jnp.exp(-size)
     rise = jnp.log1p((1.0 - decay) / (1.0 + decay))
@@ -383,7 +358,7 @@ def _jensen_shannon_slope(a: jax.Array, b: jax.Array) -> jax.Array:
     near, small = _near(ratio)
     gain = jnp.where(
         near,
-        _log_one_plus(_tanh_half(small)),
+        log1p(_tanh_half(small)),
         below + jnp.log1p((1.0 - decay) / (1.0 + decay)),
     )
     lack = below - jnp.log1p(decay)
@@ -444,8 +419,8 @@ def _log_sigmoid_ratio(x: jax.Array, target_x: jax.Array) -> jax.Array:
     # Halves, since the difference may overflow; only a difference below 1 is used.
     half = 0.5 * x - 0.5 * target_x
     near, small = _near(_bounded(half, 2.0))
-    fall = -small + _growth(-small)
-    by_series = -_log_one_plus(sigmoid(-target_x) * fall)
+    fall = -small + exponential_excess(-small)
+    by_series = -log1p(sigmoid(-target_x) * fall)
     distance = 0.125 * jnp.maximum(-target_x, 0.0) - 0.125 * jnp.maximum(-x, 0.0)
     excess = jnp.log1p(jnp.exp(-absolute(target_x))) - jnp.log1p(jnp.exp(-absolute(x)))
     return jnp.where(near, 0.125 * by_series, distance + 0.125 * excess)

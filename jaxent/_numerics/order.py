@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxent._numerics.distribution import horner, is_zero, log1p, log_or_zero, terms_for
+from jaxent._numerics.distribution import is_zero, log_or_zero
+from jaxent._numerics.elementary import log1p, polynomial, terms_for
 from jaxent._numerics.ground import like, long_sum, summed_along
 
 # Powers.
@@ -265,7 +266,9 @@ def _bregman(a, b, log_ratio, ratio, alpha: float) -> jax.Array:
     falling = [
         (scale**-k - (-order / scale) ** (k - 1) / scale) / math.factorial(k) for k in orders
     ]
-    near = jnp.where(log_ratio > 0.0, b * horner(x, rising), a * horner(x, falling)) * (x * x)
+    near = jnp.where(log_ratio > 0.0, b * polynomial(x, rising), a * polynomial(x, falling)) * (
+        x * x
+    )
     far = a * deformed_log(jnp.where(is_near, 1.0, ratio), order) + (b - a)
     return jnp.where(is_near, near, far)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.elementary import log1p
 from jaxent._numerics.ground import along, like, long_sum, summed_along
 
 # Processors may take a subnormal number for 0, or have a wrong logarithm for it; as an integer its
@@ -51,19 +52,6 @@ def _surprise(p: jax.Array) -> jax.Array:
     lifted, is_subnormal = _lifted(p)
     lift = jnp.where(is_subnormal, _exponent(p.dtype) * math.log(2.0), 0.0).astype(p.dtype)
     return lift - jnp.log(lifted)
-
-
-def _log_after(x: jax.Array) -> jax.Array:
-    """log(1 + x), for x >= -1.
-
-    The rounding of 1 + x is undone by a factor, after Kahan. XLA's log1p of float64 is off by a
-    hundred units in the last place around -0.35 in some releases.
-    """
-    moved = 1.0 + x
-    is_still = moved == 1.0
-    # The selection keeps the compiler from seeing that (1 + x) - 1 "is" x.
-    rounded = jnp.where(is_still, 2.0, moved) - 1.0
-    return jnp.where(is_still, x, jnp.log(moved) * (x / rounded))
 
 
 # Against one target per class.
@@ -163,7 +151,7 @@ def bernoulli_cross_entropy(p: jax.Array, yes: jax.Array) -> jax.Array:
     """-(yes * log(p) + (1 - yes) * log(1 - p)) per element, for yes in [0, 1]."""
     no = 1.0 - yes
     cost_of_yes = _surprise(_used(p, yes))
-    cost_of_no = 0.0 - _log_after(-jnp.where(no == 0.0, 0.0, p))
+    cost_of_no = 0.0 - log1p(-jnp.where(no == 0.0, 0.0, p))
     return yes * cost_of_yes + no * cost_of_no
 
 
@@ -219,7 +207,7 @@ def _log_odds_of_no(p: jax.Array, yes: jax.Array) -> jax.Array:
     even = jnp.abs(settled - 0.5) < 0.25
     near = jnp.where(even, settled, 0.5)
     far = jnp.where(even, 0.5, settled)
-    return jnp.where(even, _log_after((1.0 - 2.0 * near) / near), _surprise(far) + _log_after(-far))
+    return jnp.where(even, log1p((1.0 - 2.0 * near) / near), _surprise(far) + log1p(-far))
 
 
 @_log_odds_of_no.defjvp

@@ -11,6 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.elementary import (
+    exponential_excess,
+    polynomial,
+    two_part_difference,
+)
 from jaxent._numerics.ground import along, like
 from jaxent._numerics.sigmoid import absolute
 
@@ -23,10 +28,7 @@ def _half_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     The difference of two numbers may overflow, that of their halves does not. Where the square
     does, what was rounded off is left out.
     """
-    a, b = 0.5 * predictions, 0.5 * targets
-    half = a - b
-    back = half - a
-    lost = (a - (half - back)) - (b + back)
+    half, lost = two_part_difference(0.5 * predictions, 0.5 * targets)
     return half, jnp.where(jnp.abs(half) < 2.0 ** (jnp.finfo(half.dtype).maxexp / 2), lost, 0.0)
 
 
@@ -152,20 +154,12 @@ _TANH = {
 }
 
 
-def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
-    """The polynomial whose coefficients are given from the constant on."""
-    total = jnp.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total = total * x + coefficient
-    return total
-
-
 @jax.custom_jvp
 def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """log(cosh(e)) of each error e: e**2 / 2 near 0, |e| - log(2) far away."""
     size = absolute(predictions - targets)
     square = jnp.square(jnp.minimum(size, 1.0))
-    near = square * _polynomial(_LOG_COSH[size.dtype], square)
+    near = square * polynomial(square, _LOG_COSH[size.dtype])
     far = (size - math.log(2.0)) + jnp.log1p(jnp.exp(-2.0 * size))
     return jnp.where(size < 1.0, near, far)
 
@@ -180,7 +174,7 @@ def _log_cosh_jvp(primals, tangents):
 def _tanh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     error = predictions - targets
     inner = jnp.clip(error, -1.0, 1.0)
-    near = inner * _polynomial(_TANH[error.dtype], jnp.square(inner))
+    near = inner * polynomial(jnp.square(inner), _TANH[error.dtype])
     decay = jnp.exp(-2.0 * absolute(error))
     far = (1.0 - decay) / (1.0 + decay)
     return jnp.where(jnp.abs(error) < 1.0, near, jnp.where(error >= 0.0, far, -far))
@@ -296,8 +290,6 @@ _LOG_GAMMA = (
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
 _STIRLING = tuple(value / (2 * k * (2 * k - 1)) for k, value in enumerate(_BERNOULLI, 1))
 _STIRLING_SLOPE = tuple(value / (2 * k) for k, value in enumerate(_BERNOULLI, 1))
-# (exp(u) - 1 - u) / u**2, from the constant on.
-_EXPONENTIAL_EXCESS = tuple(1.0 / math.factorial(k) for k in range(2, 18))
 
 
 def _shifted(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -377,7 +369,7 @@ def _count_slope(x: jax.Array, counts: jax.Array) -> jax.Array:
     few, many = jnp.minimum(counts, _MANY), jnp.maximum(counts, _MANY)
     inverse = 1.0 / many
     square = jnp.square(inverse)
-    rest = 0.5 * inverse - square * _polynomial(_STIRLING_SLOPE, square)
+    rest = 0.5 * inverse - square * polynomial(square, _STIRLING_SLOPE)
     return jnp.where(counts < _MANY, jax.lax.digamma(1.0 + few) - x, (jnp.log(many) - x) + rest)
 
 
@@ -392,8 +384,7 @@ def _count_slope_jvp(primals, tangents):
 def _exponential_excess(u: jax.Array) -> jax.Array:
     """exp(u) - 1 - u >= 0, without cancellation where u is small."""
     is_small = jnp.abs(u) < 0.6
-    v = jnp.where(is_small, u, 0.0)
-    series = jnp.square(v) * _polynomial(_EXPONENTIAL_EXCESS, v)
+    series = exponential_excess(jnp.where(is_small, u, 0.0))
     return jnp.where(is_small, series, jnp.expm1(u) - u)
 
 
@@ -402,7 +393,7 @@ def _log_small_factorial(counts: jax.Array) -> jax.Array:
     below = counts < 0.5
     offset = jnp.where(below, counts, counts - 1.0)
     factor = jnp.log1p(jnp.where(below, counts, 0.0))
-    return offset * _polynomial(_LOG_GAMMA, offset) - factor
+    return offset * polynomial(offset, _LOG_GAMMA) - factor
 
 
 def _factorial_excess(counts: jax.Array, log_counts: jax.Array) -> jax.Array:
@@ -419,8 +410,8 @@ def _factorial_excess(counts: jax.Array, log_counts: jax.Array) -> jax.Array:
         left = jnp.where(is_far, left - 1.0, left)
     offset = left - 1.0
     of_few = few + (jnp.log(ratio) - left * jnp.minimum(log_counts, math.log(_MANY)))
-    of_few += offset * _polynomial(_LOG_GAMMA, offset)
+    of_few += offset * polynomial(offset, _LOG_GAMMA)
     inverse = 1.0 / many
-    series = inverse * _polynomial(_STIRLING, jnp.square(inverse))
+    series = inverse * polynomial(jnp.square(inverse), _STIRLING)
     of_many = 0.5 * (log_counts + math.log(2.0 * math.pi)) + series
     return jnp.where(counts < _MANY, of_few, of_many)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entropy
+from jaxent._numerics.elementary import two_part_difference
 from jaxent._numerics.ground import along, like, summed_along
 from jaxent._numerics.sigmoid import absolute, sigmoid, softplus
 from jaxent._numerics.softmax import softmax, top_and_excess, top_and_shift
@@ -66,9 +67,8 @@ def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rounded difference, and what is missing from it: 0 if it is infinite."""
     rounded = a - b
     is_finite = jnp.abs(rounded) < jnp.inf
-    a, b, kept = (jnp.where(is_finite, each, 0.0) for each in (a, b, rounded))
-    moved = kept - a
-    return rounded, (a - (kept - moved)) - (b + moved)
+    a, b = (jnp.where(is_finite, each, 0.0) for each in (a, b))
+    return rounded, two_part_difference(a, b)[1]
 
 
 # The focal loss of a yes/no target: w**gamma c, with c the cross-entropy and w the probability of
