@@ -76,8 +76,8 @@ def softmax_kl_divergence(
             floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class;
             where the target's is not, the divergence is `+inf`.
         target_logits: The same of the target, a teacher or an older policy, of the rank of
-            `logits`, or a number for a uniform target. `-inf` is a class without a share. An
-            example whose target has no possible class gives NaN unless it is masked.
+            `logits`, or a floating-point number for a uniform target. `-inf` is a class without
+            a share. An example whose target has no possible class gives NaN unless it is masked.
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits`: True where the class exists; an example without classes is
@@ -131,9 +131,9 @@ def softmax_jensen_shannon(
     Args:
         logits_a: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
             floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        logits_b: The same of the other distribution, of the rank of `logits_a`, or a number for a
-            uniform one. An example in which one of the two has no possible class gives NaN unless
-            it is masked.
+        logits_b: The same of the other distribution, of the rank of `logits_a`, or a
+            floating-point number for a uniform one. An example in which one of the two has no
+            possible class gives NaN unless it is masked.
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits_a`: True where the class exists; an example without classes is
@@ -167,7 +167,7 @@ def softmax_jensen_shannon(
     return _rows.per_example(name, _numerics.softmax_jensen_shannon, given, fills, axis, where)
 
 
-def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
+def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     r"""Element-wise entropy of a yes/no answer whose log-odds are the logit.
 
     .. math:: H = -p \log p - (1 - p) \log (1 - p), \qquad p = \sigma(x)
@@ -175,13 +175,15 @@ def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
     Args:
         logits: Log-odds of "yes" in nats, any shape, floating point; 16-bit dtypes are computed
             in float32. An infinite logit is certain: entropy 0.
+        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
+            counts all.
 
     Returns:
         One entropy per element in nats, from 0 to log 2 (at a logit of 0), float32 (float64 for
-        float64 logits).
+        float64 logits). Masked elements have entropy 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If the dtype is refused.
+        AssertionError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,11 +195,15 @@ def sigmoid_entropy(logits: ArrayLike) -> jax.Array:
         Shannon, `A Mathematical Theory of Communication
         <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6 and figure 7.
     """
-    logits = _checks.floating("sigmoid_entropy", "logits", logits)
-    return _per_element(_numerics.sigmoid_entropy, logits)
+    name = "sigmoid_entropy"
+    logits = _checks.floating(name, "logits", logits)
+    where, arrays = _rows.elements(name, where, logits=logits)
+    return _rows.masked(_per_element(_numerics.sigmoid_entropy, *arrays), where)
 
 
-def sigmoid_kl_divergence(logits: ArrayLike, target_logits: ArrayLike) -> jax.Array:
+def sigmoid_kl_divergence(
+    logits: ArrayLike, target_logits: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
     r"""Element-wise Kullback-Leibler divergence between two yes/no answers, from their log-odds.
 
     .. math::
@@ -210,11 +216,14 @@ def sigmoid_kl_divergence(logits: ArrayLike, target_logits: ArrayLike) -> jax.Ar
     Args:
         logits: Log-odds of "yes" in nats, any shape, floating point; 16-bit dtypes are computed
             in float32. An infinite logit costs 0 where the target is as sure and `+inf` elsewhere.
-        target_logits: The same of the target, of the rank of `logits`, or a number.
+        target_logits: The same of the target, of the rank of `logits`, or a floating-point number.
+        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
+            counts all.
 
     Returns:
         One divergence per element in nats, of the common shape, float32 (float64 if any input is),
-        differentiable in both arguments.
+        differentiable in both arguments. Masked elements have value 0 and gradient 0, whatever
+        they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -233,8 +242,8 @@ def sigmoid_kl_divergence(logits: ArrayLike, target_logits: ArrayLike) -> jax.Ar
     name = "sigmoid_kl_divergence"
     logits = _checks.floating(name, "logits", logits)
     target_logits = _checks.floating(name, "target_logits", target_logits)
-    _checks.broadcastable(name, logits=logits, target_logits=target_logits)
-    return _per_element(_numerics.sigmoid_kl_divergence, logits, target_logits)
+    where, arrays = _rows.elements(name, where, logits=logits, target_logits=target_logits)
+    return _rows.masked(_per_element(_numerics.sigmoid_kl_divergence, *arrays), where)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)

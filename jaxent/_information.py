@@ -32,7 +32,7 @@ def entropy(
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `probs`: True where the class exists.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One entropy per example in nats (bits for base 2), shape `[...]`, float32 (float64 for
@@ -63,7 +63,9 @@ def _entropies(p: jax.Array, *, unit: float) -> jax.Array:
     return _rows.judged(_numerics.shannon(p) / unit, _rows.within(p, 0.0, 1.0))
 
 
-def binary_entropy(probs: ArrayLike, *, base: float | None = None) -> jax.Array:
+def binary_entropy(
+    probs: ArrayLike, where: ArrayLike | None = None, *, base: float | None = None
+) -> jax.Array:
     r"""Element-wise entropy of a yes/no outcome, from the probability of "yes".
 
     .. math:: H(p) = -p \log p - (1 - p) \log(1 - p)
@@ -71,14 +73,17 @@ def binary_entropy(probs: ArrayLike, *, base: float | None = None) -> jax.Array:
     Args:
         probs: Probabilities of "yes" in [0, 1], any shape, floating point; 16-bit dtypes are
             computed in float32. Others make their element NaN. A subnormal one counts as 0.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        where: Booleans of the rank of `probs`, or a scalar: True where the element counts. None
+            counts all.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One entropy per element in nats (bits for base 2), float32 (float64 for float64 inputs).
-        The derivative at 0 and 1, infinite on paper, is 0.
+        The derivative at 0 and 1, infinite on paper, is 0. Masked elements have entropy 0 and
+        gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If the dtype or `base` is refused.
+        AssertionError: If dtypes, ranks, shapes or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,7 +95,9 @@ def binary_entropy(probs: ArrayLike, *, base: float | None = None) -> jax.Array:
         Cover, Thomas, *Elements of Information Theory*, 2006, section 2.1.
     """
     name = "binary_entropy"
-    return _binary_entropies(_checks.floating(name, "probs", probs), _unit(name, base))
+    probs = _checks.floating(name, "probs", probs)
+    where, arrays = _rows.elements(name, where, probs=probs)
+    return _rows.masked(_binary_entropies(*arrays, _unit(name, base)), where)
 
 
 @functools.partial(jax.jit, static_argnames="unit", inline=True)
@@ -123,7 +130,7 @@ def renyi_entropy(
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `probs`: True where the class exists.
         alpha: The order, a Python number from 0 to infinity.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One entropy per example in nats (bits for base 2), shape `[...]`, float32 (float64 for
@@ -235,7 +242,7 @@ def cross_entropy(
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `targets`: True where the class exists.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One number per example in nats (bits for base 2), shape `[...]`, float32 (float64 if any
@@ -413,7 +420,7 @@ def jensen_shannon_divergence(
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `probs_a`: True where the class exists.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One divergence per example in nats (bits for base 2), shape `[...]`, float32 (float64 if
@@ -631,7 +638,7 @@ def mutual_information(
         axis: The axes of the two variables; exactly two.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `joint`: True where the cell exists, the others being 0.
-        base: Of the logarithm, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         One number per example in nats (bits for base 2), shape `[...]`, float32 (float64 for
@@ -685,7 +692,7 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
     Args:
         cross_entropy: Cross-entropies in nats (bits for base 2), any shape, floating point; 16-bit
             dtypes are computed in float32.
-        base: Of the logarithm in it, a Python number: None for nats, 2 for bits.
+        base: Of the logarithm in it, a Python number above 1: None for nats, 2 for bits.
 
     Returns:
         Perplexities in units of classes, of the shape of `cross_entropy`, float32 (float64 for
@@ -798,9 +805,9 @@ def _unit(name: str, base: float | None) -> float:
     if base is None:
         return 1.0
     _checks.require(
-        isinstance(base, numbers.Real) and 0.0 < base < math.inf and base != 1.0,
+        isinstance(base, numbers.Real) and 1.0 < base < math.inf,
         name,
-        f"`base` must be a positive number other than 1, got {base!r}; "
+        f"`base` must be a finite number greater than 1, got {base!r}; "
         "pass None for nats or 2 for bits.",
     )
     return math.log(base)

@@ -10,7 +10,9 @@ from jaxent import _checks, _numerics, _rows
 from jaxent._numerics import compute_dtype
 
 
-def binary_cross_entropy(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
+def binary_cross_entropy(
+    probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
     r"""Element-wise cross-entropy between the probability of "yes" and a yes/no target.
 
     .. math:: \ell = -y \log p - (1 - y) \log(1 - p)
@@ -24,11 +26,13 @@ def binary_cross_entropy(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
             computed in float32. Others make their element NaN.
         labels: Targets in [0, 1], real or boolean, of the rank of `probs`, or a scalar. Others
             make their element NaN.
+        where: Booleans of the rank of `probs`, or a scalar: True where the element counts. None
+            counts all.
 
     Returns:
         One loss per element in nats, of the common shape, float32 (float64 if any input is). At a
         target of 0 or 1 that is predicted with certainty the derivative along the target, infinite
-        on paper, is 0.
+        on paper, is 0. Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -47,8 +51,8 @@ def binary_cross_entropy(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
     name = "binary_cross_entropy"
     probs = _checks.floating(name, "probs", probs)
     labels = _checks.real(name, "labels", labels)
-    _checks.broadcastable(name, probs=probs, labels=labels)
-    return _binary_losses(probs, labels)
+    where, arrays = _rows.elements(name, where, probs=probs, labels=labels)
+    return _rows.masked(_binary_losses(*arrays), where)
 
 
 def categorical_cross_entropy(

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _numerics
+from jaxent import _checks, _numerics, _rows
 from jaxent._numerics import compute_dtype
 
 
-def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def squared_error(
+    predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
+) -> jax.Array:
     r"""The squared error of each prediction; its mean is smallest at the mean of the targets.
 
     .. math:: \ell = (x - y)^2
@@ -22,10 +24,13 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32
-        (float64 if any input is). It is `+inf` for an infinite error.
+        One loss per element in squared units of the targets, of the common shape, float32 (float64
+        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
+        gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -39,11 +44,13 @@ def squared_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> j
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 2.4.
     """
-    arrays = _predictions_and_targets("squared_error", predictions, targets)
-    return _element_wise(_square, arrays)
+    where, arrays = _predictions_and_targets("squared_error", predictions, targets, where)
+    return _rows.masked(_element_wise(_square, arrays), where)
 
 
-def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def l2_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
+) -> jax.Array:
     r"""Half of the squared error of each prediction, whose derivative is the error itself.
 
     .. math:: \ell = \tfrac{1}{2} (x - y)^2
@@ -53,10 +60,13 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32
-        (float64 if any input is). It is `+inf` for an infinite error.
+        One loss per element in squared units of the targets, of the common shape, float32 (float64
+        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
+        gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -70,11 +80,13 @@ def l2_loss(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Arr
     References:
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
     """
-    arrays = _predictions_and_targets("l2_loss", predictions, targets)
-    return _element_wise(_half_square, arrays)
+    where, arrays = _predictions_and_targets("l2_loss", predictions, targets, where)
+    return _rows.masked(_element_wise(_half_square, arrays), where)
 
 
-def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def absolute_error(
+    predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
+) -> jax.Array:
     r"""The absolute error of each prediction; its mean is smallest at the median of the targets.
 
     .. math:: \ell = |x - y|
@@ -84,10 +96,13 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
 
     Returns:
         One loss per element in units of the targets, of the common shape, float32 (float64 if any
-        input is). The derivative of an error of exactly 0 is given as 0.
+        input is). The derivative of an error of exactly 0 is given as 0. Masked elements have loss
+        0 and gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -101,12 +116,16 @@ def absolute_error(predictions: ArrayLike, targets: ArrayLike | None = None) -> 
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 10.6.
     """
-    arrays = _predictions_and_targets("absolute_error", predictions, targets)
-    return _element_wise(_size, arrays)
+    where, arrays = _predictions_and_targets("absolute_error", predictions, targets, where)
+    return _rows.masked(_element_wise(_size, arrays), where)
 
 
 def huber_loss(
-    predictions: ArrayLike, targets: ArrayLike | None = None, *, delta: ArrayLike = 1.0
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    *,
+    delta: ArrayLike = 1.0,
 ) -> jax.Array:
     r"""Half of the squared error where it is small, and linear in it where it is large.
 
@@ -125,12 +144,15 @@ def huber_loss(
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
         delta: The error :math:`\delta > 0` from which on the loss is linear, finite, in the unit
             of the targets. A number, or a scalar array (NaN if out of range).
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32
-        (float64 if any input is). It is `+inf` for an infinite error.
+        One loss per element in squared units of the targets, of the common shape, float32 (float64
+        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
+        gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks, shapes or `delta` are refused.
@@ -146,12 +168,14 @@ def huber_loss(
         <https://doi.org/10.1214/aoms/1177703732>`_, 1964.
     """
     name = "huber_loss"
-    arrays = _predictions_and_targets(name, predictions, targets)
+    where, arrays = _predictions_and_targets(name, predictions, targets, where)
     _checks.inside(name, "delta", delta, 0.0, math.inf)
-    return _element_wise(_huber, arrays, _checks.scalar(name, "delta", delta))
+    return _rows.masked(_element_wise(_huber, arrays, _checks.scalar(name, "delta", delta)), where)
 
 
-def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Array:
+def log_cosh(
+    predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
+) -> jax.Array:
     r"""The logarithm of the hyperbolic cosine of each error: a smooth relative of Huber's loss.
 
     .. math:: \ell = \log \cosh(x - y)
@@ -164,10 +188,13 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
 
     Returns:
         One loss per element, of the common shape, float32 (float64 if any input is). The unit in
         which predictions and targets are given sets where the loss turns from square to linear.
+        Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks or shapes are refused.
@@ -179,15 +206,19 @@ def log_cosh(predictions: ArrayLike, targets: ArrayLike | None = None) -> jax.Ar
         [5.0000001e-09 1.2011450e-01 3.3071882e+00]
 
     References:
-        Chen, Chen, Yuan, Dai, Xiong, `Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder
-        <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
+        Pengfei Chen, Guangyong Chen, Shengyu Zhang, `Log Hyperbolic Cosine Loss Improves
+        Variational Auto-Encoder <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
-    arrays = _predictions_and_targets("log_cosh", predictions, targets)
-    return _element_wise(_numerics.log_cosh, arrays)
+    where, arrays = _predictions_and_targets("log_cosh", predictions, targets, where)
+    return _rows.masked(_element_wise(_numerics.log_cosh, arrays), where)
 
 
 def quantile_loss(
-    predictions: ArrayLike, targets: ArrayLike | None = None, *, quantile: ArrayLike = 0.5
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    *,
+    quantile: ArrayLike = 0.5,
 ) -> jax.Array:
     r"""The pinball loss of each prediction; its mean is smallest at a quantile of the targets.
 
@@ -202,13 +233,16 @@ def quantile_loss(
             16-bit dtypes are computed in float32.
         targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
             predictions that are errors already.
+        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
+            None counts all.
         quantile: Which one, :math:`q` in (0, 1): 0.9 asks for the number that 90% of the targets
             stay below, 0.5 for half of the absolute error. A number, or a scalar array (NaN if
             out of range).
 
     Returns:
         One loss per element in units of the targets, of the common shape, float32 (float64 if any
-        input is). The derivative of an error of exactly 0 is given as 0.
+        input is). The derivative of an error of exactly 0 is given as 0. Masked elements have loss
+        0 and gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks, shapes or `quantile` are refused.
@@ -224,17 +258,23 @@ def quantile_loss(
         Koenker, Bassett, `Regression Quantiles <https://doi.org/10.2307/1913643>`_, 1978.
     """
     name = "quantile_loss"
-    arrays = _predictions_and_targets(name, predictions, targets)
+    where, arrays = _predictions_and_targets(name, predictions, targets, where)
     _checks.inside(name, "quantile", quantile, 0.0, 1.0)
     given = _checks.scalar(name, "quantile", quantile)
     if not isinstance(quantile, numbers.Real):
-        return _element_wise(_pinball, arrays, given)
+        return _rows.masked(_element_wise(_pinball, arrays, given), where)
     # In Python's digits, since of a rounded 0.9 only 0.100000024 is left.
     rest = _checks.scalar(name, "quantile", 1.0 - float(quantile))
-    return _element_wise(_numerics.pinball, arrays, given, rest)
+    return _rows.masked(_element_wise(_numerics.pinball, arrays, given, rest), where)
 
 
-def poisson_nll(log_predictions: ArrayLike, targets: ArrayLike, *, full: bool = False) -> jax.Array:
+def poisson_nll(
+    log_predictions: ArrayLike,
+    targets: ArrayLike,
+    where: ArrayLike | None = None,
+    *,
+    full: bool = False,
+) -> jax.Array:
     r"""Negative log-likelihood of a count under a Poisson distribution, from its log-rate.
 
     .. math:: \ell = e^x - t\, x \; [ {} + \log t! \, ]
@@ -244,13 +284,16 @@ def poisson_nll(log_predictions: ArrayLike, targets: ArrayLike, *, full: bool = 
             are computed in float32. `-inf` is a rate of 0: a count of 0 costs 0, others `+inf`.
         targets: Counts, real and non-negative, of the rank of `log_predictions`, or a scalar.
             Negative ones make their element NaN.
+        where: Booleans of the rank of `log_predictions`, or a scalar: True where the element
+            counts. None counts all.
         full: Whether :math:`\log t!`, which no prediction can change, is part of the loss. It is
             exact, :math:`\log \Gamma(t + 1)` where the count is no integer, and where the rate is
             about right it does not cancel against the rest, however large the count.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 if any input is). It
-        may be negative unless `full` and the count is an integer.
+        One loss per element in nats, of the common shape, float32 (float64 if any input is). It may
+        be negative unless `full` and the count is an integer. Masked elements have loss 0 and
+        gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks, shapes or `full` are refused.
@@ -268,13 +311,19 @@ def poisson_nll(log_predictions: ArrayLike, targets: ArrayLike, *, full: bool = 
     name = "poisson_nll"
     log_predictions = _checks.floating(name, "log_predictions", log_predictions)
     targets = _checks.real(name, "targets", targets)
-    _checks.broadcastable(name, log_predictions=log_predictions, targets=targets)
-    _checks.one_of(name, "full", full, (False, True))
-    return _element_wise(_full_poisson if full else _poisson, (log_predictions, targets))
+    _flag(name, "full", full)
+    given = {"log_predictions": log_predictions, "targets": targets}
+    where, arrays = _rows.elements(name, where, **given)
+    return _rows.masked(_element_wise(_full_poisson if full else _poisson, arrays), where)
 
 
 def gaussian_nll(
-    means: ArrayLike, targets: ArrayLike, variances: ArrayLike, *, full: bool = False
+    means: ArrayLike,
+    targets: ArrayLike,
+    variances: ArrayLike,
+    where: ArrayLike | None = None,
+    *,
+    full: bool = False,
 ) -> jax.Array:
     r"""Negative log-likelihood of a number under a normal distribution of predicted variance.
 
@@ -288,11 +337,14 @@ def gaussian_nll(
         variances: Variances :math:`v > 0`, in squared units of the targets, of the rank of
             `means`, or a scalar. They are used as they are, without a lower bound; those that are
             not positive make their element NaN, 0 included, for which there is no density.
+        where: Booleans of the rank of `means`, or a scalar: True where the element counts.
+            None counts all.
         full: Whether the constant :math:`\frac{1}{2} \log 2 \pi` is part of the loss.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 if any input is). It
-        may be negative, as densities may exceed 1.
+        One loss per element in nats, of the common shape, float32 (float64 if any input is). It may
+        be negative, as densities may exceed 1. Masked elements have loss 0 and gradient 0, whatever
+        they hold.
 
     Raises:
         AssertionError: If dtypes, ranks, shapes or `full` are refused.
@@ -312,19 +364,26 @@ def gaussian_nll(
     means = _checks.floating(name, "means", means)
     targets = _checks.real(name, "targets", targets)
     variances = _checks.real(name, "variances", variances)
-    _checks.broadcastable(name, means=means, targets=targets, variances=variances)
-    _checks.one_of(name, "full", full, (False, True))
-    return _element_wise(_full_gaussian if full else _gaussian, (means, targets, variances))
+    _flag(name, "full", full)
+    given = {"means": means, "targets": targets, "variances": variances}
+    where, arrays = _rows.elements(name, where, **given)
+    return _rows.masked(_element_wise(_full_gaussian if full else _gaussian, arrays), where)
 
 
 def _predictions_and_targets(
-    function: str, predictions: ArrayLike, targets: ArrayLike | None
-) -> tuple[jax.Array, jax.Array]:
-    """Both as arrays, refused where they do not fit; no targets are targets of 0."""
+    function: str, predictions: ArrayLike, targets: ArrayLike | None, where: ArrayLike | None
+) -> tuple[jax.Array | None, list[jax.Array]]:
+    """The mask, and both as arrays; refused where they do not fit. No targets are targets of 0."""
     predictions = _checks.floating(function, "predictions", predictions)
     targets = _checks.real(function, "targets", 0.0 if targets is None else targets)
-    _checks.broadcastable(function, predictions=predictions, targets=targets)
-    return predictions, targets
+    return _rows.elements(function, where, predictions=predictions, targets=targets)
+
+
+def _flag(function: str, name: str, value: bool) -> None:
+    """Refuses anything but a Python bool, arrays and 0 and 1 included."""
+    _checks.require(
+        isinstance(value, bool), function, f"`{name}` must be True or False, got {value!r}."
+    )
 
 
 @functools.partial(jax.jit, static_argnames="primitive", inline=True)

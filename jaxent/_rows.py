@@ -150,15 +150,21 @@ def mask(
         f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
         f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
     )
+    each = {f"examples of `{name}`": examples(a, axes) for name, a in arrays.items() if a.ndim}
+    if labels is not None:
+        each["labels"] = labels
     if where.ndim == array.ndim:
+        _checks.require(
+            all(where.shape[a] in (1, array.shape[a]) for a in axes),
+            function,
+            f"`where` {_checks.describe(where)} must have the classes of `{name}` "
+            f"{_checks.describe(array)} along axis {axes}, or size 1 there.",
+        )
         _checks.broadcastable(function, where=where, **arrays)
-    elif labels is None:
-        others = {
-            f"examples of `{name}`": examples(a, axes) for name, a in arrays.items() if a.ndim
-        }
-        _checks.broadcastable(function, where=where, **others)
+        each["examples of `where`"] = examples(where, axes)
+        _checks.broadcastable(function, **each)
     else:
-        _checks.broadcastable(function, where=where, examples=one_each, labels=labels)
+        _checks.broadcastable(function, where=where, **each)
     return where
 
 
@@ -239,3 +245,27 @@ def _per_example(primitive, arrays, where, fills, axes, options) -> jax.Array:
     common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
     values = [jnp.broadcast_to(each.values, common) for each in filled]
     return masked(primitive(*values, **dict(options)), filled[0].live)
+
+
+# What stands at an element that does not count; 0 in the arguments not named here.
+_IDLE = {"probs": 0.5, "variances": 1.0, "pos_weight": 1.0, "alpha": 0.5}
+
+
+def elements(
+    function: str, where: ArrayLike | None, **arrays: jax.Array
+) -> tuple[jax.Array | None, list[jax.Array]]:
+    """The mask of an element-wise loss, and its arguments with nothing left of what is masked.
+
+    Arguments that do not broadcast, with the mask or among themselves, are refused. The losses of
+    what comes back are for `masked`.
+    """
+    if where is None:
+        _checks.broadcastable(function, **arrays)
+        return None, list(arrays.values())
+    where = _checks.boolean(function, "where", where)
+    _checks.broadcastable(function, **arrays, where=where)
+    return where, [
+        # Of the dtype of the array, and as weak where that is a Python number.
+        jnp.where(where, array, jax.lax.full_like(array, _IDLE.get(name, 0), shape=()))
+        for name, array in arrays.items()
+    ]

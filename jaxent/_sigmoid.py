@@ -1,19 +1,21 @@
 """Losses of independent yes/no classes, from logits."""
 
 import functools
+import math
 import numbers
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _numerics
+from jaxent import _checks, _numerics, _rows
 from jaxent._numerics import compute_dtype
 
 
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
+    where: ArrayLike | None = None,
     *,
     label_smoothing: ArrayLike = 0.0,
     pos_weight: ArrayLike | None = None,
@@ -29,16 +31,20 @@ def sigmoid_binary_cross_entropy(
             in float32. An infinite logit costs 0 where the target agrees and `+inf` elsewhere.
         labels: Targets in [0, 1], real or boolean, of the rank of `logits`, or a scalar. Others
             make their element NaN.
+        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
+            counts all.
         label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
             over yes and no. A number, or a scalar array (NaN if out of range).
-        pos_weight: Weight :math:`w \ge 0` of the "yes" term, of the rank of `logits`, or a scalar;
-            None is 1. Negative weights make their element NaN.
+        pos_weight: Weight :math:`w \ge 0` of the "yes" term, finite: a number, or an array of the
+            rank of `logits` or a scalar one; None is 1. Negative weights in an array make their
+            element NaN.
 
     Returns:
         One loss per element in nats, of the common shape, float32 (float64 if any input is).
+        Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `label_smoothing` are refused.
+        AssertionError: If dtypes, ranks, shapes, `label_smoothing` or `pos_weight` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,22 +59,24 @@ def sigmoid_binary_cross_entropy(
         <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
     """
     name = "sigmoid_binary_cross_entropy"
-    logits = _checks.floating(name, "logits", logits)
-    labels = _checks.real(name, "labels", labels)
-    pos_weight = None if pos_weight is None else _checks.real(name, "pos_weight", pos_weight)
+    given = {
+        "logits": _checks.floating(name, "logits", logits),
+        "labels": _checks.real(name, "labels", labels),
+    }
+    if pos_weight is not None:
+        _checks.within(name, "pos_weight", pos_weight, 0.0, math.inf)
+        _checks.finite(name, "pos_weight", pos_weight)
+        given["pos_weight"] = _checks.real(name, "pos_weight", pos_weight)
     _checks.within(name, "label_smoothing", label_smoothing, 0.0, 1.0)
     is_number = isinstance(label_smoothing, numbers.Real)
     smoothing = _checks.scalar(name, "label_smoothing", label_smoothing)
-    if pos_weight is None:
-        _checks.broadcastable(name, logits=logits, labels=labels)
-    else:
-        _checks.broadcastable(name, logits=logits, labels=labels, pos_weight=pos_weight)
     skip = is_number and label_smoothing == 0
-    return _losses(logits, labels, pos_weight, None if skip else smoothing)
+    where, arrays = _rows.elements(name, where, **given)
+    return _rows.masked(_losses(*arrays, smoothing=None if skip else smoothing), where)
 
 
 @functools.partial(jax.jit, inline=True)
-def _losses(logits, labels, pos_weight, smoothing) -> jax.Array:
+def _losses(logits, labels, pos_weight=None, *, smoothing) -> jax.Array:
     given = [array for array in (logits, labels, pos_weight) if array is not None]
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))

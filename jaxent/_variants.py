@@ -17,6 +17,7 @@ _REMEDY = "for one target per class use `jaxent.softmax_cross_entropy`."
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
+    where: ArrayLike | None = None,
     *,
     alpha: ArrayLike | None = None,
     gamma: ArrayLike = 2.0,
@@ -35,6 +36,8 @@ def sigmoid_focal_loss(
             in float32. An infinite logit costs 0 where the target agrees and `+inf` elsewhere.
         labels: Targets in [0, 1], real or boolean, of the rank of `logits`, or a scalar. Others
             make their element NaN.
+        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
+            counts all.
         alpha: Weight of "yes" in [0, 1], where "no" has the rest; of the rank of `logits`, or a
             scalar. None weighs both by 1. Others make their element NaN.
         gamma: How much easy elements are discounted, finite and at least 0, where 0 is plain
@@ -43,6 +46,7 @@ def sigmoid_focal_loss(
 
     Returns:
         One loss per element in nats, of the common shape, float32 (float64 if any input is).
+        Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
         AssertionError: If dtypes, ranks, shapes, `alpha` or `gamma` are refused.
@@ -67,8 +71,8 @@ def sigmoid_focal_loss(
         _checks.within(name, "alpha", alpha, 0.0, 1.0)
         given["alpha"] = _checks.real(name, "alpha", alpha)
     number, traced = _exponent(name, "gamma", gamma, math.inf)
-    _checks.broadcastable(name, **given)
-    return _sigmoid_focal_losses(*given.values(), number=number, gamma=traced)
+    where, arrays = _rows.elements(name, where, **given)
+    return _rows.masked(_sigmoid_focal_losses(*arrays, number=number, gamma=traced), where)
 
 
 def softmax_focal_loss(
