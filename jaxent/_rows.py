@@ -150,7 +150,9 @@ def mask(
         f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
         f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
     )
-    each = {f"examples of `{name}`": examples(a, axes) for name, a in arrays.items() if a.ndim}
+    each: dict[str, _checks.Shaped] = {
+        f"examples of `{name}`": examples(a, axes) for name, a in arrays.items() if a.ndim
+    }
     if labels is not None:
         each["labels"] = labels
     if where.ndim == array.ndim:

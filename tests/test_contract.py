@@ -1035,6 +1035,7 @@ def has_exact_curvature(row: Row) -> None:
 # --- the table ------------------------------------------------------------------------------------
 
 NUMBERS = (
+    masks_elements_whatever_they_hold,
     makes_no_nan_on_the_way,
     has_one_curvature_in_every_mode,
     is_never_negative,

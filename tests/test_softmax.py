@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
+from contract_row import with_float64
 
 import jaxent
 
@@ -414,3 +415,43 @@ def test_labels_beyond_the_integers_of_jax_do_not_wrap(label):
     logits = np.array([[0, 1, 5], [0, 1, 5]], np.float32)
     value = INTEGER(logits, np.array([label, 1 % 3], dtype))
     np.testing.assert_array_equal(np.isnan(value), [True, False])
+
+
+# --- targets at the edge of a majority ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "truth"),
+    [
+        ([200.0, 0.0], [0.5, 0.5], 100.0),
+        ([200.0, 200.0, 0.0], [0.5, 0.5, 0.0], math.log(2)),
+        ([300.0, 299.0, 0.0], [0.5, 0.25, 0.25], 75.25 + math.log1p(math.exp(-1))),
+    ],
+)
+def test_half_of_the_mass_is_no_majority(logits, targets, truth):
+    with with_float64():
+        arrays = np.array(logits), np.array(targets)
+        value, _ = value_and_slope(SOFT, *arrays)
+        np.testing.assert_allclose(value, truth, rtol=1e-14)
+        np.testing.assert_allclose(SOFT(*arrays), truth, rtol=1e-14)
+
+
+@pytest.mark.parametrize("total", [1e-34, 1e-30, 1e-27, 1e-25, 1e-20, 1e20, 1e30])
+def test_targets_of_any_total(total):
+    logits, targets = np.array([2, 0, -1], np.float32), np.array([0.8, 0.1, 0.1])
+    expected = value_and_slope(SOFT, logits, targets.astype(np.float32))
+    scaled = (total * targets).astype(np.float32)
+    value, slope = value_and_slope(SOFT, logits, scaled)
+    # The inputs are rounded anew, and the smallest terms are subnormal.
+    np.testing.assert_allclose(value / total, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(slope / total, expected[1], rtol=1e-4)
+    np.testing.assert_allclose(SOFT(logits, scaled) / total, expected[0], rtol=1e-5)
+
+
+def test_mixed_derivatives_survive_a_sure_class():
+    logits, targets = np.array([40, 0, -1], np.float32), np.array([0.2, 0.5, 0.3], np.float32)
+    truth = -(math.exp(-40) + math.exp(-41))
+    for outer in (jax.jacfwd, jax.jacrev):
+        of_target = outer(jax.grad(SOFT, 1), 0)(logits, targets)
+        of_logit = outer(jax.grad(SOFT, 0), 1)(logits, targets)
+        np.testing.assert_allclose([of_target[0, 0], of_logit[0, 0]], truth, rtol=1e-6)

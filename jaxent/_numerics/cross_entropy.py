@@ -169,17 +169,19 @@ def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
     """
     top, shift = top_and_shift(x)
     mass = long_sum(targets)
-    fixed, half = jax.lax.stop_gradient((targets, 0.5 * mass))
-    light = (half[..., None] - fixed) * _steep(x.dtype, 0) + 2.0**7
+    half, steep = _majority(jax.lax.stop_gradient(mass))
+    light = (half[..., None] - jax.lax.stop_gradient(targets)) * steep[..., None] + 2.0**10
     others = long_sum(jnp.exp(jnp.minimum(x - shift[..., None], light)))
-    return _soft_parts(x, targets, top, shift, mass, half, others)[0]
+    return _soft_parts(x, targets, top, shift, mass, half, steep, others)[0]
 
 
-def _soft_parts(x, targets, top, shift, mass, half, others) -> tuple[jax.Array, jax.Array]:
+def _soft_parts(x, targets, top, shift, mass, half, steep, others) -> tuple[jax.Array, jax.Array]:
     """The loss of `soft_cross_entropy`, and the term of the heavy class."""
     # After the sum over the others, or it would share its operands with these after all.
-    half, below, _ = jax.lax.optimization_barrier((half, shift, jax.lax.stop_gradient(others)))
-    heavy = (jax.lax.stop_gradient(targets) - half[..., None]) * _steep(x.dtype, 1) - 2.0**11
+    half, steep, below, _ = jax.lax.optimization_barrier(
+        (half, steep, shift, jax.lax.stop_gradient(others))
+    )
+    heavy = (jax.lax.stop_gradient(targets) - half[..., None]) * steep[..., None] - 2.0**11
     heavy_logit = jnp.max(jnp.minimum(x - below[..., None], heavy), axis=-1)
     left_out, top_term = jnp.exp(heavy_logit), jnp.exp(top - shift)
     excess = log_total(others, left_out, top_term, heavy_logit == top - shift)
@@ -193,9 +195,17 @@ def _soft_parts(x, targets, top, shift, mass, half, others) -> tuple[jax.Array, 
     return distance + mass * excess, left_out
 
 
-def _steep(dtype, step: int) -> float:
-    """A factor that makes a bound of a difference of two targets; another for each sum."""
-    return 2.0 ** (0.75 * jnp.finfo(dtype).maxexp + step)
+def _majority(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Half of the target mass, and a factor that makes a bound of how far a target is from it.
+
+    The bound exceeds any shifted logit where a target is at most half, and is far below all that
+    count where it is more, if only by a rounding. Of masses so small that the exact sum would not
+    show no class is heavy: 1 is more than any of their targets.
+    """
+    info = jnp.finfo(mass.dtype)
+    counts = ~(mass < 2.0 ** (-0.6 * info.maxexp))
+    half = jnp.where(counts, 0.5 * mass, 1.0)
+    return half, 2.0 ** (info.nmant + 15) / half
 
 
 @jax.custom_jvp
@@ -203,15 +213,18 @@ def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
     """`soft_cross_entropy` and its gradient with respect to x, from one set of terms."""
     top, shift = top_and_shift(x)
     mass = long_sum(targets)
+    half, steep = _majority(mass)
     # What elementwise operations and sums share would be written to a buffer of [rows, classes].
-    half, beside, zero = jax.lax.optimization_barrier(
-        (0.5 * mass, 0.5 * mass, jnp.zeros_like(mass))
+    half, beside, steep, zero = jax.lax.optimization_barrier(
+        (half, half, steep, jnp.zeros_like(mass))
     )
     is_heavy = targets > half[..., None]
     terms = jnp.where(is_heavy, zero[..., None], jnp.exp(x - shift[..., None]))
     others = long_sum(terms)
-    loss, left_out = _soft_parts(x, targets, top, shift, mass, beside, others)
-    light = (beside[..., None] - targets) * _steep(x.dtype, 2) + 2.0**6
+    loss, left_out = _soft_parts(x, targets, top, shift, mass, beside, steep, others)
+    # The bound of a target near half is to exceed it, whatever the mass.
+    light = (beside[..., None] - targets) * 2.0 ** (jnp.finfo(x.dtype).nmant + 15)
+    light += 2.0 * beside[..., None]
     rest = long_sum(jnp.maximum(jnp.minimum(targets, light), 0.0))
 
     scale = reciprocal(others + left_out)
@@ -237,7 +250,20 @@ def _surprise(x: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _mean_difference(x: jax.Array, x_dot: jax.Array) -> jax.Array:
-    return jnp.sum(softmax(x) * x_dot, axis=-1, keepdims=True) - x_dot
+    """sum(p x_dot) - x_dot per class, p = softmax(x), where a class with p > 1/2 is the pivot."""
+    p = softmax(x)
+    heavy = p > 0.5
+    ahead = x_dot - jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True)
+    ahead = jnp.where(heavy, 0.0, ahead)
+    return jnp.sum(p * ahead, axis=-1, keepdims=True) - ahead
+
+
+def _spread(p: jax.Array, targets_dot: jax.Array) -> jax.Array:
+    """The differences p sum(targets_dot) - targets_dot, the transpose of `_mean_difference`."""
+    heavy = p > 0.5
+    light = p * jnp.sum(targets_dot, axis=-1, keepdims=True) - targets_dot
+    light = jnp.where(heavy, 0.0, light)
+    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
 
 
 @_surprise.defjvp
@@ -269,6 +295,5 @@ def _soft_cross_entropy_and_slope_jvp(primals, tangents):
         slope_dot = jnp.sum(targets, axis=-1, keepdims=True) * curvature(p, x_dot)
     if not isinstance(targets_dot, SymbolicZero):
         loss_dot += summed_along(_surprise(x, targets), targets_dot)
-        spread = p * jnp.sum(targets_dot, axis=-1, keepdims=True) - targets_dot
-        slope_dot += jnp.where(x == -jnp.inf, 0.0, spread)
+        slope_dot += jnp.where(x == -jnp.inf, 0.0, _spread(p, targets_dot))
     return (loss, slope), (like(loss_dot, loss), like(slope_dot, slope))
