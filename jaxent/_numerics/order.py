@@ -115,7 +115,10 @@ def tsallis(p: jax.Array, alpha: float) -> jax.Array:
 @tsallis.defjvp
 def _tsallis_jvp(alpha, primals, tangents):
     (p,), (p_dot,) = primals, tangents
-    slope = -1.0 - alpha * deformed_log(p, alpha - 1.0)
+    if alpha > 2.0:
+        slope = (1.0 - alpha * power(p, alpha - 1.0)) / (alpha - 1.0)
+    else:
+        slope = -1.0 - alpha * deformed_log(p, alpha - 1.0)
     slope = jnp.where(_slope_exists(p, alpha), slope, 0.0)
     return tsallis(p, alpha), jnp.sum(slope * p_dot, axis=-1)
 
@@ -302,8 +305,9 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
     safe_a, safe_b = (jnp.where(common, x, 1.0) for x in (a, b))
     ratio = jnp.where(common, safe_a / safe_b * (total_b / total_a), 1.0)
     # Near 1, from the difference: what is common to all classes is taken out of that.
-    excess = _share_change(b, total_b, a - b, _precise_sum) * (total_b / total_a)
-    is_near = common & (jnp.abs(excess) < 0.5)
+    difference, is_kept = _scaled_difference(a, b, total_a / total_b)
+    excess = _share_change(b, total_b, difference, _precise_sum) * (total_b / total_a)
+    is_near = common & is_kept & (jnp.abs(excess) < 0.5)
     log_ratio = jnp.where(is_near, log1p(jnp.where(is_near, excess, 0.0)), jnp.log(ratio))
     a, b = a / total_a, b / total_b
 
@@ -342,6 +346,22 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
             tilt = jnp.where(is_infinite, 0.0, tilt)
     tilt = jnp.where(common, tilt, 0.0)
     return _Pair(total_a, total_b, a, b, common, log_ratio, tilt, ratio, log_mean, value)
+
+
+def _scaled_difference(a: jax.Array, b: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The difference a - c * b, rounded once where the two are near, and where it can be trusted.
+
+    c is the scale in half of its digits, so that products with halves of b are exact; c is 1 for
+    totals that are nearly equal.
+    """
+    info = jnp.finfo(a.dtype)
+    scale = jax.lax.reduce_precision(scale, info.nexp, info.nmant // 2)
+    high, low = _halves(b)
+    is_one = scale == 1.0
+    difference = jnp.where(is_one, a - b, (a - scale * high) - scale * low)
+    # Below this the lower half is subnormal.
+    least = float(info.tiny) * 2.0 ** (info.nmant + 1)
+    return difference, is_one | ((a > least) & (b > least))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -422,7 +442,8 @@ def _share_change(p: jax.Array, total: jax.Array, change: jax.Array, add=jnp.sum
     is exactly 1/c of the result.
     """
     relative = jnp.where(is_zero(p), 0.0, change / jnp.where(is_zero(p), 1.0, p))
-    heavy = p > 0.5 * total
+    # More than half by more than the rounding of totals, so that there are never two.
+    heavy = p > (0.5 + 2.0 * float(jnp.finfo(p.dtype).eps)) * total
     of_pivot = jnp.sum(jnp.where(heavy, relative, 0.0), axis=-1, keepdims=True)
     others = jnp.where(heavy, 0.0, change - p * of_pivot)
     of_total = add(others, axis=-1)[..., None] / total
@@ -532,7 +553,9 @@ def _mutual_information_slope_jvp(primals, tangents):
     table, slope = _table(joint), _mutual_information_slope(joint)
     # The tangent of log(cell / row) - log(column / total).
     in_row = _share_change(joint, table.of_rows, joint_dot)
-    columns, columns_dot = (jnp.sum(x, axis=-2, keepdims=True) for x in (joint, joint_dot))
+    is_empty = jnp.all(is_zero(joint), axis=-2, keepdims=True)
+    columns = jnp.where(is_empty, 0.0, table.of_columns)
+    columns_dot = jnp.sum(joint_dot, axis=-2, keepdims=True)
     in_total = _share_change(columns, table.total, columns_dot)
     value_dot = jnp.sum(slope * joint_dot, axis=(-2, -1), keepdims=True)
     total_dot = jnp.sum(joint_dot, axis=(-2, -1), keepdims=True)
