@@ -4,7 +4,9 @@ Each entry takes the same arguments as jaxent's function and returns one loss pe
 optional; without it its column stays empty.
 """
 
+import importlib
 import importlib.util
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +106,14 @@ BY_HAND = {
 }
 
 
+def _torch() -> Any:
+    """PyTorch, which need not be installed; nothing is known of its types."""
+    return importlib.import_module("torch")
+
+
 def _torch_functions():
-    import torch
-    from torch.nn import functional
+    torch = _torch()
+    functional = torch.nn.functional
 
     def soft(logits, labels, label_smoothing=0.0):
         return functional.cross_entropy(
@@ -172,8 +179,7 @@ def by_jax(function, arguments, options):
 
 def by_torch(function, arguments, options):
     """The same by PyTorch."""
-    import torch
-
+    torch = _torch()
     first, *rest = (torch.tensor(np.asarray(argument)) for argument in arguments)
     first.requires_grad_()
     losses = function(first, *rest, **options)

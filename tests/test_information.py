@@ -239,6 +239,32 @@ def test_every_order_is_exact(alpha):
             assert errors.max() <= bar, (index, names[errors.argmax()], errors.max())
 
 
+@pytest.mark.parametrize("scale", [0.7, 1e-6, 1e3, 1e8])
+def test_probabilities_against_counts_are_exact(scale):
+    """The divergence is one of shares, also where the numbers themselves are far from each other."""
+    a = np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]], np.float32)
+    b = np.array([[0.26, 0.62, 0.12], [0.2001, 0.3, 0.4999], [0.7, 0.2, 0.1]], np.float32)
+    b *= np.float32(scale)
+    divergence = functools.partial(jaxent.renyi_divergence, alpha=1.0)
+    for given in ((a, b), (b, a)):
+        truth = oracle.batch(truth_information.renyi_divergence, *given, alpha=1.0)
+        found = (divergence(*given), *slopes(divergence, *given))
+        expected = (truth.value, *truth.gradients)
+        scales = (truth.value_scale, *truth.gradient_scales)
+        for one, right, size in zip(found, expected, scales, strict=True):
+            assert oracle.scaled_ulps(one, right, size, np.float32).max() <= 16
+
+
+@pytest.mark.parametrize("alpha", [2.5, 300.0, 1e6])
+def test_large_orders_of_tsallis_have_exact_gradients(alpha):
+    p = np.array([[0.5, 0.3, 0.2], [0.999, 0.0005, 0.0005], [1.0, 0.0, 0.0]], np.float32)
+    (slope,) = slopes(functools.partial(jaxent.tsallis_entropy, alpha=alpha), p)
+    powers = p.astype(np.float64) ** (alpha - 1)
+    size = (1 + alpha * powers) / (alpha - 1)
+    error = np.abs(slope - (1 - alpha * powers) / (alpha - 1))
+    assert (error <= 4 * np.finfo(np.float32).eps * size).all()
+
+
 def test_extreme_orders_do_not_overflow():
     a = jnp.array([[0.5, 0.5, 0.0], [1e-30, 1.0, 0.0]])
     b = jnp.array([[1e-30, 0.5, 0.5], [0.5, 0.5, 0.0]])
@@ -476,6 +502,15 @@ def test_mutual_information_has_exact_curvature():
         errors = oracle.scaled_ulps(found, truth, scale, np.float32)
         errors = np.where((truth != truth) & np.isfinite(found), 0.0, errors)
         assert errors.max() <= 16
+
+
+def test_two_columns_of_half_the_mass_have_curvature():
+    """Rounded sums of both may exceed half of the total."""
+    joint = np.full((5, 2), 1e-7, np.float32)
+    joint[[0, 1], [0, 1]] = 0.5
+    (found, cross), *_ = jax.hessian(jaxent.mutual_information)(joint)[0, 0]
+    np.testing.assert_allclose(found, -1.000005, rtol=2e-6)
+    np.testing.assert_allclose(cross, 14.424953, rtol=2e-6)
 
 
 @pytest.mark.thorough

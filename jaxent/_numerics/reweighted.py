@@ -22,8 +22,9 @@ def _known(number: float | None, array: jax.Array | None) -> Any:
 
 
 def _power(base: jax.Array, exponent: float | jax.Array) -> jax.Array:
-    """base**exponent for 0 <= base <= 1 and exponent >= 0; cheap for a small multiple of 1/2."""
-    if isinstance(exponent, float) and exponent <= 8.0 and (2.0 * exponent).is_integer():
+    """base**exponent for 0 <= base <= 1; cheap for a small multiple of 1/2 from 0 up."""
+    is_number = isinstance(exponent, float)
+    if is_number and 0.0 <= exponent <= 8.0 and (2.0 * exponent).is_integer():
         whole = jax.lax.integer_pow(base, int(exponent))
         return whole if exponent.is_integer() else whole * jnp.sqrt(base)
     return jax.lax.pow(base, jnp.full(base.shape, exponent, base.dtype))
@@ -148,20 +149,13 @@ def focal_binary_cross_entropy(number: float | None, x, target, gamma=None) -> j
 
 @functools.partial(focal_binary_cross_entropy.defjvp, symbolic_zeros=True)
 def _focal_binary_cross_entropy_jvp(number, primals, tangents):
-    x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
-    loss = focal_binary_cross_entropy(number, x, target, gamma)
-    loss_dot = along(_focal_slope(number, x, target, gamma), x_dot)
+    loss = focal_binary_cross_entropy(number, *primals)
+    loss_dot = along(_focal_slope(number, *primals), x_dot)
     if not isinstance(target_dot, SymbolicZero):
-        exponent = _known(number, gamma)
-        parts = _focal(x, target)
-        weight = _long_power(parts, exponent)
-        # Apart, since their sum may overflow where what it is multiplied with does not.
-        pull = _product(weight, parts.ratio) * _fall(parts.size)
-        pull = jnp.where(x >= 0.0, pull, -pull) * (exponent * target_dot)
-        loss_dot -= _product(weight, x) * target_dot + pull
-    if not (gamma is None or isinstance(gamma_dot, SymbolicZero)):
-        loss_dot += _product(loss, _focal(x, target).log_wrong) * gamma_dot
+        loss_dot += _focal_label_slope(number, *primals) * target_dot
+    if not (primals[2] is None or isinstance(gamma_dot, SymbolicZero)):
+        loss_dot += _focal_gamma_slope(*primals) * gamma_dot
     return loss, like(loss_dot, loss)
 
 
@@ -191,15 +185,101 @@ def _focal_slope_jvp(number, primals, tangents):
     if not isinstance(target_dot, SymbolicZero):
         slope_dot += _focal_cross_slope(exponent, parts) * target_dot
     if not (gamma is None or isinstance(gamma_dot, SymbolicZero)):
-        drift = jnp.where(x >= 0.0, parts.drift, -parts.drift)
-        slope_dot += (_product(slope, parts.log_wrong) + weight * drift) * gamma_dot
+        slope_dot += _focal_gamma_of_slope(gamma, x, parts, slope) * gamma_dot
     return slope, like(slope_dot, slope)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _focal_label_slope(number, x, target, gamma) -> jax.Array:
+    """The derivative of the focal loss in the target, w**gamma (-x + gamma c dw/dt / w).
+
+    Here and below, dw/dt = -tanh(x / 2), which is -+(1 - e) sigmoid(|x|), is constant in t.
+    """
+    exponent = _known(number, gamma)
+    parts = _focal(x, target)
+    weight = _long_power(parts, exponent)
+    slope = _product(weight, parts.size) + exponent * _label_pull(parts, weight)
+    return jnp.where(x >= 0.0, -slope, slope)
+
+
+@functools.partial(_focal_label_slope.defjvp, symbolic_zeros=True)
+def _focal_label_slope_jvp(number, primals, tangents):
+    x, target, gamma = primals
+    x_dot, target_dot, gamma_dot = tangents
+    exponent = _known(number, gamma)
+    slope = _focal_label_slope(number, x, target, gamma)
+    parts = _focal(x, target)
+    slope_dot = 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        slope_dot += _focal_cross_slope(exponent, parts) * x_dot
+    if not isinstance(target_dot, SymbolicZero):
+        slope_dot += _focal_label_curvature(exponent, parts) * target_dot
+    if not (gamma is None or isinstance(gamma_dot, SymbolicZero)):
+        slope_dot += _focal_gamma_of_label_slope(gamma, x, parts, slope) * gamma_dot
+    return slope, like(slope_dot, slope)
+
+
+@jax.custom_jvp
+def _focal_gamma_slope(x, target, gamma) -> jax.Array:
+    """The derivative of the focal loss in gamma, w**gamma c log(w)."""
+    return _product(focal_binary_cross_entropy(None, x, target, gamma), _focal(x, target).log_wrong)
+
+
+@functools.partial(_focal_gamma_slope.defjvp, symbolic_zeros=True)
+def _focal_gamma_slope_jvp(primals, tangents):
+    x, target, gamma = primals
+    x_dot, target_dot, gamma_dot = tangents
+    result = _focal_gamma_slope(x, target, gamma)
+    parts = _focal(x, target)
+    result_dot = along(_product(result, parts.log_wrong), gamma_dot)
+    if not isinstance(x_dot, SymbolicZero):
+        slope = _focal_slope(None, x, target, gamma)
+        result_dot += _focal_gamma_of_slope(gamma, x, parts, slope) * x_dot
+    if not isinstance(target_dot, SymbolicZero):
+        slope = _focal_label_slope(None, x, target, gamma)
+        result_dot += _focal_gamma_of_label_slope(gamma, x, parts, slope) * target_dot
+    return result, like(result_dot, result)
+
+
+def _focal_gamma_of_slope(gamma, x, parts: _Focal, slope) -> jax.Array:
+    """The second derivative of the focal loss, in gamma and the logit."""
+    drift = jnp.where(x >= 0.0, parts.drift, -parts.drift)
+    return _product(slope, parts.log_wrong) + _power(parts.wrong, gamma) * drift
+
+
+def _focal_gamma_of_label_slope(gamma, x, parts: _Focal, slope) -> jax.Array:
+    """The second derivative of the focal loss, in gamma and the target."""
+    pull = _label_pull(_with_finite_ratio(parts), _long_power(parts, gamma))
+    return _product(slope, parts.log_wrong) + jnp.where(x >= 0.0, -pull, pull)
+
+
+def _focal_label_curvature(exponent, parts: _Focal) -> jax.Array:
+    """The second derivative of the focal loss in the target.
+
+    It is gamma w**gamma r (2 |x| + (gamma - 1) c r), with r = |dw/dt| / w. Neither w nor c bends
+    in t. For gamma < 1 the second term takes away little more than half of the first. One power of
+    w is gone with one r: their quotient may underflow, or have no inverse.
+    """
+    fall = _fall(parts.size)
+    weight = _long_power(parts, exponent - 1.0) * (parts.settled * fall)
+    weight = _product(jnp.full_like(weight, exponent), weight)
+    bend = (exponent - 1.0) * (_with_finite_ratio(parts).ratio * fall)
+    return 2.0 * _product(weight, parts.size + 0.5 * bend)
+
+
+def _label_pull(parts: _Focal, weight) -> jax.Array:
+    """Weight c |dw/dt| / w"""
+    return _product(weight, parts.ratio) * _fall(parts.size)
+
+
+def _with_finite_ratio(parts: _Focal) -> _Focal:
+    """The same but for an infinite ratio, which would meet an infinity of the other sign, or a 0."""
+    return parts._replace(ratio=jnp.where(parts.ratio == jnp.inf, 0.0, parts.ratio))
 
 
 def _focal_cross_slope(exponent, parts: _Focal) -> jax.Array:
     """The second derivative of the focal loss, in the target and the logit."""
-    # Where the ratio is infinite, what it multiplies here is 0.
-    ratio = jnp.where(parts.ratio == jnp.inf, 0.0, parts.ratio)
+    ratio = _with_finite_ratio(parts).ratio
     turn = parts.settled * (parts.far_share - parts.near_share) + ratio * parts.near_share
     lever = exponent * ratio * parts.rate + turn
     pull = _product(parts.rate, parts.size) + lever * _fall(parts.size) + parts.held
@@ -210,7 +290,8 @@ def _long_power(parts: _Focal, exponent) -> jax.Array:
     """w**exponent also where w, but not its power, is too small for a floating point number."""
     size = _product(jnp.full_like(parts.size, exponent), parts.size)
     is_small = parts.wrong < _tiny(parts.wrong)
-    return jnp.where(is_small, jnp.exp(-size), _power(parts.wrong, exponent))
+    power = _power(jnp.where(is_small, 1.0, parts.wrong), exponent)
+    return jnp.where(is_small, jnp.exp(-size), power)
 
 
 # Losses that are functions of the cross-entropy L = -log(p) against one class. Their derivatives
