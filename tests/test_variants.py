@@ -1,5 +1,6 @@
 """What is particular to the variants of cross-entropy; what all owe is in test_contract.py."""
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -244,6 +245,61 @@ def test_gamma_has_a_gradient():
                 found = jax.jacfwd(of)(jnp.float64(gamma))
                 expected = (of(gamma + step) - of(gamma - step)) / (2 * step)
                 np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+
+
+def focal_label_curvatures(x, t, gamma):
+    """d2/dxdt, d2/dt2 and d2/dtdgamma of w**gamma c, each with the sum of its absolute terms."""
+    x, t, gamma = (mpmath.mpf(float(number)) for number in (x, t, gamma))
+    yes, no = 1 / (1 + mpmath.exp(-x)), 1 / (1 + mpmath.exp(x))
+    wrong, cost = (1 - t) * yes + t * no, -t * mpmath.log(yes) - (1 - t) * mpmath.log(no)
+    rate_x, rate_t, rate_xt = (1 - 2 * t) * yes * no / wrong, (no - yes) / wrong, -2 * yes * no
+    cross = (
+        -1,
+        gamma * (yes - t) * rate_t,
+        -gamma * x * rate_x,
+        gamma * cost * rate_xt / wrong,
+        gamma * (gamma - 1) * cost * rate_x * rate_t,
+    )
+    bend = (-2 * gamma * x * rate_t, gamma * (gamma - 1) * cost * rate_t**2)
+    log = mpmath.log(wrong)
+    turn = (-x * log, gamma * cost * rate_t * log, cost * rate_t)
+    weight = wrong**gamma
+    sums = [(mpmath.fsum(terms), mpmath.fsum(map(abs, terms))) for terms in (cross, bend, turn)]
+    return [(weight * total, weight * size) for total, size in sums]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.01, 1.0, 2.0, 3.3])
+def test_second_derivatives_of_focal_loss_in_the_label(gamma):
+    """Also at a logit of 0, at targets of 0 and 1, and where a power of w cannot be divided by w.
+
+    Errors grow with the distance of gamma - 1 from 0, which is an exponent.
+    """
+    numbers = (0.0, 1e-7, 1e-3, -1e-3, 0.5, 5.0, -5.0, 12.0, 30.0, -60.0, 85.0)
+    x, t = np.float32(list(itertools.product(numbers, (0.0, 1e-6, 0.3, 0.5, 1.0)))).T
+    gamma = np.float32(gamma)
+    with mpmath.mp.workdps(120):
+        truths = [focal_label_curvatures(*pair, gamma) for pair in zip(x, t, strict=True)]
+        truths = np.array(truths, object)
+        scales = np.maximum(truths[..., 1], 1e-34)  # what is next to underflow has few digits
+        for inner, outer in ((jax.jacrev, jax.jacfwd), (jax.jacrev, jax.jacrev)):
+
+            def alone(x, t, gamma=gamma):
+                return jaxent.sigmoid_focal_loss(x, t, gamma=gamma)
+
+            of_number = functools.partial(alone, gamma=float(gamma))
+            fixed = jax.jit(jax.vmap(outer(inner(of_number, (0, 1)), (0, 1))))(x, t)
+            every = outer(inner(alone, (0, 1, 2)), (0, 1, 2))
+            three = jax.jit(jax.vmap(every, (0, 0, None)))(x, t, gamma)
+            for found in (fixed, three):
+                assert np.isfinite(jax.tree.leaves(found)).all()
+                entries = [(found[0][1], 0), (found[1][0], 0), (found[1][1], 1)]
+                if len(found) == 3:
+                    entries += [(found[1][2], 2), (found[2][1], 2)]
+                for result, kind in entries:
+                    exact = np.array([mpmath.mpf(float(each)) for each in result], object)
+                    errors = np.abs(exact - truths[:, kind, 0]) / scales[:, kind]
+                    worst = errors.argmax()
+                    assert errors[worst] <= 16 * 2.0**-23, (x[worst], t[worst], result[worst])
 
 
 def test_gradients_in_gamma_are_finite_where_losses_are():

@@ -268,12 +268,12 @@ def _focal_label_curvature(exponent, parts: _Focal) -> jax.Array:
 
 
 def _label_pull(parts: _Focal, weight) -> jax.Array:
-    """Weight c |dw/dt| / w"""
+    """The product of `weight` and c |dw/dt| / w."""
     return _product(weight, parts.ratio) * _fall(parts.size)
 
 
 def _with_finite_ratio(parts: _Focal) -> _Focal:
-    """The same but for an infinite ratio, which would meet an infinity of the other sign, or a 0."""
+    """The same but for an infinite ratio, which would meet a 0 or one of the other sign."""
     return parts._replace(ratio=jnp.where(parts.ratio == jnp.inf, 0.0, parts.ratio))
 
 
