@@ -349,19 +349,21 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
 
 
 def _scaled_difference(a: jax.Array, b: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The difference a - c * b, rounded once where the two are near, and where it can be trusted.
+    """The difference a - scale * b as if rounded once, and where it can be trusted.
 
-    c is the scale in half of its digits, so that products with halves of b are exact; c is 1 for
-    totals that are nearly equal.
+    Totals that differ by roundings are as good as equal: the scale is 1.
     """
     info = jnp.finfo(a.dtype)
-    scale = jax.lax.reduce_precision(scale, info.nexp, info.nmant // 2)
-    high, low = _halves(b)
-    is_one = scale == 1.0
-    difference = jnp.where(is_one, a - b, (a - scale * high) - scale * low)
-    # Below this the lower half is subnormal.
-    least = float(info.tiny) * 2.0 ** (info.nmant + 1)
-    return difference, is_one | ((a > least) & (b > least))
+    is_one = jnp.abs(scale - 1.0) <= 16.0 * float(info.eps)
+    scale = jnp.where(is_one, 1.0, scale)
+    result, error = a, jnp.zeros_like(a)
+    for c, x in itertools.product(_halves(scale), _halves(b)):
+        result, rounding = _two_sum(result, -c * x)
+        error += rounding
+    # Below this products of the lower halves are subnormal.
+    least = float(info.tiny) * 2.0 ** (info.nmant + 2)
+    is_kept = is_one | ((a > least) & (b > least))
+    return jnp.where(is_one, a - b, result + error), is_kept
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
