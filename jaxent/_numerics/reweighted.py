@@ -153,7 +153,10 @@ def _focal_binary_cross_entropy_jvp(number, primals, tangents):
     loss = focal_binary_cross_entropy(number, *primals)
     loss_dot = along(_focal_slope(number, *primals), x_dot)
     if not isinstance(target_dot, SymbolicZero):
-        loss_dot += _focal_label_slope(number, *primals) * target_dot
+        base, pull = _focal_label_slopes(number, *primals)
+        # Apart, since their sum may overflow where what it is multiplied with does not.
+        factor = jax.lax.stop_gradient(_known(number, primals[2]))
+        loss_dot += base * target_dot + pull * (factor * target_dot)
     if not (primals[2] is None or isinstance(gamma_dot, SymbolicZero)):
         loss_dot += _focal_gamma_slope(*primals) * gamma_dot
     return loss, like(loss_dot, loss)
@@ -190,24 +193,26 @@ def _focal_slope_jvp(number, primals, tangents):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _focal_label_slope(number, x, target, gamma) -> jax.Array:
-    """The derivative of the focal loss in the target, w**gamma (-x + gamma c dw/dt / w).
+def _focal_label_slopes(number, x, target, gamma) -> tuple[jax.Array, jax.Array]:
+    """The derivative of the focal loss in the target, as a base plus gamma times a pull.
 
-    Here and below, dw/dt = -tanh(x / 2), which is -+(1 - e) sigmoid(|x|), is constant in t.
+    It is w**gamma (-x + gamma c dw/dt / w). Here and below, dw/dt = -tanh(x / 2), which is
+    -+(1 - e) sigmoid(|x|), is constant in t. The rule gives the base the derivatives of the whole
+    sum, those through the factor gamma as well.
     """
     exponent = _known(number, gamma)
     parts = _focal(x, target)
     weight = _long_power(parts, exponent)
-    slope = _product(weight, parts.size) + exponent * _label_pull(parts, weight)
-    return jnp.where(x >= 0.0, -slope, slope)
+    base, pull = _product(weight, parts.size), _label_pull(parts, weight)
+    return jnp.where(x >= 0.0, -base, base), jnp.where(x >= 0.0, -pull, pull)
 
 
-@functools.partial(_focal_label_slope.defjvp, symbolic_zeros=True)
-def _focal_label_slope_jvp(number, primals, tangents):
+@functools.partial(_focal_label_slopes.defjvp, symbolic_zeros=True)
+def _focal_label_slopes_jvp(number, primals, tangents):
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
     exponent = _known(number, gamma)
-    slope = _focal_label_slope(number, x, target, gamma)
+    base, pull = _focal_label_slopes(number, x, target, gamma)
     parts = _focal(x, target)
     slope_dot = 0.0
     if not isinstance(x_dot, SymbolicZero):
@@ -215,8 +220,9 @@ def _focal_label_slope_jvp(number, primals, tangents):
     if not isinstance(target_dot, SymbolicZero):
         slope_dot += _focal_label_curvature(exponent, parts) * target_dot
     if not (gamma is None or isinstance(gamma_dot, SymbolicZero)):
+        slope = base + gamma * pull
         slope_dot += _focal_gamma_of_label_slope(gamma, x, parts, slope) * gamma_dot
-    return slope, like(slope_dot, slope)
+    return (base, pull), (like(slope_dot, base), jnp.zeros_like(pull))
 
 
 @jax.custom_jvp
@@ -236,7 +242,8 @@ def _focal_gamma_slope_jvp(primals, tangents):
         slope = _focal_slope(None, x, target, gamma)
         result_dot += _focal_gamma_of_slope(gamma, x, parts, slope) * x_dot
     if not isinstance(target_dot, SymbolicZero):
-        slope = _focal_label_slope(None, x, target, gamma)
+        base, pull = _focal_label_slopes(None, x, target, gamma)
+        slope = base + gamma * pull
         result_dot += _focal_gamma_of_label_slope(gamma, x, parts, slope) * target_dot
     return result, like(result_dot, result)
 
