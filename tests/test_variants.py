@@ -275,8 +275,9 @@ def test_second_derivatives_of_focal_loss_in_the_label(gamma):
     Errors grow with the distance of gamma - 1 from 0, which is an exponent.
     """
     numbers = (0.0, 1e-7, 1e-3, -1e-3, 0.5, 5.0, -5.0, 12.0, 30.0, -60.0, 85.0)
-    x, t = np.float32(list(itertools.product(numbers, (0.0, 1e-6, 0.3, 0.5, 1.0)))).T
-    gamma = np.float32(gamma)
+    pairs = list(itertools.product(numbers, (0.0, 1e-6, 0.3, 0.5, 1.0)))
+    x, t = np.array(pairs, np.float32).T
+    gamma = float(np.float32(gamma))
     with mpmath.mp.workdps(120):
         truths = [focal_label_curvatures(*pair, gamma) for pair in zip(x, t, strict=True)]
         truths = np.array(truths, object)
@@ -286,10 +287,10 @@ def test_second_derivatives_of_focal_loss_in_the_label(gamma):
             def alone(x, t, gamma=gamma):
                 return jaxent.sigmoid_focal_loss(x, t, gamma=gamma)
 
-            of_number = functools.partial(alone, gamma=float(gamma))
+            of_number = functools.partial(alone, gamma=gamma)
             fixed = jax.jit(jax.vmap(outer(inner(of_number, (0, 1)), (0, 1))))(x, t)
             every = outer(inner(alone, (0, 1, 2)), (0, 1, 2))
-            three = jax.jit(jax.vmap(every, (0, 0, None)))(x, t, gamma)
+            three = jax.jit(jax.vmap(every, (0, 0, None)))(x, t, np.float32(gamma))
             for found in (fixed, three):
                 assert np.isfinite(jax.tree.leaves(found)).all()
                 entries = [(found[0][1], 0), (found[1][0], 0), (found[1][1], 1)]
