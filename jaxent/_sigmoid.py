@@ -82,6 +82,8 @@ def _losses(logits, labels, pos_weight=None, *, smoothing) -> jax.Array:
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
     x, yes = (jnp.broadcast_to(a.astype(dtype), shape) for a in (logits, labels))
     yes = _between(yes, 0.0, 1.0)
+    if smoothing is None and pos_weight is None:
+        return _numerics.target_cross_entropy(x, yes)
     no = 1.0 - yes
     if smoothing is not None:
         smoothing = _between(smoothing.astype(dtype), 0.0, 1.0)

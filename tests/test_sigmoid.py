@@ -169,3 +169,12 @@ def test_classes_are_independent():
     assert before.shape == (4, 3)
     np.testing.assert_array_equal(before[:, [0, 2]], after[:, [0, 2]])
     assert (before[:, 1] != after[:, 1]).all()
+
+
+def test_the_slope_along_the_target_is_minus_the_logit():
+    """To the last bit, also where the costs of yes and no are nearly equal."""
+    logits = np.array([0.0, 1e-30, -1e-10, 1e-7, 0.3, -50.0, 1e30], np.float32)
+    for target in (0.0, 0.3, 1.0):
+        labels = np.full_like(logits, target)
+        slope = jax.grad(lambda y: jnp.sum(LOSS(logits, y)))(labels)
+        np.testing.assert_array_equal(slope, -logits)

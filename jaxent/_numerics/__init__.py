@@ -65,7 +65,12 @@ from jaxent._numerics.reweighted import (
     poly_cross_entropy,
     truncated,
 )
-from jaxent._numerics.sigmoid import binary_cross_entropy, sigmoid, softplus
+from jaxent._numerics.sigmoid import (
+    binary_cross_entropy,
+    sigmoid,
+    softplus,
+    target_cross_entropy,
+)
 from jaxent._numerics.softmax import curvature, log_normalizer, softmax, squared_log_normalizer
 
 __all__ = [
@@ -114,6 +119,7 @@ __all__ = [
     "squared_distance",
     "squared_log_normalizer",
     "summed_along",
+    "target_cross_entropy",
     "tempered",
     "total_variation",
     "truncated",

@@ -59,3 +59,18 @@ def _binary_cross_entropy_jvp(primals, tangents):
     loss = binary_cross_entropy(x, yes, no)
     loss_dot = along(slope, x_dot) + along(softplus(-x), yes_dot) + along(softplus(x), no_dot)
     return loss, like(loss_dot, loss)
+
+
+@jax.custom_jvp
+def target_cross_entropy(x: jax.Array, target: jax.Array) -> jax.Array:
+    """`binary_cross_entropy` against targets in [0, 1], along which its slope is -x."""
+    return binary_cross_entropy(x, target, 1.0 - target)
+
+
+@functools.partial(target_cross_entropy.defjvp, symbolic_zeros=True)
+def _target_cross_entropy_jvp(primals, tangents):
+    x, target = primals
+    x_dot, target_dot = tangents
+    slope = (1.0 - target) * sigmoid(x) - target * sigmoid(-x)
+    loss = target_cross_entropy(x, target)
+    return loss, like(along(slope, x_dot) + along(-x, target_dot), loss)
