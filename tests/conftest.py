@@ -27,7 +27,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--brief",
         action="store_true",
-        help="an eighth of the contract table, the same one on every run, and no thorough tests",
+        help="for one more version of JAX: an eighth of the contract table, the same one on every "
+        "run, no thorough tests, and none of the tests themselves",
     )
 
 
@@ -37,8 +38,10 @@ def pytest_collection_modifyitems(config, items):
     kept, left_out = [], []
     for item in items:
         in_table = item.name.startswith("test_contract[")
-        is_extra = (in_table and zlib.crc32(item.name.encode()) % 8) or "thorough" in item.keywords
-        (left_out if is_extra else kept).append(item)
+        is_extra = in_table and zlib.crc32(item.name.encode()) % 8
+        judges_tests = item.path.name == "test_oracle.py" or item.name.startswith("test_the_table_")
+        is_left_out = is_extra or judges_tests or "thorough" in item.keywords
+        (left_out if is_left_out else kept).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = kept
 
