@@ -52,27 +52,22 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    share = config.getoption("--table-share")
-    if not config.getoption("--brief"):
-        left_out = [item for item in items if _is_extra(item, share)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not _is_extra(item, share)]
-        return
-    kept, left_out = [], []
-    for item in items:
-        in_table = item.name.startswith("test_contract[")
-        parts = 8 if in_table else 4 if item.path.stem in _FAMILIES else 1
-        is_extra = zlib.crc32(item.name.encode()) % parts > 0
-        judges_tests = item.path.name == "test_oracle.py" or item.name.startswith("test_the_table_")
-        is_left_out = is_extra or judges_tests or "thorough" in item.keywords
-        (left_out if is_left_out else kept).append(item)
+    share, brief = config.getoption("--table-share"), config.getoption("--brief")
+    left_out = [item for item in items if _is_left_out(item, share, brief)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = kept
+    kept = set(items) - set(left_out)
+    items[:] = [item for item in items if item in kept]
 
 
-def _is_extra(item, share):
-    """Whether an item of the contract table is outside one part in `share` of it."""
-    return item.name.startswith("test_contract[") and zlib.crc32(item.name.encode()) % share > 0
+def _is_left_out(item, share, brief):
+    in_table = item.name.startswith("test_contract[")
+    parts = share if in_table else 1
+    if brief:
+        judges_tests = item.path.name == "test_oracle.py" or item.name.startswith("test_the_table_")
+        if judges_tests or "thorough" in item.keywords:
+            return True
+        parts = 8 if in_table else 4 if item.path.stem in _FAMILIES else 1
+    return zlib.crc32(item.name.encode()) % parts > 0
 
 
 def pytest_report_header():
