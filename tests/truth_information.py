@@ -75,12 +75,12 @@ def binary_entropy(p: Number, base: float | None = None) -> Truth:
 @_on_distributions
 def tsallis_entropy(probs: Numbers, *, alpha: float) -> Truth:
     """``sum (p - p^alpha) / (alpha - 1)``."""
-    alpha = mpf(alpha)
-    logs = [_deformed_log(p, alpha - 1) for p in probs]
+    order = mpf(alpha)
+    logs = [_deformed_log(p, order - 1) for p in probs]
     terms = [-p * log if p else mpf(0) for p, log in zip(probs, logs, strict=True)]
-    slopes = [-1 - alpha * log for log in logs]
-    scales = [1 + alpha * abs(log) for log in logs]
-    exists = [p > 0 or alpha > 1 for p in probs]
+    slopes = [-1 - order * log for log in logs]
+    scales = [1 + order * abs(log) for log in logs]
+    exists = [p > 0 or order > 1 for p in probs]
     slopes, scales = (_where(exists, s) for s in (slopes, scales))
     return _truth(mpmath.fsum(terms), (slopes,), gradient_scales=(scales,))
 
@@ -192,7 +192,8 @@ def jensen_shannon_divergence(a: Numbers, b: Numbers, base: float | None = None)
 
     value = mpmath.fsum(p * gain(p, q) + q * gain(q, p) for p, q in _zip(a, b))
     slopes = [gain(p, q) for p, q in _zip(a, b)], [gain(q, p) for p, q in _zip(a, b)]
-    return _truth(min(value, mpmath.log(2)), slopes, unit=_unit(base))
+    bound = mpmath.log(2)
+    return _truth(value if value < bound else bound, slopes, unit=_unit(base))
 
 
 @_on_distributions

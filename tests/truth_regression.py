@@ -29,10 +29,10 @@ def absolute_error(prediction: Number, target: Number) -> Truth:
 
 
 def huber_loss(prediction: Number, target: Number, *, delta: float = 1.0) -> Truth:
-    error, delta = prediction - target, mpf(delta)
-    if abs(error) <= delta:
+    error, bound = prediction - target, mpf(delta)
+    if abs(error) <= bound:
         return _of_error(error**2 / 2, error)
-    return _of_error(delta * (abs(error) - delta / 2), delta * mpmath.sign(error))
+    return _of_error(bound * (abs(error) - bound / 2), bound * mpmath.sign(error))
 
 
 def log_cosh(prediction: Number, target: Number) -> Truth:
@@ -42,8 +42,8 @@ def log_cosh(prediction: Number, target: Number) -> Truth:
 
 
 def quantile_loss(prediction: Number, target: Number, *, quantile: float = 0.5) -> Truth:
-    error, quantile = prediction - target, mpf(quantile)
-    slope = (1 - quantile) if error > 0 else -quantile if error < 0 else mpf(0)
+    error, share = prediction - target, mpf(quantile)
+    slope = (1 - share) if error > 0 else -share if error < 0 else mpf(0)
     return _of_error(slope * error, slope)
 
 

@@ -105,17 +105,17 @@ def focal_of(p: Number, gamma: float = 2.0) -> tuple[Number, Number, Number]:
 
 
 def generalized_of(p: Number, q: float = 0.7) -> tuple[Number, Number, Number]:
-    q = mpf(q)
-    return (1 - p**q) / q, p**q, q * p**q
+    order = mpf(q)
+    return (1 - p**order) / order, p**order, order * p**order
 
 
 def symmetric_of(
     p: Number, alpha: float = 0.1, beta: float = 1.0, log_zero: float = -4.0
 ) -> tuple[Number, Number, Number]:
-    alpha, reverse = mpf(alpha), -mpf(beta) * mpf(log_zero)
+    weight, reverse = mpf(alpha), -mpf(beta) * mpf(log_zero)
     cost = mpf("inf") if p == 0 else -mpmath.log(p)
-    forward = alpha * cost if alpha else mpf(0)
-    return forward + reverse * (1 - p), alpha + reverse * p, reverse * p
+    forward = weight * cost if weight else mpf(0)
+    return forward + reverse * (1 - p), weight + reverse * p, reverse * p
 
 
 def label_curvature_scale(kind: Callable[..., tuple]) -> Callable[..., np.ndarray]:
