@@ -26,10 +26,13 @@ ORDER = (
     "_divergence",
     "_calibration",
     "_regression",
+    "_preference",
     "_head",
     "_row_sweep",
     "_column_sweep",
     "_linear",
+    "_distillation",
+    "_contrastive",
 )
 # The same within the package of the primitives; its __init__ gathers them for the others.
 PRIMITIVES = (
