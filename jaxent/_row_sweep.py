@@ -1,32 +1,31 @@
 """`linear_loss`: any loss of logits through a linear head, a chunk of whole rows at a time.
 
-The [rows, vocabulary] matrix never exists. For a mean or a sum, the gradients are computed in the
-same sweep as the loss: while the logits of a chunk are at hand, so is all that their gradient
-needs. That makes three matrix products in all, the minimum; recomputing the logits would cost a
-fourth. The result is the rule of a `jax.custom_jvp` whose tangent is a sum of products with those
-gradients. Reverse mode is its transpose, forward mode works, and since the sweep is ordinary JAX,
-so does every further order.
-
-One loss per row cannot know its cotangents during the sweep; there, `jax.checkpoint` recomputes
-the logits of one chunk at a time.
+What a loss closes over is made an argument here, masked rows are taken out, and the rest is left
+to the sweep of `_chunks`.
 """
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxent import _checks
+from jaxent._chunks import (
+    Layer,
+    LossFunction,
+    Operands,
+    Products,
+    Sweep,
+    losses_of_rows,
+    sum_of_losses,
+)
 from jaxent._head import Head, check_head, check_row_argument
 from jaxent._numerics import compute_dtype
 from jaxent._reduction import divide
-
-LossFunction = Callable[..., jax.Array]
 
 
 def linear_loss(
@@ -98,6 +97,31 @@ def linear_loss(
     rows = tuple(
         check_row_argument(name, f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
+    if not _is_found_again(loss_fn):
+        return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
+    arrays = head._asdict()
+    axis = arrays.pop("vocab_axis")
+    return _compiled(arrays, rows, name, loss_fn, axis, reduction, chunk_size)
+
+
+def _is_found_again(loss_fn: LossFunction) -> bool:
+    """Whether the program compiled for a loss may be kept for the next call with the same one.
+
+    Not if the loss may hold values of an ongoing transformation, which must not be kept.
+    """
+    if not isinstance(loss_fn, types.FunctionType) or loss_fn.__closure__ is not None:
+        return False
+    defaults = loss_fn.__defaults__, loss_fn.__kwdefaults__
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(defaults))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("name", "loss_fn", "vocab_axis", "reduction", "chunk_size"),
+    inline=True,
+)
+def _compiled(arrays, rows, name, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
+    head = Head(**arrays, vocab_axis=vocab_axis)
     return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
 
 
@@ -108,72 +132,49 @@ def sweep_rows(
     row_args: tuple[jax.Array, ...],
     reduction: str,
     chunk_size: int | None,
+    others: tuple[Head, ...] = (),
 ) -> jax.Array:
-    """`linear_loss` of checked arguments, on behalf of the public function `name`."""
-    dtype = compute_dtype(head.hidden, head.kernel)
+    """`linear_loss` of checked arguments, on behalf of the public function `name`.
+
+    With `others`, further heads over the same rows, `loss_fn` is handed the logits of each head
+    before the `row_args`. Masks and weights are those of the first head.
+    """
+    heads = (head, *others)
+    dtype = compute_dtype(*(array for each in heads for array in (each.hidden, each.kernel)))
     count = math.prod(head.shape)
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    chunk = rows_per_chunk(count, head.vocabulary, chunk_size)
-    loss_fn, captured = _without_closure(name, loss_fn, head, row_args, chunk, dtype)
+    chunk = rows_per_chunk(count, sum(each.vocabulary for each in heads), chunk_size)
+    loss_fn, captured = _without_closure(name, loss_fn, heads, row_args, chunk, dtype)
 
     where = None if head.where is None else head.where.reshape(count)
     weights = None if head.weights is None else head.weights.reshape(count).astype(dtype)
-    operands = _Operands(
-        hidden=_keep(where, head.hidden.reshape(count, -1)),
-        kernel=head.kernel,
-        bias=head.bias,
+    if weights is not None and where is not None:
+        weights = jnp.where(where, weights, 0.0)
+    operands = Operands(
+        layers=tuple(
+            Layer(_keep(where, each.hidden.reshape(count, -1)), each.kernel, each.bias)
+            for each in heads
+        ),
         row_args=tuple(
             _keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args
         ),
-        captured=tuple(captured),
-        weights=weights if weights is None else _keep(where, weights),
+        captured=tuple(_unless_nothing(where, value) for value in captured),
+        weights=weights,
         where=where,
     )
-    same = head.hidden.dtype == head.kernel.dtype
-    sweep = _Sweep(
-        loss_fn, head.vocab_axis, count, chunk, dtype, head.kernel.dtype if same else dtype
-    )
+    products = tuple(Products(each.vocab_axis, _operand_dtype(each)) for each in heads)
+    sweep = Sweep(loss_fn, products, count, chunk, dtype)
     if reduction == "none":
-        return _losses(sweep, operands).reshape(head.shape)
-    total = _total(sweep, operands)
+        return losses_of_rows(sweep, operands).reshape(head.shape)
+    total = sum_of_losses(sweep, operands)
     if reduction == "sum":
         return total
-    if operands.weights is not None:
-        return divide(total, jnp.sum(operands.weights))
+    if weights is not None:
+        return divide(total, jnp.sum(weights))
     if where is not None:
         return divide(total, jnp.sum(where, dtype=dtype))
     return total / count
-
-
-class _Operands(NamedTuple):
-    """Everything a sweep may be differentiated by; rows first, masked rows replaced by zeros."""
-
-    hidden: Any
-    kernel: Any
-    bias: Any
-    row_args: Any
-    captured: Any
-    weights: Any
-    where: Any
-
-
-class _Sweep(NamedTuple):
-    """What is fixed while tracing: the loss, how rows are cut, and the dtypes.
-
-    `dtype` is that of logits, losses and sums; `operand` that of what matrix products are fed.
-    """
-
-    loss_fn: LossFunction
-    vocab_axis: int
-    rows: int
-    chunk: int
-    dtype: Any
-    operand: Any
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rows // self.chunk)
 
 
 def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
@@ -189,225 +190,53 @@ def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
     return -(-count // steps)
 
 
+def _operand_dtype(head: Head) -> Any:
+    """What matrix products are fed: the dtype of the head, or that of computations if it has two.
+
+    Of two heads, one may be in 16 bits and the other not.
+    """
+    same = head.hidden.dtype == head.kernel.dtype
+    return head.kernel.dtype if same else compute_dtype(head.hidden, head.kernel)
+
+
 def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
-    """The rows that count, and zeros: what a masked row holds must reach no product."""
+    """The rows that count, and copies of the first of them; zeros if there is none.
+
+    What a masked row holds must reach no product. What stands in its place passes through the loss
+    as well, so it is something that the loss is defined for: its derivative, times 0, goes into
+    the gradient of what the loss closes over.
+    """
     if where is None:
         return rows
-    keep = where.reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.where(keep, rows, jnp.zeros((), rows.dtype))
+    each_row = -1, *[1] * (rows.ndim - 1)
+    first = where & (jnp.arange(where.size) == jnp.argmax(where))
+    fixed, zero = jax.lax.stop_gradient(rows), jnp.zeros((), rows.dtype)
+    # A sum, since an index into sharded rows would gather them.
+    copy = jnp.sum(jnp.where(first.reshape(each_row), fixed, zero), axis=0, dtype=rows.dtype)
+    return jnp.where(where.reshape(each_row), rows, copy[None])
 
 
-def _without_closure(name, loss_fn, head, row_args, chunk, dtype):
+def _unless_nothing(where: jax.Array | None, value: jax.Array) -> jax.Array:
+    """What a loss closes over, without a derivative if no row counts: then a copy of none fits."""
+    if where is None or not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value
+    return jnp.where(jnp.any(where), value, jax.lax.stop_gradient(value))
+
+
+def _without_closure(name, loss_fn, heads, row_args, chunk, dtype):
     """`loss_fn` with the arrays it closes over as trailing arguments, and those arrays.
 
     A custom rule may not capture values that are being differentiated.
     """
-    logits = jax.ShapeDtypeStruct((chunk, head.vocabulary), dtype)
-    rows = len(head.shape)
+    logits = [jax.ShapeDtypeStruct((chunk, head.vocabulary), dtype) for head in heads]
+    rows = len(heads[0].shape)
     chunks = [jax.ShapeDtypeStruct((chunk, *a.shape[rows:]), a.dtype) for a in row_args]
-    losses = jax.eval_shape(loss_fn, logits, *chunks)
+    losses = jax.eval_shape(loss_fn, *logits, *chunks)
     shape, kind = getattr(losses, "shape", None), getattr(losses, "dtype", type(losses))
     _checks.require(
         shape == (chunk,) and jnp.issubdtype(kind, jnp.floating),
         name,
         f"`loss_fn` must return one floating point loss per row, [{chunk}] for logits "
-        f"[{chunk},{head.vocabulary}], got {losses}.",
+        f"[{chunk},{heads[0].vocabulary}], got {losses}.",
     )
-    return jax.closure_convert(loss_fn, logits, *chunks)
-
-
-def _project(sweep: _Sweep, hidden: jax.Array, kernel: jax.Array, bias: jax.Array | None):
-    """Logits of a chunk."""
-    logits = _contract(sweep, hidden, 1, kernel, 1 - sweep.vocab_axis)
-    return logits if bias is None else logits + bias.astype(sweep.dtype)[None, :]
-
-
-def _contract(sweep: _Sweep, left: jax.Array, left_axis: int, right: jax.Array, right_axis: int):
-    """A product in the dtype of the operands, accumulated in the dtype of the losses."""
-    return jax.lax.dot_general(
-        left.astype(sweep.operand),
-        right.astype(sweep.operand),
-        (((left_axis,), (right_axis,)), ((), ())),
-        preferred_element_type=sweep.dtype,
-    )
-
-
-def _cut(sweep: _Sweep, rows: Any) -> Any:
-    """[rows, ...] to [steps, chunk, ...]; chunk k takes the rows k, k + steps, k + 2 steps, ...
-
-    Interleaved chunks keep every device at work when the rows are sharded. What is missing in the
-    last round is filled with copies of the first rows, which are finite if the input is.
-    """
-
-    def cut(array):
-        missing = sweep.steps * sweep.chunk - sweep.rows
-        if missing:
-            array = jnp.concatenate([array, array[:missing]])
-        array = array.reshape(sweep.chunk, sweep.steps, *array.shape[1:])
-        return jnp.swapaxes(array, 0, 1)
-
-    return jax.tree.map(cut, rows)
-
-
-def _join(sweep: _Sweep, chunks: jax.Array) -> jax.Array:
-    """The inverse of `_cut`."""
-    rows = jnp.swapaxes(chunks, 0, 1)
-    return rows.reshape(sweep.steps * sweep.chunk, *rows.shape[2:])[: sweep.rows]
-
-
-class _Chunk(NamedTuple):
-    hidden: Any
-    row_args: Any
-    weights: Any
-    live: Any
-
-
-def _chunks(sweep: _Sweep, operands: _Operands) -> _Chunk:
-    """All chunks, stacked. `live` marks rows that count, None if all do; fillers do not."""
-    live = operands.where
-    if live is None and sweep.steps * sweep.chunk != sweep.rows:
-        live = jnp.ones(sweep.rows, bool)
-    rows = _Chunk(operands.hidden, operands.row_args, operands.weights, live)
-    chunks = _cut(sweep, rows)
-    if live is None:
-        return chunks
-    index = jnp.arange(sweep.chunk)[None, :] * sweep.steps + jnp.arange(sweep.steps)[:, None]
-    return chunks._replace(live=chunks.live & (index < sweep.rows))
-
-
-def _weighted(sweep: _Sweep, chunk: _Chunk, losses: jax.Array) -> jax.Array:
-    """Losses times weights; rows that do not count are 0, whatever their loss."""
-    losses = losses.astype(sweep.dtype)
-    losses = losses if chunk.weights is None else losses * chunk.weights
-    return losses if chunk.live is None else jnp.where(chunk.live, losses, 0.0)
-
-
-def _losses(sweep: _Sweep, operands: _Operands) -> jax.Array:
-    """One weighted loss per row, recomputed chunk by chunk in the backward pass."""
-    # Sums over chunks of the kernel's gradient are then sums in float32.
-    kernel = operands.kernel.astype(sweep.dtype)
-    bias = None if operands.bias is None else operands.bias.astype(sweep.dtype)
-
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def losses(kernel, bias, captured, chunk: _Chunk) -> jax.Array:
-        logits = _project(sweep, chunk.hidden, kernel.astype(operands.kernel.dtype), bias)
-        if operands.where is not None:
-            # Stops what a loss makes of a masked row's cotangent of 0.
-            logits = jnp.where(chunk.live[:, None], logits, 0.0)
-        return _weighted(sweep, chunk, sweep.loss_fn(logits, *chunk.row_args, *captured))
-
-    def step(carry, chunk):
-        return carry, losses(kernel, bias, operands.captured, chunk)
-
-    _, stacked = jax.lax.scan(step, None, _chunks(sweep, operands))
-    return _join(sweep, stacked)
-
-
-def _total(sweep: _Sweep, operands: _Operands) -> jax.Array:
-    """The weighted sum of all losses, with gradients from the same sweep where asked for."""
-
-    @jax.custom_jvp
-    def total(operands: _Operands) -> jax.Array:
-        def step(carry, chunk):
-            logits = _project(sweep, chunk.hidden, operands.kernel, operands.bias)
-            losses = sweep.loss_fn(logits, *chunk.row_args, *operands.captured)
-            return carry + jnp.sum(_weighted(sweep, chunk, losses)), None
-
-        return jax.lax.scan(step, jnp.zeros((), sweep.dtype), _chunks(sweep, operands))[0]
-
-    @functools.partial(total.defjvp, symbolic_zeros=True)
-    def total_jvp(primals, tangents):
-        (operands,), (dots,) = primals, tangents
-        wanted = jax.tree.map(lambda dot: not _is_zero(dot), dots, is_leaf=_is_zero)
-        value, gradients = _total_and_gradients(sweep, operands, wanted)
-        # Sums of products, not `vdot`: flattening would make the partitioner gather the kernel.
-        products = jax.tree.map(
-            lambda dot, gradient: _dot(gradient, dot), dots, gradients, is_leaf=_is_zero
-        )
-        return value, sum(jax.tree.leaves(products), jnp.zeros((), sweep.dtype))
-
-    return total(operands)
-
-
-def _is_zero(tangent: Any) -> bool:
-    return isinstance(tangent, SymbolicZero)
-
-
-def _dot(gradient: jax.Array, tangent: Any) -> jax.Array | None:
-    return None if _is_zero(tangent) else jnp.sum(gradient * tangent.astype(gradient.dtype))
-
-
-def _total_and_gradients(sweep: _Sweep, operands: _Operands, wanted: _Operands):
-    """The weighted sum of all losses and its gradients by the leaves that `wanted` marks.
-
-    Leaves that are not wanted come back as they are and cost nothing: without the kernel's, the
-    sweep has two products and holds no buffer of the kernel's size.
-    """
-    zero = functools.partial(jnp.zeros, dtype=sweep.dtype)
-
-    def step(sums, chunk: _Chunk):
-        def losses_of(logits, row_args, captured):
-            row_args = _replace(wanted.row_args, chunk.row_args, row_args)
-            captured = _replace(wanted.captured, operands.captured, captured)
-            return sweep.loss_fn(logits, *row_args, *captured).astype(sweep.dtype)
-
-        logits = _project(sweep, chunk.hidden, operands.kernel, operands.bias)
-        some = _take(wanted.row_args, chunk.row_args), _take(wanted.captured, operands.captured)
-        losses, pull_back = jax.vjp(losses_of, logits, *some)
-        share = _weighted(sweep, chunk, jnp.ones_like(losses))
-        slope, row_args_slope, captured_slope = pull_back(share)
-        if operands.where is not None:
-            # Exactly zero for masked rows, also if the loss is NaN for the zeros they now hold.
-            slope = jnp.where(chunk.live[:, None], slope, 0.0)
-        operand = slope.astype(sweep.operand)
-        rows = _Operands(
-            hidden=_contract(sweep, operand, 1, operands.kernel, sweep.vocab_axis)
-            if wanted.hidden
-            else None,
-            kernel=None,
-            bias=None,
-            row_args=row_args_slope,
-            captured=None,
-            weights=_weighted(sweep, chunk._replace(weights=None), losses)
-            if wanted.weights
-            else None,
-            where=None,
-        )
-        # In the layout of the kernel, so that nothing of its size is transposed.
-        pair = (chunk.hidden, operand) if sweep.vocab_axis else (operand, chunk.hidden)
-        added = (
-            jnp.sum(_weighted(sweep, chunk, losses)),
-            _contract(sweep, pair[0], 0, pair[1], 0) if wanted.kernel else None,
-            jnp.sum(slope, axis=0) if wanted.bias else None,
-            [g.astype(sweep.dtype) for g in captured_slope],
-        )
-        return jax.tree.map(jnp.add, sums, added), rows
-
-    start = (
-        zero(()),
-        zero(operands.kernel.shape) if wanted.kernel else None,
-        zero(operands.bias.shape) if wanted.bias else None,
-        [zero(c.shape) for c in _take(wanted.captured, operands.captured)],
-    )
-    (total, kernel, bias, captured), rows = jax.lax.scan(step, start, _chunks(sweep, operands))
-    rows = jax.tree.map(functools.partial(_join, sweep), rows)
-    return total, _Operands(
-        hidden=rows.hidden if wanted.hidden else operands.hidden,
-        kernel=kernel if wanted.kernel else operands.kernel,
-        bias=bias if wanted.bias else operands.bias,
-        row_args=_replace(wanted.row_args, operands.row_args, rows.row_args),
-        captured=_replace(wanted.captured, operands.captured, captured),
-        weights=rows.weights if wanted.weights else operands.weights,
-        where=operands.where,
-    )
-
-
-def _take(wanted, values) -> list:
-    """The values that are wanted."""
-    return [value for want, value in zip(wanted, values, strict=True) if want]
-
-
-def _replace(wanted, values, replacements) -> tuple:
-    """The values, with the wanted ones replaced in their order."""
-    rest = iter(replacements)
-    return tuple(next(rest) if want else v for want, v in zip(wanted, values, strict=True))
+    return jax.closure_convert(loss_fn, *logits, *chunks)

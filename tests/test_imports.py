@@ -28,6 +28,7 @@ ORDER = (
     "_regression",
     "_preference",
     "_head",
+    "_chunks",
     "_row_sweep",
     "_column_sweep",
     "_linear",

@@ -1,0 +1,317 @@
+"""Losses of rows through one head or several, a chunk of rows at a time.
+
+The [rows, vocabulary] matrix never exists. For a sum of losses the gradients are computed in the
+same sweep as the losses: while the logits of a chunk are at hand, so is all that their gradient
+needs. That makes three matrix products per head in all, the minimum; recomputing the logits would
+cost a fourth. The result is the rule of a `jax.custom_jvp` whose tangent is a sum of products with
+those gradients. Reverse mode is its transpose, forward mode works, and since the sweep is ordinary
+JAX, so does every further order. A head of which nothing is differentiated costs its logits alone.
+
+One loss per row cannot know its cotangents during the sweep; there, `jax.checkpoint` recomputes
+the logits of one chunk at a time.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+LossFunction = Callable[..., jax.Array]
+
+
+class Layer(NamedTuple):
+    """The arrays of a head, or what stands for each of them."""
+
+    hidden: Any
+    kernel: Any
+    bias: Any
+
+
+class Operands(NamedTuple):
+    """Everything a sweep may be differentiated by; rows first, none of them masked any more."""
+
+    layers: tuple[Layer, ...]
+    row_args: Any
+    captured: Any
+    weights: Any
+    where: Any
+
+
+class Products(NamedTuple):
+    """How a head is multiplied: the kernel's vocabulary axis, and the dtype of the operands."""
+
+    vocab_axis: int
+    operand: Any
+
+
+class Sweep(NamedTuple):
+    """What is fixed while tracing: the loss, how rows are cut, the products.
+
+    `dtype` is that of logits, losses and sums.
+    """
+
+    loss_fn: LossFunction
+    products: tuple[Products, ...]
+    rows: int
+    chunk: int
+    dtype: Any
+
+    @property
+    def steps(self) -> int:
+        return -(-self.rows // self.chunk)
+
+
+class _Chunk(NamedTuple):
+    hidden: tuple[jax.Array, ...]
+    row_args: Any
+    weights: Any
+    live: Any
+
+
+# How rows are cut, and what is made of them.
+
+
+def _cut(sweep: Sweep, rows: Any) -> Any:
+    """[rows, ...] to [steps, chunk, ...]; chunk k takes the rows k, k + steps, k + 2 steps, ...
+
+    Interleaved chunks keep every device at work when the rows are sharded. What is missing in the
+    last round is filled with copies of the first rows, which are finite if the input is.
+    """
+
+    def cut(array):
+        missing = sweep.steps * sweep.chunk - sweep.rows
+        if missing:
+            array = jnp.concatenate([array, array[:missing]])
+        array = array.reshape(sweep.chunk, sweep.steps, *array.shape[1:])
+        return jnp.swapaxes(array, 0, 1)
+
+    return jax.tree.map(cut, rows)
+
+
+def _join(sweep: Sweep, chunks: jax.Array) -> jax.Array:
+    """The inverse of `_cut`."""
+    rows = jnp.swapaxes(chunks, 0, 1)
+    return rows.reshape(sweep.steps * sweep.chunk, *rows.shape[2:])[: sweep.rows]
+
+
+def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
+    """All chunks, stacked. `live` marks rows that count, None if all do; fillers do not."""
+    live = operands.where
+    if live is None and sweep.steps * sweep.chunk != sweep.rows:
+        live = jnp.ones(sweep.rows, bool)
+    hidden = tuple(layer.hidden for layer in operands.layers)
+    chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, live))
+    if live is None:
+        return chunks
+    index = jnp.arange(sweep.chunk)[None, :] * sweep.steps + jnp.arange(sweep.steps)[:, None]
+    return chunks._replace(live=chunks.live & (index < sweep.rows))
+
+
+def _contract(sweep: Sweep, operand: Any, left, left_axis: int, right, right_axis: int):
+    """A product in the dtype of the operands, accumulated in the dtype of the losses."""
+    return jax.lax.dot_general(
+        left.astype(operand),
+        right.astype(operand),
+        (((left_axis,), (right_axis,)), ((), ())),
+        preferred_element_type=sweep.dtype,
+    )
+
+
+def _project(sweep: Sweep, products: Products, layer: Layer) -> jax.Array:
+    """Logits of a chunk."""
+    axis = 1 - products.vocab_axis
+    logits = _contract(sweep, products.operand, layer.hidden, 1, layer.kernel, axis)
+    return logits if layer.bias is None else logits + layer.bias.astype(sweep.dtype)[None, :]
+
+
+def _all_logits(sweep: Sweep, layers: tuple[Layer, ...], chunk: _Chunk) -> list[jax.Array]:
+    """Logits of a chunk, of every head."""
+    return [
+        _project(sweep, products, layer._replace(hidden=hidden))
+        for products, layer, hidden in zip(sweep.products, layers, chunk.hidden, strict=True)
+    ]
+
+
+def _weighted(sweep: Sweep, chunk: _Chunk, losses: jax.Array) -> jax.Array:
+    """Losses times weights; rows that do not count are 0, whatever their loss."""
+    losses = losses.astype(sweep.dtype)
+    losses = losses if chunk.weights is None else losses * chunk.weights
+    return losses if chunk.live is None else jnp.where(chunk.live, losses, 0.0)
+
+
+# A loss per row.
+
+
+def losses_of_rows(sweep: Sweep, operands: Operands) -> jax.Array:
+    """One weighted loss per row, recomputed chunk by chunk in the backward pass."""
+
+    def widened(array: jax.Array | None) -> jax.Array | None:
+        # Sums over chunks of the kernel's gradient are then sums in float32.
+        return None if array is None else array.astype(sweep.dtype)
+
+    wide = [Layer(None, widened(layer.kernel), widened(layer.bias)) for layer in operands.layers]
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def losses(wide, captured, chunk: _Chunk) -> jax.Array:
+        layers = tuple(
+            layer._replace(kernel=layer.kernel.astype(given.kernel.dtype))
+            for layer, given in zip(wide, operands.layers, strict=True)
+        )
+        logits = _all_logits(sweep, layers, chunk)
+        if operands.where is not None:
+            # The same logits, but a masked row has no derivative in them, not even 0 times one.
+            live = chunk.live[:, None]
+            logits = [jnp.where(live, x, jax.lax.stop_gradient(x)) for x in logits]
+        return _weighted(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *captured))
+
+    def step(carry, chunk):
+        return carry, losses(wide, operands.captured, chunk)
+
+    _, stacked = jax.lax.scan(step, None, _chunks(sweep, operands))
+    return _join(sweep, stacked)
+
+
+# The sum of all losses.
+
+
+def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
+    """The weighted sum of all losses, with gradients from the same sweep where asked for."""
+
+    @jax.custom_jvp
+    def total(operands: Operands) -> jax.Array:
+        def step(carry, chunk):
+            logits = _all_logits(sweep, operands.layers, chunk)
+            losses = sweep.loss_fn(*logits, *chunk.row_args, *operands.captured)
+            return carry + jnp.sum(_weighted(sweep, chunk, losses)), None
+
+        return jax.lax.scan(step, jnp.zeros((), sweep.dtype), _chunks(sweep, operands))[0]
+
+    @functools.partial(total.defjvp, symbolic_zeros=True)
+    def total_jvp(primals, tangents):
+        (operands,), (dots,) = primals, tangents
+        wanted = jax.tree.map(lambda dot: not _is_zero(dot), dots, is_leaf=_is_zero)
+        value, gradients = _total_and_gradients(sweep, operands, wanted)
+        # Sums of products, not `vdot`: flattening would make the partitioner gather the kernel.
+        products = jax.tree.map(
+            lambda dot, gradient: _dot(gradient, dot), dots, gradients, is_leaf=_is_zero
+        )
+        return value, sum(jax.tree.leaves(products), jnp.zeros((), sweep.dtype))
+
+    return total(operands)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _dot(gradient: jax.Array, tangent: Any) -> jax.Array | None:
+    return None if _is_zero(tangent) else jnp.sum(gradient * tangent.astype(gradient.dtype))
+
+
+def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
+    """The weighted sum of all losses and its gradients by the leaves that `wanted` marks.
+
+    Leaves that are not wanted come back as they are and cost nothing: without a kernel's, its head
+    has two products and there is no buffer of the kernel's size.
+    """
+    moving = [any(jax.tree.leaves(want)) for want in wanted.layers]
+
+    def step(sums, chunk: _Chunk):
+        def losses_of(some_logits, row_args, captured):
+            each = _replace(moving, logits, some_logits)
+            row_args = _replace(wanted.row_args, chunk.row_args, row_args)
+            captured = _replace(wanted.captured, operands.captured, captured)
+            return sweep.loss_fn(*each, *row_args, *captured).astype(sweep.dtype)
+
+        logits = _all_logits(sweep, operands.layers, chunk)
+        losses, pull_back = jax.vjp(
+            losses_of,
+            _take(moving, logits),
+            _take(wanted.row_args, chunk.row_args),
+            _take(wanted.captured, operands.captured),
+        )
+        slopes, row_args_slope, captured_slope = pull_back(
+            _weighted(sweep, chunk, jnp.ones_like(losses))
+        )
+        if operands.where is not None:
+            # Exactly zero for masked rows, also if the slope there is infinite.
+            slopes = [jnp.where(chunk.live[:, None], slope, 0.0) for slope in slopes]
+        layers = [
+            _layer_gradients(sweep, products, layer._replace(hidden=hidden), want, slope)
+            for products, layer, hidden, want, slope in zip(
+                sweep.products,
+                operands.layers,
+                chunk.hidden,
+                wanted.layers,
+                _replace(moving, logits, slopes),
+                strict=True,
+            )
+        ]
+        added = (
+            jnp.sum(_weighted(sweep, chunk, losses)),
+            [layer._replace(hidden=None) for layer in layers],
+            [g.astype(sweep.dtype) for g in captured_slope],
+        )
+        rows = (
+            [layer.hidden for layer in layers],
+            row_args_slope,
+            _weighted(sweep, chunk._replace(weights=None), losses) if wanted.weights else None,
+        )
+        return jax.tree.map(jnp.add, sums, added), rows
+
+    def zeros(want: bool | None, like: jax.Array) -> jax.Array | None:
+        return jnp.zeros(like.shape, sweep.dtype) if want else None
+
+    start = (
+        jnp.zeros((), sweep.dtype),
+        [
+            Layer(None, zeros(want.kernel, layer.kernel), zeros(want.bias, layer.bias))
+            for want, layer in zip(wanted.layers, operands.layers, strict=True)
+        ],
+        [zeros(True, value) for value in _take(wanted.captured, operands.captured)],
+    )
+    (total, layers, captured), rows = jax.lax.scan(step, start, _chunks(sweep, operands))
+    hidden, row_args, weights = jax.tree.map(functools.partial(_join, sweep), rows)
+    layers = [layer._replace(hidden=h) for layer, h in zip(layers, hidden, strict=True)]
+    return total, Operands(
+        layers=tuple(
+            Layer(*_replace(map(bool, want), given, _take(want, layer)))
+            for want, given, layer in zip(wanted.layers, operands.layers, layers, strict=True)
+        ),
+        row_args=_replace(wanted.row_args, operands.row_args, row_args),
+        captured=_replace(wanted.captured, operands.captured, captured),
+        weights=weights if wanted.weights else operands.weights,
+        where=operands.where,
+    )
+
+
+def _layer_gradients(
+    sweep: Sweep, products: Products, layer: Layer, wanted: Layer, slope: jax.Array
+) -> Layer:
+    """What a chunk adds to the gradients that are wanted, from the slope in its logits."""
+    axis, operand = products.vocab_axis, slope.astype(products.operand)
+    # In the layout of the kernel, so that nothing of its size is transposed.
+    pair = (layer.hidden, operand) if axis else (operand, layer.hidden)
+    return Layer(
+        hidden=_contract(sweep, products.operand, operand, 1, layer.kernel, axis)
+        if wanted.hidden
+        else None,
+        kernel=_contract(sweep, products.operand, pair[0], 0, pair[1], 0)
+        if wanted.kernel
+        else None,
+        bias=jnp.sum(slope, axis=0) if wanted.bias else None,
+    )
+
+
+def _take(wanted, values) -> list:
+    """The values that are wanted."""
+    return [value for want, value in zip(wanted, values, strict=True) if want]
+
+
+def _replace(wanted, values, replacements) -> tuple:
+    """The values, with the wanted ones replaced in their order."""
+    rest = iter(replacements)
+    return tuple(next(rest) if want else v for want, v in zip(wanted, values, strict=True))
