@@ -1,6 +1,7 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
 from jaxent._calibration import expected_calibration_error
+from jaxent._contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
 from jaxent._divergence import (
     sigmoid_entropy,
     sigmoid_kl_divergence,
@@ -74,6 +75,7 @@ __all__ = [
     "brier_score",
     "categorical_cross_entropy",
     "class_balanced_weights",
+    "clip_loss",
     "cross_entropy",
     "entropy",
     "expected_calibration_error",
@@ -81,6 +83,7 @@ __all__ = [
     "generalized_cross_entropy",
     "hellinger",
     "huber_loss",
+    "info_nce",
     "jensen_shannon_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
@@ -101,6 +104,7 @@ __all__ = [
     "renyi_divergence",
     "renyi_entropy",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_contrastive_loss",
     "sigmoid_entropy",
     "sigmoid_focal_loss",
     "sigmoid_kl_divergence",

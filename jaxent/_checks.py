@@ -182,12 +182,14 @@ def one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> No
     )
 
 
-def per_row(function: str, name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`array` with the leading shape of `hidden`, refused unless it has that or is a scalar."""
+def per_row(
+    function: str, name: str, array: jax.Array, shape: tuple[int, ...], rows: str = "hidden"
+) -> jax.Array:
+    """`array` with the leading shape of `rows`, refused unless it has that or is a scalar."""
     require(
         array.shape in ((), shape),
         function,
-        f"`{name}` {describe(array)} must have the leading shape {shape} of `hidden`.",
+        f"`{name}` {describe(array)} must have the leading shape {shape} of `{rows}`.",
     )
     return jnp.broadcast_to(array, shape)
 

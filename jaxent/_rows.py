@@ -79,8 +79,7 @@ def labelled_rows(
 ) -> LabelledRows:
     """Rows and integer labels ready for a primitive, in the dtype of the computation."""
     x, exists, live = rows(array.astype(compute_dtype(array)), where, axes, fill)
-    # Wide enough for every class index; what does not fit turns negative, which is out of range.
-    labels = labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+    labels = wide(labels)
     shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
     x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
     labels = jnp.broadcast_to(labels, shape)
@@ -92,6 +91,11 @@ def labelled_rows(
         at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
         valid &= at_label if live is None else at_label | ~live
     return LabelledRows(x, labels, exists, live, valid)
+
+
+def wide(labels: jax.Array) -> jax.Array:
+    """Labels in a dtype that holds every class index; what does not fit turns negative."""
+    return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
 
 
 def judged(results: jax.Array, valid: jax.Array) -> jax.Array:

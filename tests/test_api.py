@@ -21,8 +21,10 @@ DATA = {
     "counts",
     "cross_entropy",
     "hidden",
+    "images",
     "joint",
     "kernel",
+    "keys",
     "labels",
     "log_predictions",
     "log_probs",
@@ -38,13 +40,25 @@ DATA = {
     "probs",
     "probs_a",
     "probs_b",
+    "queries",
     "row_args",
     "target_logits",
     "targets",
+    "texts",
     "variances",
 }
-# The one number that a transform is about may go by position too.
-NUMBERS = {"alpha", "beta", "cap", "num_bins", "num_bytes", "tau", "temperature"}
+# The numbers that a transform or a loss is about may go by position too.
+NUMBERS = {
+    "alpha",
+    "beta",
+    "bias",
+    "cap",
+    "log_temperature",
+    "num_bins",
+    "num_bytes",
+    "tau",
+    "temperature",
+}
 PLACE = {"axis", "where", "weights"}
 ARRAYS = DATA - {"loss_fn", "row_args"} | {"where", "weights", "bias", "pos_weight"}
 SECTION = re.compile(r"^(Args|Returns|Raises|Examples?|References?):$", re.MULTILINE)
