@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import core
 from jax.typing import ArrayLike
 
 from jaxent import _checks
@@ -112,7 +113,7 @@ def _is_found_again(loss_fn: LossFunction) -> bool:
     if not isinstance(loss_fn, types.FunctionType) or loss_fn.__closure__ is not None:
         return False
     defaults = loss_fn.__defaults__, loss_fn.__kwdefaults__
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(defaults))
+    return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(defaults))
 
 
 @functools.partial(
