@@ -263,7 +263,7 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
         return jax.tree.map(jnp.add, sums, added), rows
 
     def zeros(want: bool | None, like: jax.Array) -> jax.Array | None:
-        return jnp.zeros(like.shape, sweep.dtype) if want else None
+        return jnp.zeros(jnp.shape(like), sweep.dtype) if want else None
 
     start = (
         jnp.zeros((), sweep.dtype),

@@ -166,9 +166,15 @@ def sweep_rows(
     )
     products = tuple(Products(each.vocab_axis, _operand_dtype(each)) for each in heads)
     sweep = Sweep(loss_fn, products, count, chunk, dtype)
-    if reduction == "none":
-        return losses_of_rows(sweep, operands).reshape(head.shape)
-    total = sum_of_losses(sweep, operands)
+    try:
+        if reduction == "none":
+            return losses_of_rows(sweep, operands).reshape(head.shape)
+        total = sum_of_losses(sweep, operands)
+    except jax.errors.UnexpectedTracerError as error:
+        raise AssertionError(
+            f"jaxent.{name}: a function with a derivative rule of its own, in `loss_fn`, closes "
+            "over a value that is being differentiated or mapped; pass it that value as an argument."
+        ) from error
     if reduction == "sum":
         return total
     if weights is not None:
