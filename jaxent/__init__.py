@@ -34,6 +34,13 @@ from jaxent._labels import (
     temperature_scaling,
 )
 from jaxent._linear import linear_softmax_cross_entropy
+from jaxent._preference import (
+    dpo_loss,
+    kto_loss,
+    orpo_loss,
+    policy_gradient_loss,
+    simpo_loss,
+)
 from jaxent._probability import (
     binary_cross_entropy,
     brier_score,
@@ -77,6 +84,7 @@ __all__ = [
     "class_balanced_weights",
     "clip_loss",
     "cross_entropy",
+    "dpo_loss",
     "entropy",
     "expected_calibration_error",
     "gaussian_nll",
@@ -87,6 +95,7 @@ __all__ = [
     "jensen_shannon_divergence",
     "kl_divergence",
     "kl_divergence_with_log_targets",
+    "kto_loss",
     "l2_loss",
     "linear_loss",
     "linear_softmax_cross_entropy",
@@ -97,8 +106,10 @@ __all__ = [
     "nats_to_bits",
     "negative_log_likelihood",
     "ordinal_cross_entropy",
+    "orpo_loss",
     "perplexity",
     "poisson_nll",
+    "policy_gradient_loss",
     "poly_loss_cross_entropy",
     "quantile_loss",
     "renyi_divergence",
@@ -108,6 +119,7 @@ __all__ = [
     "sigmoid_entropy",
     "sigmoid_focal_loss",
     "sigmoid_kl_divergence",
+    "simpo_loss",
     "smooth_labels",
     "soft_cap",
     "softmax_cross_entropy",

@@ -1,6 +1,5 @@
 """Losses of real numbers: errors of predictions, counts, and normal distributions."""
 
-import functools
 import math
 import numbers
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _numerics, _rows
-from jaxent._numerics import compute_dtype
 
 
 def squared_error(
@@ -45,7 +43,7 @@ def squared_error(
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 2.4.
     """
     where, arrays = _predictions_and_targets("squared_error", predictions, targets, where)
-    return _rows.masked(_element_wise(_square, arrays), where)
+    return _rows.masked(_rows.element_wise(_square, arrays), where)
 
 
 def l2_loss(
@@ -81,7 +79,7 @@ def l2_loss(
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
     """
     where, arrays = _predictions_and_targets("l2_loss", predictions, targets, where)
-    return _rows.masked(_element_wise(_half_square, arrays), where)
+    return _rows.masked(_rows.element_wise(_half_square, arrays), where)
 
 
 def absolute_error(
@@ -117,7 +115,7 @@ def absolute_error(
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 10.6.
     """
     where, arrays = _predictions_and_targets("absolute_error", predictions, targets, where)
-    return _rows.masked(_element_wise(_size, arrays), where)
+    return _rows.masked(_rows.element_wise(_size, arrays), where)
 
 
 def huber_loss(
@@ -170,7 +168,9 @@ def huber_loss(
     name = "huber_loss"
     where, arrays = _predictions_and_targets(name, predictions, targets, where)
     _checks.inside(name, "delta", delta, 0.0, math.inf)
-    return _rows.masked(_element_wise(_huber, arrays, _checks.scalar(name, "delta", delta)), where)
+    return _rows.masked(
+        _rows.element_wise(_huber, arrays, _checks.scalar(name, "delta", delta)), where
+    )
 
 
 def log_cosh(
@@ -210,7 +210,7 @@ def log_cosh(
         Variational Auto-Encoder <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
     where, arrays = _predictions_and_targets("log_cosh", predictions, targets, where)
-    return _rows.masked(_element_wise(_numerics.log_cosh, arrays), where)
+    return _rows.masked(_rows.element_wise(_numerics.log_cosh, arrays), where)
 
 
 def quantile_loss(
@@ -262,10 +262,10 @@ def quantile_loss(
     _checks.inside(name, "quantile", quantile, 0.0, 1.0)
     given = _checks.scalar(name, "quantile", quantile)
     if not isinstance(quantile, numbers.Real):
-        return _rows.masked(_element_wise(_pinball, arrays, given), where)
+        return _rows.masked(_rows.element_wise(_pinball, arrays, given), where)
     # In Python's digits, since of a rounded 0.9 only 0.100000024 is left.
     rest = _checks.scalar(name, "quantile", 1.0 - float(quantile))
-    return _rows.masked(_element_wise(_numerics.pinball, arrays, given, rest), where)
+    return _rows.masked(_rows.element_wise(_numerics.pinball, arrays, given, rest), where)
 
 
 def poisson_nll(
@@ -314,7 +314,7 @@ def poisson_nll(
     _flag(name, "full", full)
     given = {"log_predictions": log_predictions, "targets": targets}
     where, arrays = _rows.elements(name, where, **given)
-    return _rows.masked(_element_wise(_full_poisson if full else _poisson, arrays), where)
+    return _rows.masked(_rows.element_wise(_full_poisson if full else _poisson, arrays), where)
 
 
 def gaussian_nll(
@@ -367,7 +367,7 @@ def gaussian_nll(
     _flag(name, "full", full)
     given = {"means": means, "targets": targets, "variances": variances}
     where, arrays = _rows.elements(name, where, **given)
-    return _rows.masked(_element_wise(_full_gaussian if full else _gaussian, arrays), where)
+    return _rows.masked(_rows.element_wise(_full_gaussian if full else _gaussian, arrays), where)
 
 
 def _predictions_and_targets(
@@ -386,15 +386,6 @@ def _flag(function: str, name: str, value: bool) -> None:
     )
 
 
-@functools.partial(jax.jit, static_argnames="primitive", inline=True)
-def _element_wise(primitive, arrays, *options) -> jax.Array:
-    """`primitive` of arrays brought to one shape and dtype, and of numbers in that dtype."""
-    dtype = compute_dtype(*arrays)
-    shape = jnp.broadcast_shapes(*(array.shape for array in arrays))
-    values = [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
-    return primitive(*values, *(option.astype(dtype) for option in options))
-
-
 def _square(x, y) -> jax.Array:
     return jnp.square(x - y)
 
@@ -411,30 +402,25 @@ def _size(x, y) -> jax.Array:
 
 
 def _huber(x, y, delta) -> jax.Array:
-    return _numerics.huber(x, y, _or_nan(delta, (delta > 0.0) & (delta < jnp.inf)))
+    return _numerics.huber(x, y, _rows.judged(delta, (delta > 0.0) & (delta < jnp.inf)))
 
 
 def _pinball(x, y, quantile) -> jax.Array:
-    quantile = _or_nan(quantile, (quantile > 0.0) & (quantile < 1.0))
+    quantile = _rows.judged(quantile, (quantile > 0.0) & (quantile < 1.0))
     return _numerics.pinball(x, y, quantile, 1.0 - quantile)
 
 
 def _poisson(x, counts) -> jax.Array:
-    return _numerics.poisson(x, _or_nan(counts, counts >= 0.0))
+    return _numerics.poisson(x, _rows.judged(counts, counts >= 0.0))
 
 
 def _full_poisson(x, counts) -> jax.Array:
-    return _numerics.poisson_surprise(x, _or_nan(counts, counts >= 0.0))
+    return _numerics.poisson_surprise(x, _rows.judged(counts, counts >= 0.0))
 
 
 def _gaussian(means, targets, variances) -> jax.Array:
-    return _numerics.gaussian(means, targets, _or_nan(variances, variances > 0.0))
+    return _numerics.gaussian(means, targets, _rows.judged(variances, variances > 0.0))
 
 
 def _full_gaussian(means, targets, variances) -> jax.Array:
     return _gaussian(means, targets, variances) + 0.5 * math.log(2.0 * math.pi)
-
-
-def _or_nan(value: jax.Array, is_proper: jax.Array) -> jax.Array:
-    """`value`, or NaN where it is not proper: as a product, so that the gradient is NaN too."""
-    return value * jnp.where(is_proper, 1.0, jnp.nan).astype(value.dtype)

@@ -275,3 +275,12 @@ def elements(
         jnp.where(where, array, jax.lax.full_like(array, _IDLE.get(name, 0), shape=()))
         for name, array in arrays.items()
     ]
+
+
+@functools.partial(jax.jit, static_argnames="primitive", inline=True)
+def element_wise(primitive, arrays, *options) -> jax.Array:
+    """`primitive` of arrays brought to one shape and dtype, and of numbers in that dtype."""
+    dtype = compute_dtype(*arrays)
+    shape = jnp.broadcast_shapes(*(array.shape for array in arrays))
+    values = [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
+    return primitive(*values, *(option.astype(dtype) for option in options))

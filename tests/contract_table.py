@@ -6,6 +6,7 @@ oracle.py or truth_*.py, and every obligation of test_contract.py applies to it.
 
 import rows_divergence
 import rows_information
+import rows_preference
 import rows_probability
 import rows_regression
 import rows_softmax
@@ -17,6 +18,7 @@ _FAMILIES = (
     rows_divergence,
     rows_variants,
     rows_regression,
+    rows_preference,
 )
 
 # The first rows serve to show that the obligations have teeth.

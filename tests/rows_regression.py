@@ -69,7 +69,7 @@ def errors(dtype: Any, rows: int = 1) -> Iterator[Family]:
         "subnormal": smallest * share * sign[:16].reshape(2, 8),
     }
     for name, (predictions, targets) in pairs.items():
-        yield _family(name, (predictions, targets), dtype)
+        yield one_shape(name, (predictions, targets), dtype)
     for center in (1.0, 1000.0, 0.1):
         at = np.broadcast_to(np.array(center, dtype), (2,))
         beside = np.nextafter(at, np.array([np.inf, -np.inf], dtype))
@@ -90,7 +90,7 @@ def errors_about(delta: float) -> Callable[[Any], Iterator[Family]]:
         for name, towards in (("at", at), ("inside", 0 * at), ("outside", 2 * at)):
             near = np.nextafter(at, towards.astype(dtype))
             yield Family(f"{name} delta", (near, np.zeros(2, dtype)))
-            yield _family(f"{name} delta from 3", (3.0 + near.astype(np.float64), 3.0), dtype)
+            yield one_shape(f"{name} delta from 3", (3.0 + near.astype(np.float64), 3.0), dtype)
 
     return inputs
 
@@ -105,11 +105,11 @@ def counts(dtype: Any, rows: int = 1) -> Iterator[Family]:
     for scale in (0.1, 1.0, 10.0):
         for name, given in (("whole", whole), ("broken", broken)):
             log_rates = scale * generator.normal(size=len(given) * rows)
-            yield _family(f"scale {scale:g}, {name}", (log_rates, np.repeat(given, rows)), dtype)
+            yield one_shape(f"scale {scale:g}, {name}", (log_rates, np.repeat(given, rows)), dtype)
     right = np.log(np.maximum(every, 1e-3))
     for off in (0.0, 1e-6, 1e-3, 0.1, 0.55, 0.65, 0.99, 1.01, 2.0, 5.0):
         for sign in (1.0, -1.0):
-            yield _family(f"off by {sign * off:g}", (right + sign * off, every), dtype)
+            yield one_shape(f"off by {sign * off:g}", (right + sign * off, every), dtype)
     others = {
         "a rate of 0": ([-np.inf] * 4, [0.0, 1.0, 0.5, 100.0]),
         "hardly any": (-np.array([20.0, 50.0, 80.0, 100.0, 1e4]), 1.0),
@@ -122,7 +122,7 @@ def counts(dtype: Any, rows: int = 1) -> Iterator[Family]:
         "huge counts": (np.array([1.0, -1.0, 0.5, 0.0]), largest * np.array([0.01, 0.02, 1, 1])),
     }
     for name, (log_rates, given) in others.items():
-        yield _family(name, (log_rates, given), dtype)
+        yield one_shape(name, (log_rates, given), dtype)
 
 
 def spreads(dtype: Any) -> Iterator[Family]:
@@ -139,14 +139,14 @@ def spreads(dtype: Any) -> Iterator[Family]:
         }
         for name, variances in each.items():
             means, targets = family.arrays
-            yield _family(f"{family.name}, {name} variance", (means, targets, variances), dtype)
+            yield one_shape(f"{family.name}, {name} variance", (means, targets, variances), dtype)
         with np.errstate(over="ignore"):
             error = np.subtract(*(a.astype(np.float64) for a in family.arrays))
             square = np.clip(np.square(error), max(smallest, 1e-30), largest)
-        yield _family(f"{family.name}, its own variance", (*family.arrays, square), dtype)
+        yield one_shape(f"{family.name}, its own variance", (*family.arrays, square), dtype)
 
 
-def _family(name: str, arrays: tuple[Any, ...], dtype: Any) -> Family:
+def one_shape(name: str, arrays: tuple[Any, ...], dtype: Any) -> Family:
     """In the dtype asked for, of one shape, cut to its range except for what is infinite."""
     largest = float(ml_dtypes.finfo(dtype).max)
     wide = np.broadcast_arrays(*(np.asarray(array, np.float64) for array in arrays))

@@ -28,6 +28,7 @@ ORDER = (
     "_regression",
     "_preference",
     "_head",
+    "_linear_map",
     "_chunks",
     "_row_sweep",
     "_column_sweep",
@@ -49,6 +50,7 @@ PRIMITIVES = (
     "divergence",
     "reweighted",
     "regression",
+    "preference",
 )
 FILES = sorted((ROOT / "jaxent").rglob("*.py"))
 
