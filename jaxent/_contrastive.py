@@ -364,28 +364,29 @@ def _check_finite(name: str, argument: str, value: ArrayLike) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)
 def _info_nce(batch: _Batch, temperature: jax.Array, options: _Options) -> jax.Array:
-    return _one_way(_ready(batch, options), temperature, options)
+    batch, left = _tempered(_ready(batch, options), temperature)
+    return _one_way(batch, left, options)
 
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)
 def _clip(batch: _Batch, log_temperature: jax.Array, options: _Options) -> jax.Array:
-    there, temperature = _ready(batch, options), _temperature(batch, log_temperature)
+    there, left = _tempered(_ready(batch, options), _exp(batch, log_temperature))
     back = there._replace(queries=there.keys, keys=there.queries)
-    to_texts = _one_way(there, temperature, options)
-    return 0.5 * to_texts + 0.5 * _one_way(back, temperature, options)
+    return 0.5 * _one_way(there, left, options) + 0.5 * _one_way(back, left, options)
 
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)
 def _sigmoid(
     batch: _Batch, log_temperature: jax.Array, bias: jax.Array, options: _Options
 ) -> jax.Array:
-    batch, temperature = _ready(batch, options), _temperature(batch, log_temperature)
-    bias = bias.astype(temperature.dtype)
-    bias = _rows.judged(bias, jnp.isfinite(bias))
+    batch, left = _tempered(_ready(batch, options), _exp(batch, log_temperature))
     count = len(batch.keys)
+    bias = bias.astype(compute_dtype(batch.queries, batch.keys))
+    bias = _rows.judged(bias, jnp.isfinite(bias))
 
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        logits = temperature_scaling(logits, temperature) + bias
+        logits = logits if left is None else temperature_scaling(logits, left)
+        logits += bias
         is_pair = jnp.arange(count, dtype=labels.dtype)[None, :] == labels[:, None]
         losses = long_sum(softplus(jnp.where(is_pair, -logits, logits)))
         return _rows.judged(losses, (labels >= 0) & (labels < count))
@@ -395,13 +396,13 @@ def _sigmoid(
     )
 
 
-def _one_way(batch: _Batch, temperature: jax.Array, options: _Options) -> jax.Array:
+def _one_way(batch: _Batch, temperature: jax.Array | None, options: _Options) -> jax.Array:
     """Cross-entropy of each query's key among all keys."""
     return linear_softmax_cross_entropy(
         batch.queries,
         batch.keys,
         batch.labels,
-        temperature=temperature,
+        temperature=1.0 if temperature is None else temperature,
         **_of_a_head(batch, options),
     )
 
@@ -446,7 +447,7 @@ def _keep(embeddings: jax.Array, where: jax.Array | None) -> jax.Array:
 def _unit(embeddings: jax.Array) -> jax.Array:
     """Each row divided by its length; of a row of zeros nothing depends on anything."""
     rows = embeddings.astype(compute_dtype(embeddings))
-    # Squares of numbers up to 1 do not overflow, and the square of the largest does not vanish.
+    # Squares of numbers up to 1 do not overflow, and that of the largest does not vanish.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(rows), axis=1, keepdims=True))
     is_zero = largest == 0.0
     rows = jnp.where(is_zero, 0.0, rows / jnp.where(is_zero, 1.0, largest))
@@ -454,5 +455,18 @@ def _unit(embeddings: jax.Array) -> jax.Array:
     return (rows / jnp.sqrt(jnp.where(is_zero, 1.0, square))).astype(embeddings.dtype)
 
 
-def _temperature(batch: _Batch, log_temperature: jax.Array) -> jax.Array:
+def _exp(batch: _Batch, log_temperature: jax.Array) -> jax.Array:
     return jnp.exp(log_temperature.astype(compute_dtype(batch.queries, batch.keys)))
+
+
+def _tempered(batch: _Batch, temperature: jax.Array) -> tuple[_Batch, jax.Array | None]:
+    """The batch with its queries divided by the temperature, or a temperature left for the logits.
+
+    Queries are far fewer than similarities. But in 16 bits a quotient would lose digits that the
+    similarities, which are accumulated in float32, still have.
+    """
+    dtype = compute_dtype(batch.queries, batch.keys)
+    if batch.queries.dtype == batch.keys.dtype != dtype:
+        return batch, temperature
+    queries = temperature_scaling(batch.queries.astype(dtype), temperature)
+    return batch._replace(queries=queries), None
