@@ -219,3 +219,14 @@ def inside(function: str, name: str, value: ArrayLike, low: float, high: float) 
         function,
         f"`{name}` must lie strictly between {low:g} and {high:g}, got {value}.",
     )
+
+
+def share(function: str, name: str, value: float) -> float:
+    """`value` as a float, refused unless it is a Python number strictly between 0 and 1."""
+    require(
+        isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0,
+        function,
+        f"`{name}` must be a number strictly between 0 and 1, got {value!r}; "
+        "it is a constant, not an array.",
+    )
+    return float(value)

@@ -118,15 +118,18 @@ def softmax_jensen_shannon(
     logits_b: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    beta: float = 0.5,
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between the softmaxes of two vectors of logits.
 
     .. math::
-        J = \tfrac12 D(p \| m) + \tfrac12 D(q \| m), \qquad m = \tfrac12 (p + q), \quad
+        J = \beta D(p \| m) + (1 - \beta) D(q \| m), \qquad m = \beta p + (1 - \beta) q, \quad
         p = \mathrm{softmax}(a), \quad q = \mathrm{softmax}(b)
 
-    D is the Kullback-Leibler divergence. This one is symmetric, finite for all pairs of
-    distributions, at most log 2, and keeps its relative accuracy where the two are nearly equal.
+    D is the Kullback-Leibler divergence. This one is finite for all pairs of distributions, and
+    with the two in equal shares it is symmetric and at most log 2. It keeps its relative accuracy
+    where they are nearly equal.
 
     Args:
         logits_a: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
@@ -138,13 +141,17 @@ def softmax_jensen_shannon(
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits_a`: True where the class exists; an example without classes is
             masked.
+        beta: The share of p in the mixture, a Python number strictly between 0 and 1. At either
+            end J is 0; divided by `beta` it tends to the divergence of q from
+            p, :math:`D(p \| q)`, as that tends to 0.
 
     Returns:
-        One divergence per example in nats, from 0 to log 2, shape `[...]`, float32 (float64 if any
-        input is), differentiable in both. Masked examples have value 0 and gradient 0.
+        One divergence per example in nats, from 0 to the entropy of the shares (log 2 for equal
+        ones), shape `[...]`, float32 (float64 if any input is), differentiable in both. Masked
+        examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        AssertionError: If dtypes, shapes, `axis` or `beta` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -164,7 +171,12 @@ def softmax_jensen_shannon(
         "logits_b": _checks.floating(name, "logits_b", logits_b),
     }
     fills = (_rows.LOGITS, _rows.LOGITS)
-    return _rows.per_example(name, _numerics.softmax_jensen_shannon, given, fills, axis, where)
+    share = _checks.share(name, "beta", beta)
+    return _rows.per_example(name, _jensen_shannons, given, fills, axis, where, beta=share)
+
+
+def _jensen_shannons(logits_a: jax.Array, logits_b: jax.Array, *, beta: float) -> jax.Array:
+    return _numerics.softmax_jensen_shannon(logits_a, logits_b, beta)
 
 
 def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Array:

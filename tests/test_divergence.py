@@ -3,6 +3,7 @@
 import functools
 import math
 
+import families
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import oracle
 import pytest
+import rows_divergence
 import truth_divergence
 
 import jaxent
@@ -103,6 +105,41 @@ def test_jensen_shannon_is_the_mean_of_two_divergences_to_the_mixture():
     mixture = jnp.logaddexp(log_p, log_q)
     expected = (KL(mixture, logits_a) + KL(mixture, logits_b)) / 2
     np.testing.assert_allclose(JENSEN_SHANNON(logits_a, logits_b), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.9])
+def test_shares_of_the_mixture(beta):
+    loss = functools.partial(JENSEN_SHANNON, beta=beta)
+    truth = functools.partial(truth_divergence.softmax_jensen_shannon, beta=beta)
+    _, arguments = families.together(list(rows_divergence.logit_pairs(np.float32, 3))[::4])
+    exact = oracle.batch(truth, *arguments)
+    results = np.asarray(loss(*arguments)), *slopes(loss, *arguments)
+    truths = (
+        (exact.value, exact.value_scale),
+        *zip(exact.gradients, exact.gradient_scales, strict=True),
+    )
+    for result, (expected, scale) in zip(results, truths, strict=True):
+        assert np.max(oracle.scaled_ulps(result, expected, scale, np.float32)) <= 16
+
+
+@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
+def test_mixed_derivatives_with_unequal_shares(outer):
+    """The covariance of what the two have in common, as each of them sees it."""
+    beta = 0.2
+    loss = functools.partial(JENSEN_SHANNON, beta=beta)
+    a, b = pairs(shape=(4, 5))
+    mixed = jax.vmap(outer(jax.jacrev(loss), 1))(a, b)
+    p, q = (softmax(logits)[:, None] for logits in (a, b))
+    shared = beta * (1 - beta) * p * q / (beta * p + (1 - beta) * q)
+    centred_p, centred_q = (np.eye(5)[None] - np.swapaxes(x, 1, 2) for x in (p, q))
+    expected = -np.einsum("nji,nki->njk", centred_p * shared, centred_q)
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0, 1, -0.1, 1.1, math.nan, jnp.array(0.5)])
+def test_shares_are_numbers_between_0_and_1(beta):
+    with pytest.raises(AssertionError, match=r"softmax_jensen_shannon: `beta` must be a number"):
+        JENSEN_SHANNON(*pairs(), beta=beta)
 
 
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.1, 3.0, 100.0])

@@ -65,20 +65,22 @@ def softmax_kl_divergence(logits: Numbers, target_logits: Numbers) -> Truth:
     return Truth(value, (slope, target_slope), value, (scale, _scale(t, centred)))
 
 
-def softmax_jensen_shannon(logits_a: Numbers, logits_b: Numbers) -> Truth:
-    """``sum p_j log(p_j / m_j) / 2 + sum q_j log(q_j / m_j) / 2``, with ``m = (p + q) / 2``."""
+def softmax_jensen_shannon(logits_a: Numbers, logits_b: Numbers, beta: float = 0.5) -> Truth:
+    """``b sum p_j log(p_j / m_j) + (1-b) sum q_j log(q_j / m_j)``, with ``m = b p + (1-b) q``."""
     p, _ = oracle.softmax(logits_a)
     q, _ = oracle.softmax(logits_b)
-    gains, others = each(_gain, p, q), each(_gain, q, p)
-    value = (_mean(p, gains) + _mean(q, others)) / 2
-    pairs = ((p, gains), (q, others))
-    slopes = tuple(_half_covariance(weights, gain) for weights, gain in pairs)
-    scales = tuple([scale / 2 for scale in _scale(weights, gain)] for weights, gain in pairs)
+    first = mpf(beta)
+    pairs = ((p, _gains(p, q, first), first), (q, _gains(q, p, 1 - first), 1 - first))
+    value = mpmath.fsum(share * _mean(weights, gains) for weights, gains, share in pairs)
+    slopes = tuple(_share_of_covariance(weights, gains, share) for weights, gains, share in pairs)
+    scales = tuple(
+        [share * scale for scale in _scale(weights, gains)] for weights, gains, share in pairs
+    )
     return Truth(value, slopes, value, scales)
 
 
 def softmax_jensen_shannon_curvature_scale(
-    logits_a: np.ndarray, logits_b: np.ndarray
+    logits_a: np.ndarray, logits_b: np.ndarray, beta: float = 0.5
 ) -> np.ndarray:
     """The absolute terms of ``P diag(h) P'`` with ``P = 1 - p 1'``, and of what bends the slope.
 
@@ -88,14 +90,18 @@ def softmax_jensen_shannon_curvature_scale(
     def scale(a: Numbers, b: Numbers) -> list[list[Number]]:
         p, _ = oracle.softmax(a)
         q, _ = oracle.softmax(b)
-        shared = [s and s * t / (s + t) / 2 for s, t in zip(p, q, strict=True)]
+        first, second = mpf(beta), 1 - mpf(beta)
+        shared = [
+            s and first * s * (second * t) / (first * s + second * t)
+            for s, t in zip(p, q, strict=True)
+        ]
         classes = range(len(p))
         maps = [[1 - p[j] if i == j else p[j] for i in classes] for j in classes]
         straight = [
             [mpmath.fsum(maps[j][i] * shared[i] * maps[k][i] for i in classes) for k in classes]
             for j in classes
         ]
-        slope_scale = [scale / 2 for scale in _scale(p, each(_gain, p, q))]
+        slope_scale = [first * scale for scale in _scale(p, _gains(p, q, first))]
         lost = [[_FLUSHED for _ in classes] for _ in classes]
         return _sum(lost, _sum(straight, _bend(p, slope_scale)))
 
@@ -142,18 +148,18 @@ def _log_ratio(p: Number, log_p: Number, log_q: Number) -> Number:
     return log_p - log_q if p else mpf(0)
 
 
-def _gain(p: Number, q: Number) -> Number:
-    """``log(p / m)``, and 0 where it has no weight."""
-    return mpmath.log(2 * p / (p + q)) if p else mpf(0)
+def _gains(p: Numbers, q: Numbers, share: Number) -> list[Number]:
+    """``log(p / m)``, m the mixture of p, with that share, and q; 0 where it has no weight."""
+    return each(lambda p, q: mpmath.log(p / (share * p + (1 - share) * q)) if p else mpf(0), p, q)
 
 
 def _mean(p: Numbers, w: Numbers) -> Number:
     return mpmath.fsum(each(lambda p, w: p and p * w, p, w))
 
 
-def _half_covariance(p: Numbers, w: Numbers) -> list[Number]:
+def _share_of_covariance(p: Numbers, w: Numbers, share: Number) -> list[Number]:
     mean = _mean(p, w)
-    return each(lambda p, w: p and p * (w - mean) / 2, p, w)
+    return each(lambda p, w: p and share * p * (w - mean), p, w)
 
 
 def _scale(p: Numbers, w: Numbers) -> list[Number]:

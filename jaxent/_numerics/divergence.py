@@ -25,8 +25,6 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._numerics.elementary import (
     exponential_excess,
     log1p,
-    polynomial,
-    terms_for,
     two_part_difference,
 )
 from jaxent._numerics.ground import along, like, long_sum, summed_along
@@ -307,73 +305,79 @@ def _kl_target_slope_jvp(primals, tangents):
 # Jensen-Shannon.
 
 
-def _double_gain(ratio: jax.Array) -> jax.Array:
-    """(1 + u) log(1 + u) + (1 - u) log(1 - u), u = tanh(ratio / 2)."""
-    squared = jnp.square(_tanh_half(ratio))
-    near = squared < 0.4
-    small = jnp.where(near, squared, 0.0)
-    last = terms_for(ratio.dtype, 16, 36)
-    series = small * polynomial(small, [1.0 / (k * (2 * k - 1)) for k in range(1, last + 1)])
-    size = absolute(ratio)
-    decay = jnp.exp(-size)
-    rise = jnp.log1p((1.0 - decay) / (1.0 + decay))
-    return jnp.where(near, series, 2.0 * (rise - decay / (1.0 + decay) * size))
+def _log_mixture(ratio: jax.Array, weight: float) -> jax.Array:
+    """log(weight exp(ratio) + 1 - weight): the mixture of two numbers beside the second of them."""
+    rest, far = 1.0 - weight, 40.0
+    fall = weight * -jnp.expm1(jnp.minimum(ratio, 0.0))
+    slight = fall < 0.5
+    below = jnp.where(
+        slight,
+        log1p(jnp.where(slight, -fall, 0.0)),
+        jnp.log(rest + weight * jnp.exp(jnp.minimum(ratio, 0.0))),
+    )
+    near = jnp.log1p(weight * jnp.expm1(jnp.clip(ratio, 0.0, far)))
+    above = jnp.where(ratio < far, near, ratio + math.log(weight))
+    return jnp.where(ratio < 0.0, below, above)
 
 
-@jax.custom_jvp
-def softmax_jensen_shannon(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The mean of KL(p || m) and KL(q || m), m = (p + q) / 2, p = softmax(a), q = softmax(b).
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def softmax_jensen_shannon(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
+    """The sum beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, p = softmax(a).
 
-    NaN where one of the rows has no possible class.
+    q is softmax(b), and beta lies strictly between 0 and 1. NaN where one of the rows has no
+    possible class.
     """
     p, q, eighth, _ = _compare(a, b)
-    divergence = long_sum(0.25 * (p + q) * _double_gain(_bounded(eighth)))
-    # Nothing on paper exceeds log 2; rounding would.
-    return jnp.minimum(divergence, math.log(2.0)) * _verdict(a, b)
+    ratio = _bounded(eighth)
+    mixture = beta * p + (1.0 - beta) * q
+    of_p = _divergence_terms(mixture, p, 0.125 * _log_mixture(-ratio, 1.0 - beta))
+    of_q = _divergence_terms(mixture, q, 0.125 * _log_mixture(ratio, beta))
+    # Nothing on paper exceeds the entropy of the weights; rounding would.
+    most = -(beta * math.log(beta) + (1.0 - beta) * math.log1p(-beta))
+    divergence = jnp.minimum(long_sum(beta * of_p + (1.0 - beta) * of_q), most)
+    return divergence * _verdict(a, b)
 
 
 @functools.partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
-def _softmax_jensen_shannon_jvp(primals, tangents):
+def _softmax_jensen_shannon_jvp(beta, primals, tangents):
     a, b = primals
     a_dot, b_dot = tangents
-    divergence, divergence_dot = softmax_jensen_shannon(a, b), 0.0
+    divergence, divergence_dot = softmax_jensen_shannon(a, b, beta), 0.0
     if not isinstance(a_dot, SymbolicZero):
-        divergence_dot += summed_along(_jensen_shannon_slope(a, b), a_dot)
+        divergence_dot += summed_along(_jensen_shannon_slope(a, b, beta), a_dot)
     if not isinstance(b_dot, SymbolicZero):
-        divergence_dot += summed_along(_jensen_shannon_slope(b, a), b_dot)
+        divergence_dot += summed_along(_jensen_shannon_slope(b, a, 1.0 - beta), b_dot)
     return divergence, like(divergence_dot, divergence)
 
 
-@jax.custom_jvp
-def _jensen_shannon_slope(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Derivative in a: half of curvature(p, log(p / m)).
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _jensen_shannon_slope(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
+    """Derivative in a: beta curvature(p, log(p / m)).
 
-    Where p and q have little in common, log(p / m) is nearly log 2 wherever p is; what counts is
-    what it lacks, and a constant means nothing to the curvature.
+    Where p and q have little in common, log(p / m) is nearly -log(beta) wherever p is; what counts
+    is what it lacks, and a constant means nothing to the curvature.
     """
     p, _, eighth, overlap = _compare(a, b)
     ratio = _bounded(eighth)
-    decay = jnp.exp(-absolute(ratio))
-    below = jnp.where(ratio >= 0.0, 0.0, ratio)
-    near, small = _near(ratio)
-    gain = jnp.where(
-        near,
-        log1p(_tanh_half(small)),
-        below + jnp.log1p((1.0 - decay) / (1.0 + decay)),
+    odds, far = (1.0 - beta) / beta, 40.0
+    lack = jnp.where(
+        ratio > -far,
+        jnp.log1p(odds * jnp.exp(-jnp.maximum(ratio, -far))),
+        math.log(odds) - ratio,
     )
-    lack = below - jnp.log1p(decay)
-    weight = jnp.where((overlap > 0.25)[..., None], gain, lack)
-    slope = 0.5 * curvature(p, jnp.where(_impossible(a), 0.0, weight))
+    enough = (overlap > 0.25)[..., None]
+    weight = jnp.where(enough, -_log_mixture(-ratio, 1.0 - beta), -lack)
+    slope = beta * curvature(p, jnp.where(_impossible(a), 0.0, weight))
     return slope * _verdict(a, b)[..., None]
 
 
 @functools.partial(_jensen_shannon_slope.defjvp, symbolic_zeros=True)
-def _jensen_shannon_slope_jvp(primals, tangents):
+def _jensen_shannon_slope_jvp(beta, primals, tangents):
     a, b = primals
     a_dot, b_dot = tangents
-    p, q, slope = softmax(a), softmax(b), _jensen_shannon_slope(a, b)
-    either = p + q > 0.0
-    shared = 0.5 * p * (q / jnp.where(either, p + q, 1.0))
+    p, q, slope = softmax(a), softmax(b), _jensen_shannon_slope(a, b, beta)
+    mixture = beta * p + (1.0 - beta) * q
+    shared = beta * p * ((1.0 - beta) * q / jnp.where(mixture > 0.0, mixture, 1.0))
     slope_dot = 0.0
     if not isinstance(a_dot, SymbolicZero):
         slope_dot += _balanced(p, shared * _centred(p, a_dot)) + _bend(p, slope, a_dot)
