@@ -20,7 +20,7 @@ PAIRS, FURTHER, FEATURES = 13, 6, 5  # a prime number of pairs, so that no chunk
 cross_entropy = jaxent.softmax_cross_entropy_with_integer_labels
 
 # Worst errors allowed, in units in the last place of the sum of the absolute terms.
-VALUE, GRADIENT, HESSIAN = 8, 8, 16
+VALUE, GRADIENT = 4, 4
 
 
 @pytest.fixture(scope="module")
@@ -83,24 +83,18 @@ def dense_sigmoid(
 
 
 # Each loss with and without what may be given to it: (loss, reduction, options).
-THOROUGH = [
-    pytest.param((name, *rest), marks=pytest.mark.thorough)
-    for name, *rest in (
-        ("info_nce", "mean", ()),
-        ("info_nce", "sum", ("labels", "where", "exists")),
-        ("info_nce", "none", ("where", "weights")),
-        ("clip_loss", "mean", ()),
-        ("clip_loss", "none", ("where", "weights")),
-        ("sigmoid_contrastive_loss", "mean", ()),
-        ("sigmoid_contrastive_loss", "sum", ("labels", "where", "exists")),
-        ("sigmoid_contrastive_loss", "none", ("where", "weights")),
-    )
-]
 CASES = [
     ("info_nce", "mean", ("where", "weights", "normalize")),
     ("clip_loss", "mean", ("where", "weights", "normalize")),
-    ("sigmoid_contrastive_loss", "mean", ("where", "weights", "normalize")),
-    *THOROUGH,
+    ("sigmoid_contrastive_loss", "sum", ("labels", "where", "exists")),
+    *(
+        pytest.param(case, marks=pytest.mark.thorough)
+        for case in (
+            ("info_nce", "none", ("labels", "where", "exists")),
+            ("clip_loss", "none", ("where", "weights")),
+            ("sigmoid_contrastive_loss", "none", ("where", "weights", "normalize")),
+        )
+    ),
 ]
 NAMES = ("info_nce", "clip_loss", "sigmoid_contrastive_loss")
 
@@ -163,10 +157,8 @@ def test_equals_the_dense_loss_in_every_derivative(inputs, case):
         return {
             "value": function(*arguments),
             "grad": grad(*arguments),
-            "jvp": jax.jvp(function, arguments, directions),
             "jvp(grad)": jax.jvp(grad, arguments, directions),
             "grad(grad)": jax.grad(slope_along, numbers)(*arguments),
-            "hessian": jax.hessian(scalar, numbers[3:])(*arguments),
             "vmap(grad)": jax.vmap(grad, (None, 0, *[None] * len(numbers[2:])))(
                 arguments[0], stacked, *arguments[2:]
             ),
@@ -186,14 +178,13 @@ def losses_of(name, rows, partners, **options):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("rows", [2, PAIRS])
-def test_any_number_of_rows_and_any_chunk(inputs, name, rows):
+def test_any_chunk_will_do(inputs, name):
     def value_and_gradients(chunk_size):
         loss = functools.partial(losses_of, name, chunk_size=chunk_size)
-        arguments = inputs["rows"][:rows], inputs["partners"][: rows + 2]
-        return jax.jit(jax.value_and_grad(loss, (0, 1)))(*arguments)
+        gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))
+        return gradients(inputs["rows"], inputs["partners"])
 
-    expected = value_and_gradients(rows)
+    expected = value_and_gradients(PAIRS)
     for chunk_size in (1, 5, None):
         assert relative_error(value_and_gradients(chunk_size), expected) < 1e-6
 
@@ -396,6 +387,13 @@ def _hard_batches():
     }
 
 
+@functools.cache
+def _value_and_gradients(name):
+    places = (0, 1, 2, 3) if name == "sigmoid_contrastive_loss" else (0, 1, 2)
+    loss = functools.partial(getattr(jaxent, name), chunk_size=3)
+    return jax.jit(jax.value_and_grad(loss, places))
+
+
 @pytest.mark.parametrize("batch", _hard_batches())
 @pytest.mark.parametrize("name", NAMES)
 def test_values_and_gradients_are_exact(name, batch):
@@ -404,12 +402,10 @@ def test_values_and_gradients_are_exact(name, batch):
     # Numbers that make no rounding: what is judged is the loss.
     numbers = (1.0 if name == "info_nce" else 0.0,)
     numbers += (-4.0,) if name == "sigmoid_contrastive_loss" else ()
-    places = tuple(range(2 + len(numbers)))
-    loss = jax.value_and_grad(functools.partial(getattr(jaxent, name), chunk_size=3), places)
     for dtype in (np.float32, np.float64):
         with with_float64():
             arguments = [jnp.asarray(a, dtype) for a in (rows, partners, *numbers)]
-            value, gradients = jax.jit(loss)(*arguments)
+            value, gradients = _value_and_gradients(name)(*arguments)
         with mp.workdps(80):
             exact = [oracle.exact(a) for a in (rows, partners)]
             bias = mpf(numbers[1]) if len(numbers) == 2 else None
@@ -458,21 +454,24 @@ def test_vectors_of_any_length_are_normalised():
     directions = jnp.array([[0.5**0.5, 0.5**0.5], [0.0, 0.0], [-0.8, 0.6], [0.6, 0.8]])
     keys = jnp.eye(4, 2)
     loss = functools.partial(jaxent.info_nce, keys=keys, temperature=0.5, reduction="none")
-    losses = loss(queries, normalize=True)
-    np.testing.assert_allclose(losses, loss(directions), rtol=1e-6)
 
     def total(queries):
-        return jnp.sum(loss(queries, normalize=True))
+        losses = loss(queries, normalize=True)
+        return jnp.sum(losses), losses
 
-    gradient = jax.grad(total)(queries)
+    gradient, losses = jax.jit(jax.grad(total, has_aux=True))(queries)
+    np.testing.assert_allclose(losses, loss(directions), rtol=1e-6)
     assert jnp.all(jnp.isfinite(gradient))
     np.testing.assert_array_equal(gradient[1], 0.0)
     along = jnp.sum(gradient[3] * queries[3])  # the length is no matter
     np.testing.assert_allclose(along, 0.0, atol=1e-6)
-    assert jnp.all(jax.hessian(lambda q: total(queries.at[1].set(q)))(queries[1]) == 0.0)
+    bend = jax.jvp(jax.grad(lambda q: total(q)[0]), (queries,), (jnp.ones_like(queries),))[1]
+    np.testing.assert_array_equal(bend[1], 0.0)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.thorough)]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_sixteen_bits_err_no_more_than_the_dense_loss(name, dtype):
     """Three-way: against float64 truth, streamed may not err more than plain 16-bit logits."""
@@ -527,6 +526,7 @@ def test_devices_that_gather_the_keys_compute_the_loss_of_all(inputs, name):
 # What the compiler makes of it.
 
 
+@functools.cache
 def compiled(name, pairs, dtype=jnp.float32, chunk_size=256, **options):
     shape = jax.ShapeDtypeStruct((pairs, 64), dtype)
 
@@ -556,7 +556,6 @@ def test_the_similarities_never_exist_all_at_once(name, expected, dtype):
 def test_memory_is_linear_in_the_batch(name):
     small, large = (temporaries(compiled(name, pairs, where=True)) for pairs in (4096, 16384))
     assert large < 4.1 * small
-    print(name, small, large)
 
 
 def test_the_check_for_buffers_can_fail():
