@@ -28,6 +28,7 @@ _FAMILIES = (
     "test_divergence",
     "test_information",
     "test_labels",
+    "test_preference",
     "test_probability",
     "test_regression",
     "test_variants",

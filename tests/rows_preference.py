@@ -92,7 +92,7 @@ def pairs(dtype: Any) -> Iterator[Family]:
     lead = np.repeat(np.array(OFFSETS), 2) * np.tile([10.0, -10.0], len(OFFSETS))
     share = generator.uniform(0.1, 1.0, size=(4, 8))
     sign = np.array([1.0, -1.0, -1.0, 1.0])[:, None]
-    families = {
+    families: dict[str, Any] = {
         **{f"scale {scale:g}": scale * generator.normal(size=(4, 8)) for scale in SCALES},
         "sequences": base,
         "a policy near its reference": base[[0, 1, 0, 1]] + 0.1 * generator.normal(size=(4, 12)),
@@ -119,10 +119,8 @@ def answers(dtype: Any) -> Iterator[Family]:
         policy, _, reference, _ = family.arrays
         with np.errstate(invalid="ignore"):
             exists = np.isfinite(policy) | np.isfinite(reference)
-        for desirable in (1.0, 0.0, 0.3):
-            chances = np.full(policy.shape, desirable).astype(dtype)
-            arrays = tuple(a[exists] for a in (policy, reference, chances))
-            yield Family(f"{family.name}, desirable {desirable:g}", arrays)
+        chances = np.resize([1.0, 0.0, 0.3], policy.shape).astype(dtype)
+        yield Family(family.name, tuple(a[exists] for a in (policy, reference, chances)))
 
 
 def means(dtype: Any) -> Iterator[Family]:
@@ -133,7 +131,7 @@ def means(dtype: Any) -> Iterator[Family]:
     generator = np.random.default_rng(1)
     ordinary = np.repeat(np.array(OFFSETS), 2) * np.tile([1.0, -1.0], len(OFFSETS))
     yield one_shape("leads", (-90.0 + ordinary, -90.3), dtype)
-    yield one_shape("any", -generator.exponential(size=(2, 20)), dtype)
+    yield one_shape("any", tuple(-generator.exponential(size=(2, 20))), dtype)
 
 
 def log_probabilities(dtype: Any) -> Iterator[Family]:

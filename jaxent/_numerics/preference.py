@@ -284,7 +284,7 @@ def _settled(chosen: jax.Array, rejected: jax.Array) -> tuple[jax.Array, jax.Arr
     """Whether odds are not both infinite, 1 or 0, and log-probabilities that are not both 0."""
     both = (chosen == 0.0) & (rejected == 0.0)
     live = jnp.where(both, 0.0, 1.0).astype(chosen.dtype)
-    return live, *(jnp.where(both, -1.0, log_p) for log_p in (chosen, rejected))
+    return live, jnp.where(both, -1.0, chosen), jnp.where(both, -1.0, rejected)
 
 
 @jax.custom_jvp
