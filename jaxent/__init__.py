@@ -1,7 +1,13 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
 from jaxent._calibration import expected_calibration_error
+from jaxent._column_sweep import linear_softmax
 from jaxent._contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
+from jaxent._distillation import (
+    linear_jensen_shannon,
+    linear_kl_divergence,
+    linear_top_k_kl_divergence,
+)
 from jaxent._divergence import (
     sigmoid_entropy,
     sigmoid_kl_divergence,
@@ -97,8 +103,12 @@ __all__ = [
     "kl_divergence_with_log_targets",
     "kto_loss",
     "l2_loss",
+    "linear_jensen_shannon",
+    "linear_kl_divergence",
     "linear_loss",
+    "linear_softmax",
     "linear_softmax_cross_entropy",
+    "linear_top_k_kl_divergence",
     "log_cosh",
     "logit_adjustment",
     "mean",

@@ -1,11 +1,15 @@
 """A linear head and the rows it is applied to: the arguments that all sweeps share, checked."""
 
+import math
+import numbers
 from typing import NamedTuple
 
 import jax
 from jax.typing import ArrayLike
 
 from jaxent import _checks
+from jaxent._labels import soft_cap as capped
+from jaxent._labels import temperature_scaling
 
 
 class Head(NamedTuple):
@@ -39,40 +43,41 @@ def check_head(
     weights: ArrayLike | None,
     reduction: str,
     chunk_size: int | None,
+    owner: str = "",
 ) -> Head:
-    """The arguments that all heads share as arrays, refused unless they fit each other."""
-    hidden = _checks.floating(name, "hidden", hidden)
-    kernel = _checks.floating(name, "kernel", kernel)
+    """The arguments that all heads share as arrays, refused unless they fit each other.
+
+    Their names in errors begin with `owner`, for functions of several heads.
+    """
+    hidden = _checks.floating(name, f"{owner}hidden", hidden)
+    kernel = _checks.floating(name, f"{owner}kernel", kernel)
     _checks.one_of(name, "reduction", reduction, ("mean", "sum", "none"))
     _checks.one_of(name, "vocab_axis", vocab_axis, (-1, 0, 1))
     if chunk_size is not None:
         _checks.positive(name, "chunk_size", chunk_size)
+    given_hidden = f"`{owner}hidden` {_checks.describe(hidden)}"
+    given_kernel = f"`{owner}kernel` {_checks.describe(kernel)}"
     _checks.require(
         hidden.ndim >= 1 and kernel.ndim == 2,
         name,
-        f"`hidden` {_checks.describe(hidden)} must be [..., D] and `kernel` "
-        f"{_checks.describe(kernel)} a matrix.",
+        f"{given_hidden} must be [..., D] and {given_kernel} a matrix.",
     )
     vocab_axis %= 2
     features, classes = kernel.shape[1 - vocab_axis], kernel.shape[vocab_axis]
     _checks.require(
         hidden.shape[-1] == features,
         name,
-        f"`hidden` {_checks.describe(hidden)} and `kernel` {_checks.describe(kernel)} do not fit: "
+        f"{given_hidden} and {given_kernel} do not fit: "
         f"{hidden.shape[-1]} features against {features}; for a kernel [V, D] pass `vocab_axis=0`.",
     )
-    _checks.require(
-        classes > 0,
-        name,
-        f"`kernel` {_checks.describe(kernel)} has no classes; pass at least one.",
-    )
+    _checks.require(classes > 0, name, f"{given_kernel} has no classes; pass at least one.")
     if bias is not None:
-        bias = _checks.floating(name, "bias", bias)
+        bias = _checks.floating(name, f"{owner}bias", bias)
         _checks.require(
             bias.shape == (classes,),
             name,
-            f"`bias` {_checks.describe(bias)} must be [{classes}], one number per class of "
-            f"`kernel` {_checks.describe(kernel)}.",
+            f"`{owner}bias` {_checks.describe(bias)} must be [{classes}], one number per class of "
+            f"{given_kernel}.",
         )
     shape = hidden.shape[:-1]
     if where is not None:
@@ -92,3 +97,41 @@ def check_row_argument(name: str, argument: str, value: ArrayLike, head: Head) -
         f"of `hidden` {_checks.describe(head.hidden)}.",
     )
     return array
+
+
+def check_labels(name: str, labels: ArrayLike, head: Head) -> jax.Array:
+    """`labels` as an array, refused unless they are integers, one per row of `hidden`."""
+    labels = _checks.integer(name, "labels", labels, "pass the index of each row's true class.")
+    _checks.require(
+        labels.shape == head.shape,
+        name,
+        f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of "
+        f"`hidden` {_checks.describe(head.hidden)}.",
+    )
+    return labels
+
+
+def check_transform(
+    name: str, soft_cap: ArrayLike | None, temperature: ArrayLike
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """What is done to the logits, as scalar arrays; None for what is known to change nothing."""
+    _checks.inside(name, "temperature", temperature, 0.0, math.inf)
+    if soft_cap is not None:
+        _checks.inside(name, "soft_cap", soft_cap, 0.0, math.inf)
+        soft_cap = _checks.scalar(name, "soft_cap", soft_cap)
+    scaled = not is_neutral(temperature, 1.0)
+    return soft_cap, _checks.scalar(name, "temperature", temperature) if scaled else None
+
+
+def is_neutral(value: ArrayLike, neutral: float) -> bool:
+    """Whether an option is known, while tracing, to change nothing."""
+    return isinstance(value, numbers.Real) and bool(value == neutral)
+
+
+def transformed(
+    logits: jax.Array, soft_cap: jax.Array | None, temperature: jax.Array | None
+) -> jax.Array:
+    """Logits with the soft cap and the temperature of a head, either None."""
+    if soft_cap is not None:
+        logits = capped(logits, soft_cap)
+    return logits if temperature is None else temperature_scaling(logits, temperature)

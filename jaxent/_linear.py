@@ -2,16 +2,20 @@
 
 import functools
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._head import Head, check_head
-from jaxent._labels import soft_cap as capped
-from jaxent._labels import temperature_scaling
+from jaxent._head import (
+    Head,
+    check_head,
+    check_labels,
+    check_transform,
+    is_neutral,
+    transformed,
+)
 from jaxent._row_sweep import sweep_rows
 from jaxent._rows import judged
 from jaxent._softmax import softmax_cross_entropy_with_integer_labels
@@ -91,60 +95,37 @@ def linear_softmax_cross_entropy(
     """
     name = "linear_softmax_cross_entropy"
     head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
-    labels = _checks.integer(name, "labels", labels, "pass the index of each row's true class.")
-    _checks.require(
-        labels.shape == head.shape,
-        name,
-        f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of "
-        f"`hidden` {_checks.describe(head.hidden)}.",
-    )
+    labels = check_labels(name, labels, head)
     _checks.within(name, "label_smoothing", label_smoothing, 0.0, 1.0)
     _checks.finite(name, "z_loss", z_loss)
     _checks.within(name, "z_loss", z_loss, 0.0, math.inf)
-    _checks.inside(name, "temperature", temperature, 0.0, math.inf)
-    if soft_cap is not None:
-        _checks.inside(name, "soft_cap", soft_cap, 0.0, math.inf)
-    options = {
-        option: _checks.scalar(name, option, value)
-        for option, value, neutral in (
-            ("label_smoothing", label_smoothing, 0.0),
-            ("z_loss", z_loss, 0.0),
-            ("soft_cap", soft_cap, None),
-            ("temperature", temperature, 1.0),
-        )
-        if value is not None and not _is_neutral(value, neutral)
-    }
+    cap, divisor = check_transform(name, soft_cap, temperature)
+    options = {"soft_cap": cap, "temperature": divisor}
+    for option, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
+        options[option] = None if is_neutral(value, 0.0) else _checks.scalar(name, option, value)
     arrays = head._asdict()
     axis = arrays.pop("vocab_axis")
     return _cross_entropy(arrays, labels, options, axis, reduction, chunk_size)
-
-
-def _is_neutral(value: ArrayLike, neutral: float | None) -> bool:
-    """Whether an option is known, while tracing, to change nothing."""
-    return isinstance(value, numbers.Real) and bool(value == neutral)
 
 
 @functools.partial(jax.jit, static_argnames=("vocab_axis", "reduction", "chunk_size"), inline=True)
 def _cross_entropy(
     arrays: dict[str, jax.Array],
     labels: jax.Array,
-    options: dict[str, jax.Array],
+    options: dict[str, jax.Array | None],
     vocab_axis: int,
     reduction: str,
     chunk_size: int | None,
 ) -> jax.Array:
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        given = {name: value.astype(logits.dtype) for name, value in options.items()}
-        if "soft_cap" in given:
-            logits = capped(logits, given["soft_cap"])
-        if "temperature" in given:
-            logits = temperature_scaling(logits, given["temperature"])
-        smoothing = given.get("label_smoothing", 0.0)
+        given = jax.tree.map(lambda value: value.astype(logits.dtype), options)
+        logits = transformed(logits, given["soft_cap"], given["temperature"])
+        smoothing = 0.0 if given["label_smoothing"] is None else given["label_smoothing"]
         losses = softmax_cross_entropy_with_integer_labels(
             logits, labels, label_smoothing=smoothing
         )
-        if "z_loss" in given:
-            weight = given["z_loss"]
+        weight = given["z_loss"]
+        if weight is not None:
             weight = judged(weight, (weight >= 0.0) & (weight < jnp.inf))
             losses += weight * squared_log_normalizer(logits)
         return losses

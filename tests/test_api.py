@@ -53,8 +53,14 @@ DATA = {
     "reference_rejected_log_probs",
     "rejected_log_probs",
     "row_args",
+    "student_hidden",
+    "student_kernel",
     "target_logits",
     "targets",
+    "teacher_hidden",
+    "teacher_indices",
+    "teacher_kernel",
+    "teacher_log_probs",
     "texts",
     "variances",
 }
@@ -71,7 +77,7 @@ NUMBERS = {
     "temperature",
 }
 PLACE = {"axis", "where", "weights"}
-ARRAYS = DATA - {"loss_fn", "row_args"} | {"where", "weights", "bias", "pos_weight"}
+ARRAYS = DATA - {"loss_fn", "row_args"} | {"where", "class_where", "weights", "bias", "pos_weight"}
 SECTION = re.compile(r"^(Args|Returns|Raises|Examples?|References?):$", re.MULTILINE)
 
 everything = pytest.mark.parametrize("name", jaxent.__all__)
@@ -153,7 +159,10 @@ def test_types_are_array_like_in_and_array_out(name):
     hints = typing.get_type_hints(getattr(jaxent, name))
     assert set(hints) == {*parameters(name), "return"}
     returned = hints["return"]
-    parts = typing.get_args(returned) if typing.get_origin(returned) is tuple else (returned,)
+    if issubclass(typing.get_origin(returned) or returned, tuple):  # plain, or with names
+        parts = typing.get_args(returned) or typing.get_type_hints(returned).values()
+    else:
+        parts = (returned,)
     assert set(parts) == {jax.Array}
     for argument in ARRAYS & set(parameters(name)):
         assert set(typing.get_args(ArrayLike)) <= set(typing.get_args(hints[argument])), argument

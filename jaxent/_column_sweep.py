@@ -1,0 +1,663 @@
+"""`linear_softmax`: what a softmax head says about each row, a block of the vocabulary at a time.
+
+Every softmax loss with an integer label is a function of a few numbers per row: the label's logit,
+sums over the classes, the largest logit. A sweep over blocks of the vocabulary keeps those numbers
+(sums relative to the largest logit so far) and never more than a tile of logits, some rows by some
+classes. Losses are ordinary JAX on the results, with any weighting and any cotangent.
+
+The derivative is a `jax.custom_jvp` whose tangents are sweeps of their own. Their transpose is
+written by hand (`_linear_map`): a sweep that recomputes each tile, forms the slope of all results
+that something flows back from, and adds its products to the gradients. Four products in all, one
+to look and three to go back, and beside the gradients nothing larger than a tile.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
+from jax.typing import ArrayLike
+
+from jaxent import _checks
+from jaxent._head import Head, check_head, check_labels, check_transform, transformed
+from jaxent._linear_map import linear_map
+from jaxent._numerics import compute_dtype
+from jaxent._rows import judged
+
+
+class LinearSoftmax(NamedTuple):
+    """What `linear_softmax` says of each row, in nats; `top_class` is an index."""
+
+    cross_entropy: jax.Array
+    log_normalizer: jax.Array
+    uniform_cross_entropy: jax.Array
+    entropy: jax.Array
+    top_class: jax.Array
+    top_logit: jax.Array
+
+
+def linear_softmax(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    vocab_axis: int = -1,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    block_size: int | None = None,
+) -> LinearSoftmax:
+    r"""What a softmax head says about each row, without ever holding the logits.
+
+    .. math::
+        x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
+        z_i = \log \sum_j e^{x_{ij}}, \qquad p_{ij} = e^{x_{ij} - z_i}
+
+    The vocabulary is swept in blocks, the rows in tiles. Any loss that can be written in these
+    numbers is ordinary JAX on the results, with any weights and any derivative: label smoothing is
+    `(1 - a) * cross_entropy + a * uniform_cross_entropy`, z-loss `log_normalizer ** 2`, an entropy
+    bonus `-entropy`, perplexity `exp(mean(cross_entropy))`, accuracy
+    `mean(top_class == labels)`. Results that are not used cost nothing once compiled.
+
+    Args:
+        hidden: What the head is applied to, `[..., D]`, floating point. Products have operands in
+            the common dtype of `hidden` and `kernel` and are accumulated in float32.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.
+        labels: Index of the true class per row, integers of the leading shape of `hidden`. One
+            outside `[0, V)`, or of a class that `class_where` removes, makes the cross-entropy of
+            its row NaN unless `where` masks it.
+        bias: Added to the logits, `[V]`, floating point; None for none.
+        vocab_axis: Which axis of `kernel` is the vocabulary: -1 (or 1), or 0 as in tied embeddings.
+        soft_cap: Bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
+        temperature: What the (capped) logits are divided by, :math:`\tau > 0`, a scalar.
+        where: Booleans of the leading shape of `hidden`: True where the row counts. A row that does
+            not has zeros for results and gradient 0, whatever it holds.
+        class_where: Booleans `[V]`: True where the class exists.
+        block_size: The largest number of classes whose logits exist at a time, for a tile of about
+            :math:`2^{20} / \text{block\_size}` rows; None is 1024.
+
+    Returns:
+        A named tuple of arrays of the leading shape of `hidden`, in nats, float32 (float64 for
+        float64 inputs): `cross_entropy` :math:`z - x_y`; `log_normalizer` :math:`z`;
+        `uniform_cross_entropy`, the mean of :math:`z - x_j` over the classes; `entropy`
+        :math:`\sum_j p_j (z - x_j)`; `top_class`, the index of the (first) largest logit, int32;
+        `top_logit`, that logit. All but `top_class` are differentiable.
+
+    Raises:
+        AssertionError: If dtypes, shapes or options are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
+        >>> labels = jnp.array([4, 3, 2, 1])
+        >>> row = jaxent.linear_softmax(hidden, kernel, labels)
+        >>> print(row.cross_entropy.round(4), row.entropy.round(4))
+        [0.4519 1.4519 2.4519 1.6094] [0.9838 0.9838 0.9838 1.6094]
+        >>> print(row.top_class == labels)
+        [ True False False False]
+
+    References:
+        Sums relative to a running maximum: Milakov and Gimelshein, `Online normalizer calculation
+        for softmax <https://arxiv.org/abs/1805.02867>`_, 2018. Blocks of a vocabulary: Wijmans et
+        al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
+    """
+    name = "linear_softmax"
+    head = check_head(name, hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    labels = check_labels(name, labels, head)
+    cap, divisor = check_transform(name, soft_cap, temperature)
+    if block_size is not None:
+        _checks.positive(name, "block_size", block_size)
+    if class_where is not None:
+        class_where = _checks.boolean(name, "class_where", class_where)
+        _checks.require(
+            class_where.shape == (head.vocabulary,),
+            name,
+            f"`class_where` {_checks.describe(class_where)} must be [{head.vocabulary}], one "
+            f"boolean per class of `kernel` {_checks.describe(head.kernel)}.",
+        )
+    return sweep_columns(head, labels, class_where, cap, divisor, block_size)
+
+
+class _Sweep(NamedTuple):
+    """What is fixed while tracing: how rows and classes are cut, and the dtypes.
+
+    `dtype` is that of logits and sums; `operand` that of what matrix products are fed.
+    """
+
+    vocab_axis: int
+    classes: int
+    tile_rows: int
+    row_tiles: int
+    block: int
+    blocks: int
+    dtype: Any
+    operand: Any
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether the last block reaches back over classes already seen."""
+        return self.blocks * self.block != self.classes
+
+
+class _Parameters(NamedTuple):
+    """What the results are differentiated by; rows as [tile_rows, row_tiles, D]."""
+
+    hidden: Any
+    kernel: Any
+    bias: Any
+    soft_cap: Any
+    temperature: Any
+
+
+class _Targets(NamedTuple):
+    """What they are not differentiated by: labels [tile_rows, row_tiles] and the classes' mask."""
+
+    labels: Any
+    exists: Any
+
+
+class _Rows(NamedTuple):
+    """What the slopes need to know of each row.
+
+    `top` is the largest logit (0 if there is no finite one) and counts as a constant: `scale` is
+    1 / sum(exp(x - top)), `beside` is one minus the probability of the label.
+    """
+
+    top: Any
+    scale: Any
+    beside: Any
+    log_total: Any
+    entropy: Any
+    top_class: Any
+
+
+def sweep_columns(
+    head: Head,
+    labels: jax.Array,
+    class_where: jax.Array | None,
+    soft_cap: jax.Array | None,
+    temperature: jax.Array | None,
+    block_size: int | None,
+) -> LinearSoftmax:
+    """`linear_softmax` of checked arguments."""
+    dtype = compute_dtype(head.hidden, head.kernel)
+    count = math.prod(head.shape)
+    if count == 0:
+        nothing = jnp.zeros(head.shape, dtype)
+        return LinearSoftmax(*[nothing] * 4, jnp.zeros(head.shape, jnp.int32), nothing)
+    sweep = _plan(head, count, dtype, block_size)
+
+    where = None if head.where is None else head.where.reshape(count)
+    hidden, labels = head.hidden.reshape(count, -1), labels.reshape(count)
+    in_range = (labels >= 0) & (labels < head.vocabulary)
+    labels = jnp.where(in_range, labels, 0).astype(jnp.int32)
+    if class_where is not None:
+        in_range &= class_where[labels]
+    if where is not None:
+        # What a masked row holds must reach no product.
+        hidden = jnp.where(where[:, None], hidden, jnp.zeros((), hidden.dtype))
+    parameters = _Parameters(
+        _cut(sweep, hidden),
+        head.kernel,
+        head.bias,
+        None if soft_cap is None else soft_cap.astype(dtype),
+        None if temperature is None else temperature.astype(dtype),
+    )
+    results, _ = _statistics(sweep, parameters, _Targets(_cut(sweep, labels), class_where))
+    results = LinearSoftmax(*(_join(sweep, result)[:count] for result in results))
+    results = results._replace(cross_entropy=judged(results.cross_entropy, in_range))
+    if where is not None:
+        results = jax.tree.map(lambda r: jnp.where(where, r, jnp.zeros((), r.dtype)), results)
+    return jax.tree.map(lambda result: result.reshape(head.shape), results)
+
+
+def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
+    """How to cut: tiles of about 2**20 logits.
+
+    Rows and classes are evened out, so that the last tile is nearly full. Rows are missing at the
+    end of the last tile; the last block of classes reaches back over classes already seen.
+    """
+    if block_size is None:
+        block_size = 1024
+    blocks = -(-head.vocabulary // block_size)
+    block = -(-head.vocabulary // blocks)
+    row_tiles = -(-count // max(128, 2**20 // block))
+    same = head.hidden.dtype == head.kernel.dtype
+    return _Sweep(
+        head.vocab_axis,
+        head.vocabulary,
+        -(-count // row_tiles),
+        row_tiles,
+        block,
+        blocks,
+        dtype,
+        head.kernel.dtype if same else dtype,
+    )
+
+
+def _cut(sweep: _Sweep, rows: jax.Array) -> jax.Array:
+    """[rows, ...] to [tile_rows, row_tiles, ...], filled up with zeros.
+
+    A tile takes every row_tiles-th row, so that sharded rows keep every device at work.
+    """
+    missing = sweep.tile_rows * sweep.row_tiles - rows.shape[0]
+    if missing:
+        rows = jnp.pad(rows, ((0, missing), *[(0, 0)] * (rows.ndim - 1)))
+    return rows.reshape(sweep.tile_rows, sweep.row_tiles, *rows.shape[1:])
+
+
+def _join(sweep: _Sweep, tiles: jax.Array) -> jax.Array:
+    """The inverse of `_cut`, but for what was filled up."""
+    return tiles.reshape(sweep.tile_rows * sweep.row_tiles)
+
+
+class _Block(NamedTuple):
+    """A block of the vocabulary: the head's part of it, and which classes count, None for all."""
+
+    kernel: Any
+    bias: Any
+    start: Any
+    fresh: Any  # the first class that no earlier block has seen
+    counts: Any
+
+
+def _block(sweep: _Sweep, kernel, bias, exists, index) -> _Block:
+    fresh = index * sweep.block
+    start = jnp.minimum(fresh, sweep.classes - sweep.block)
+    counts = None
+    if sweep.is_ragged:
+        counts = start + jnp.arange(sweep.block, dtype=jnp.int32) >= fresh
+    if exists is not None:
+        known = _columns(sweep, exists, start, 0)
+        counts = known if counts is None else counts & known
+    if kernel is not None:
+        # The barrier keeps the compiler from converting all of the kernel before it is cut.
+        kernel, start = jax.lax.optimization_barrier((kernel, start))
+        kernel = _columns(sweep, kernel, start, sweep.vocab_axis)
+    if bias is not None:
+        bias = _columns(sweep, bias, start, 0).astype(sweep.dtype)
+    return _Block(kernel, bias, start, fresh, counts)
+
+
+def _columns(sweep: _Sweep, array: jax.Array, start: jax.Array, axis: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, sweep.block, axis)
+
+
+def _tile_of(tree: Any, index: jax.Array) -> Any:
+    """The rows of one tile."""
+    take = lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, keepdims=False)  # noqa: E731
+    return jax.tree.map(take, tree)
+
+
+def _put(tree: Any, values: Any, index: jax.Array) -> Any:
+    """The rows of one tile put back."""
+    put = lambda a, v: jax.lax.dynamic_update_index_in_dim(a, v, index, 1)  # noqa: E731
+    return jax.tree.map(put, tree, values)
+
+
+def _product(sweep: _Sweep, left, left_axis: int, right, right_axis: int) -> jax.Array:
+    """A product in the dtype of the operands, accumulated in the dtype of the sums."""
+    return jax.lax.dot_general(
+        left.astype(sweep.operand),
+        right.astype(sweep.operand),
+        (((left_axis,), (right_axis,)), ((), ())),
+        preferred_element_type=sweep.dtype,
+    )
+
+
+def _project(sweep: _Sweep, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _product(sweep, hidden, 1, kernel, 1 - sweep.vocab_axis)
+
+
+def _logits(products: jax.Array, bias, soft_cap, temperature) -> jax.Array:
+    """Logits of a tile from the products of hidden and kernel."""
+    biased = products if bias is None else products + bias[None, :]
+    return transformed(biased, soft_cap, temperature)
+
+
+def _tile_logits(sweep: _Sweep, parameters: _Parameters, block: _Block, hidden) -> jax.Array:
+    """Logits of a tile, -inf at classes that do not count."""
+    products = _project(sweep, hidden, block.kernel)
+    x = _logits(products, block.bias, parameters.soft_cap, parameters.temperature)
+    return _counted(block, x)
+
+
+def _counted(block: _Block, x: jax.Array) -> jax.Array:
+    return x if block.counts is None else jnp.where(block.counts[None, :], x, -jnp.inf)
+
+
+def _is_class(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
+    """Where in the block the class of each row is; what an earlier block has seen is nowhere."""
+    place = jnp.where(classes >= block.fresh, classes - block.start, -1)
+    return jnp.arange(sweep.block, dtype=jnp.int32)[None, :] == place[:, None]
+
+
+class _Sums(NamedTuple):
+    """What the forward sweep keeps of each row; sums are relative to the largest logit so far."""
+
+    top: Any  # the largest logit
+    label: Any  # the label's logit
+    others: Any  # sum of exp(x - top) over all classes but the label
+    beneath: Any  # the same over all classes but one largest
+    spread: Any  # sum of exp(x - top) (top - x)
+    depth: Any  # sum of top - x
+    top_class: Any
+
+
+def _statistics(sweep: _Sweep, parameters: _Parameters, targets: _Targets):
+    """The results of each row [tile_rows, row_tiles], and what their slopes are made of."""
+
+    @jax.custom_jvp
+    def statistics(parameters: _Parameters, targets: _Targets):
+        return _results(_look(sweep, parameters, targets), _size(sweep, targets.exists))
+
+    @functools.partial(statistics.defjvp, symbolic_zeros=True)
+    def statistics_jvp(primals, tangents):
+        (parameters, targets), (dots, _) = primals, tangents
+        results, rows = statistics(parameters, targets)
+        dots = jax.tree.map(lambda d: None if _is_zero(d) else d, dots, is_leaf=_is_zero)
+        wanted = _Parameters(*(dot is not None for dot in dots))
+        cross_entropy, log_normalizer, uniform, entropy, top_logit = linear_map(
+            functools.partial(_tangents, sweep),
+            functools.partial(_cotangents, sweep, wanted),
+            (parameters, targets, rows),
+            dots,
+        )
+        index = zero_from_primal(results.top_class)
+        return (results, rows), (
+            LinearSoftmax(cross_entropy, log_normalizer, uniform, entropy, index, top_logit),
+            _Rows(
+                top=jnp.zeros_like(rows.top),
+                scale=-rows.scale * log_normalizer,
+                beside=jnp.exp(-results.cross_entropy) * cross_entropy,
+                log_total=log_normalizer,
+                entropy=entropy,
+                top_class=index,
+            ),
+        )
+
+    return statistics(parameters, targets)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero)
+
+
+def _size(sweep: _Sweep, exists: jax.Array | None) -> jax.Array | float:
+    """The number of classes."""
+    if exists is None:
+        return float(sweep.classes)
+    return jnp.maximum(jnp.sum(exists, dtype=sweep.dtype), 1.0)
+
+
+def _finite_or_zero(x: jax.Array) -> jax.Array:
+    """The shift of exponents: what -inf would make NaN is 0, NaN stays."""
+    return jnp.where(jnp.isinf(x), 0.0, x)
+
+
+def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> _Sums:
+    """The forward sweep: one product per tile."""
+    shape = sweep.tile_rows, sweep.row_tiles
+    zeros, low = jnp.zeros(shape, sweep.dtype), jnp.full(shape, -jnp.inf, sweep.dtype)
+    start = _Sums(low, zeros, zeros, zeros - 1.0, zeros, zeros, jnp.zeros(shape, jnp.int32))
+
+    def step(carry, index):
+        block = _block(sweep, parameters.kernel, parameters.bias, targets.exists, index)
+
+        def tile_step(carry, number):
+            sums, seen = carry
+            hidden, labels, known = _tile_of((parameters.hidden, targets.labels, sums), number)
+            x = _tile_logits(sweep, parameters, block, hidden)
+            return (_put(sums, _add(sweep, known, seen, x, labels, block), number), seen), None
+
+        (sums, seen), _ = jax.lax.scan(tile_step, carry, jnp.arange(sweep.row_tiles))
+        return (sums, seen + _size(sweep._replace(classes=sweep.block), block.counts)), None
+
+    nothing = jnp.zeros((), sweep.dtype)
+    return jax.lax.scan(step, (start, nothing), jnp.arange(sweep.blocks))[0][0]
+
+
+def _add(sweep: _Sweep, known: _Sums, seen, x, labels, block: _Block) -> _Sums:
+    """The sums with a tile of logits added, after `seen` classes."""
+    here = jnp.max(x, axis=1)
+    top = jnp.maximum(known.top, here)
+    shift = _finite_or_zero(top)
+    before = jnp.exp(known.top - shift)  # of what was the largest logit until now
+    gap = shift[:, None] - x
+    terms = jnp.exp(-gap)
+    is_label, is_top = _is_class(sweep, block, labels), gap == 0.0
+
+    # One largest logit stays out: the one of before, if no other exceeds it, or one of this tile.
+    stays = known.top == top
+    ties = jnp.sum(is_top, axis=1, dtype=sweep.dtype)
+    kept = jnp.where(stays, known.beneath, (known.beneath + 1.0) * before)
+    beneath = jnp.sum(jnp.where(is_top, 0.0, terms), axis=1)
+    first = jnp.argmax(is_top, axis=1).astype(jnp.int32)
+
+    rise = jnp.where(stays, 0.0, shift - _finite_or_zero(known.top))
+    spread = before * (known.spread + rise * (known.beneath + 1.0))
+    bounded = jnp.minimum(gap, jnp.finfo(sweep.dtype).max)  # 0 times infinity would be NaN
+    depth = gap if block.counts is None else jnp.where(block.counts[None, :], gap, 0.0)
+    return _Sums(
+        top=top,
+        label=known.label + jnp.sum(jnp.where(is_label, x, 0.0), axis=1),
+        others=known.others * before + jnp.sum(jnp.where(is_label, 0.0, terms), axis=1),
+        beneath=kept + beneath + jnp.where(stays, ties, ties - 1.0),
+        spread=spread + jnp.sum(terms * bounded, axis=1),
+        depth=known.depth + seen * rise + jnp.sum(depth, axis=1),
+        top_class=jnp.where(here > known.top, block.start + first, known.top_class),
+    )
+
+
+def _results(sums: _Sums, size: jax.Array | float) -> tuple[LinearSoftmax, _Rows]:
+    """What the sums say of each row."""
+    top = _finite_or_zero(sums.top)
+    label_term = jnp.exp(sums.label - top)
+    total = sums.others + label_term
+    log_total = jnp.where(sums.label >= sums.top, jnp.log1p(sums.others), jnp.log(total))
+    scale = 1.0 / total
+    entropy = jnp.log1p(sums.beneath) + sums.spread / (1.0 + sums.beneath)
+    results = LinearSoftmax(
+        cross_entropy=(top - sums.label) + log_total,
+        log_normalizer=top + log_total,
+        uniform_cross_entropy=sums.depth / size + log_total,
+        entropy=entropy,
+        top_class=sums.top_class,
+        top_logit=sums.top,
+    )
+    beside = sums.others * scale
+    return results, _Rows(top, scale, beside, log_total, entropy, sums.top_class)
+
+
+def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, ...]:
+    """Of all results but `top_class`, along the tangents of those parameters that have one."""
+    parameters, targets, rows = residuals
+    moving = [name for name, dot in dots._asdict().items() if dot is not None]
+    zeros = jnp.zeros((sweep.tile_rows, sweep.row_tiles), sweep.dtype)
+
+    def step(totals, index):
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def tile(parameters, targets, rows, dots, number):
+            hidden, labels, row = _tile_of((parameters.hidden, targets.labels, rows), number)
+
+            def logits(*values):
+                given = parameters._replace(hidden=hidden)._replace(
+                    **dict(zip(moving, values, strict=True))
+                )
+                block = _block(sweep, given.kernel, given.bias, targets.exists, index)
+                return _tile_logits(sweep, given, block, given.hidden)
+
+            points = parameters._replace(hidden=hidden)
+            along = (
+                dots if dots.hidden is None else dots._replace(hidden=_tile_of(dots.hidden, number))
+            )
+            x, dot = jax.jvp(
+                logits, [getattr(points, n) for n in moving], [getattr(along, n) for n in moving]
+            )
+            block = _block(sweep, None, None, targets.exists, index)
+            slopes = _slopes(sweep, x, labels, row, block, _size(sweep, targets.exists))
+            return tuple(jnp.sum(slope * dot, axis=1) for slope in slopes)
+
+        def tile_step(totals, number):
+            known = _tile_of(totals, number)
+            added = tile(parameters, targets, rows, dots, number)
+            return _put(totals, jax.tree.map(jnp.add, known, added), number), None
+
+        return jax.lax.scan(tile_step, totals, jnp.arange(sweep.row_tiles))[0], None
+
+    return jax.lax.scan(step, (zeros,) * 5, jnp.arange(sweep.blocks))[0]
+
+
+def _slopes(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size) -> tuple[jax.Array, ...]:
+    """The derivative of each result by the logits of a tile, in the order of the results."""
+    ones = jnp.ones_like(row.scale)
+    units = [tuple(ones if k == i else None for k in range(5)) for i in range(5)]
+    return tuple(_slope(sweep, x, labels, row, block, size, unit) for unit in units)
+
+
+def _slope(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size, cotangents) -> jax.Array:
+    """The cotangent of the logits of a tile, for one of each row's results, None for none."""
+    label, normalizer, uniform, entropy, top_logit = (
+        None if c is None else c[:, None] for c in cotangents
+    )
+    top, scale = row.top[:, None], row.scale[:, None]
+    p = jnp.exp(x - top) * scale
+    terms = [p * c for c in (normalizer, uniform) if c is not None]
+    if entropy is not None:
+        gap = jnp.where(p > 0.0, top - x, 0.0)  # 0 times infinity would be NaN
+        terms.append(p * ((row.log_total - row.entropy)[:, None] + gap) * entropy)
+    slope = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(p)
+    if label is not None:
+        is_label = _is_class(sweep, block, labels)
+        slope += jnp.where(is_label, -row.beside[:, None], p) * label
+    if uniform is not None:
+        slope -= jnp.where(x == -jnp.inf, 0.0, uniform / size)
+    if top_logit is not None:
+        slope += jnp.where(_is_class(sweep, block, row.top_class), top_logit, 0.0)
+    return slope
+
+
+def _only(wanted: _Parameters, parameters: _Parameters) -> _Parameters:
+    pairs = zip(wanted, parameters, strict=True)
+    return _Parameters(*(value if want else None for want, value in pairs))
+
+
+def _cotangents(sweep: _Sweep, wanted: _Parameters, residuals, cotangents) -> tuple:
+    """The transpose of `_tangents`: gradients of what is wanted, from cotangents or None."""
+    back = functools.partial(_sweep_back, sweep, wanted)
+    if not (wanted.kernel and _updates_are_slow(residuals[0].kernel)):
+        return back(residuals, cotangents)
+
+    def transpose(residuals, dots):
+        values = iter(dots)
+        along = _Parameters(*(next(values) if want else None for want in wanted))
+        results = zip(_tangents(sweep, residuals, along), cotangents, strict=True)
+        return [result for result, cotangent in results if cotangent is not None]
+
+    as_integers = functools.partial(back, storage=jnp.uint16)
+    return linear_map(back, transpose, residuals, cotangents, compiled=as_integers)
+
+
+def _updates_are_slow(kernel: jax.Array) -> bool:
+    """Whether an update of a part in a loop would convert the whole array, there and back.
+
+    So it is with 16-bit floating point on CPUs before JAX 0.12; integers are not touched.
+    """
+    is_short = kernel.dtype.itemsize == 2
+    return is_short and jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu"
+
+
+def _sweep_back(
+    sweep: _Sweep, wanted: _Parameters, residuals, cotangents, storage: Any = None
+) -> tuple:
+    """The backward sweep: three products per tile.
+
+    Args:
+        sweep: how to cut.
+        wanted: which parameters to give gradients of.
+        residuals: as in `_tangents`.
+        cotangents: of the results but `top_class`, None for none.
+        storage: the dtype that holds the bits of the kernel's gradient meanwhile; None is its own.
+
+    Returns:
+        The gradients of what is wanted.
+    """
+    parameters, targets, rows = residuals
+    size = _size(sweep, targets.exists)
+    zero = functools.partial(jnp.zeros, dtype=sweep.dtype)
+    everything = _Parameters(
+        hidden=zero(parameters.hidden.shape),
+        kernel=jnp.zeros_like(parameters.kernel, dtype=storage),
+        bias=zero((sweep.classes,)),
+        soft_cap=zero(()),
+        temperature=zero(()),
+    )
+
+    def step(sums: _Parameters, index):
+        block = _block(sweep, parameters.kernel, parameters.bias, targets.exists, index)
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def tile(parameters, targets, rows, cotangents, block, number):
+            per_row = parameters.hidden, targets.labels, rows, cotangents
+            hidden, labels, row, flowing = _tile_of(per_row, number)
+            products = _project(sweep, hidden, block.kernel)
+            options = block.bias, parameters.soft_cap, parameters.temperature
+            x, pull_back = jax.vjp(_logits, products, *options)
+            slope = _slope(sweep, _counted(block, x), labels, row, block, size, flowing)
+            slope, bias, soft_cap, temperature = pull_back(slope)
+            slope = slope.astype(sweep.operand)
+            pair = (hidden, slope) if sweep.vocab_axis else (slope, hidden)
+            gradients = _Parameters(
+                hidden=_product(sweep, slope, 1, block.kernel, sweep.vocab_axis),
+                kernel=_product(sweep, pair[0], 0, pair[1], 0),
+                bias=bias,
+                soft_cap=soft_cap,
+                temperature=temperature,
+            )
+            return _only(wanted, gradients)
+
+        def tile_step(sums: _Parameters, number):
+            added = tile(parameters, targets, rows, cotangents, block, number)
+            if sums.hidden is None:
+                return jax.tree.map(jnp.add, sums, added), None
+            known = sums._replace(hidden=_tile_of(sums.hidden, number))
+            total = jax.tree.map(jnp.add, known, added)
+            return total._replace(hidden=_put(sums.hidden, total.hidden, number)), None
+
+        # Of the kernel and the bias only this block is at hand.
+        local = sums._replace(
+            kernel=zero(block.kernel.shape) if wanted.kernel else None,
+            bias=zero(sweep.block) if wanted.bias else None,
+        )
+        local, _ = jax.lax.scan(tile_step, local, jnp.arange(sweep.row_tiles))
+        if wanted.kernel:
+            columns = local.kernel.astype(parameters.kernel.dtype)
+            columns = _add_columns(sweep, sums.kernel, columns, block, sweep.vocab_axis)
+            local = local._replace(kernel=columns)
+        if wanted.bias:
+            local = local._replace(bias=_add_columns(sweep, sums.bias, local.bias, block, 0))
+        return local, None
+
+    sums, _ = jax.lax.scan(step, _only(wanted, everything), jnp.arange(sweep.blocks))
+    if wanted.kernel:
+        sums = sums._replace(kernel=_with_bits_as(parameters.kernel.dtype, sums.kernel))
+    pairs = zip(wanted, sums, parameters, strict=True)
+    return tuple(total.astype(given.dtype) for want, total, given in pairs if want)
+
+
+def _add_columns(sweep: _Sweep, array, columns, block: _Block, axis: int) -> jax.Array:
+    """An array over the vocabulary with a block added; where blocks overlap, it brings zeros."""
+    if sweep.is_ragged:
+        before = jax.lax.dynamic_slice_in_dim(array, block.start, sweep.block, axis)
+        columns += _with_bits_as(columns.dtype, before)
+    columns = _with_bits_as(array.dtype, columns)
+    return jax.lax.dynamic_update_slice_in_dim(array, columns, block.start, axis)
+
+
+def _with_bits_as(dtype: Any, array: jax.Array) -> jax.Array:
+    return array if array.dtype == dtype else jax.lax.bitcast_convert_type(array, dtype)
