@@ -111,9 +111,9 @@ def test_jensen_shannon_is_the_mean_of_two_divergences_to_the_mixture():
 def test_shares_of_the_mixture(beta):
     loss = functools.partial(JENSEN_SHANNON, beta=beta)
     truth = functools.partial(truth_divergence.softmax_jensen_shannon, beta=beta)
-    _, arguments = families.together(list(rows_divergence.logit_pairs(np.float32, 3))[::4])
-    exact = oracle.batch(truth, *arguments)
-    results = np.asarray(loss(*arguments)), *slopes(loss, *arguments)
+    _, (a, b) = families.together(list(rows_divergence.logit_pairs(np.float32, 3))[::4])
+    exact = oracle.batch(truth, a, b)
+    results = np.asarray(loss(a, b)), *slopes(loss, a, b)
     truths = (
         (exact.value, exact.value_scale),
         *zip(exact.gradients, exact.gradient_scales, strict=True),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import buffers, products, temporaries
 
 import jaxent
 
@@ -372,23 +373,6 @@ def compiled(arguments, dtype=jnp.float32, vocab_axis=-1, **options):
         jax.ShapeDtypeStruct((N,), jnp.int32),
     )
     return jax.jit(jax.value_and_grad(loss, arguments)).lower(*shapes).compile()
-
-
-def temporaries(program):
-    """Bytes that the program needs beside its inputs and outputs."""
-    return program.memory_analysis().temp_size_in_bytes
-
-
-def products(program):
-    """How many matrix products the optimised program has, fused ones included."""
-    return len(re.findall(r" dot\(", program.as_text()))
-
-
-def buffers(program, *shape):
-    """Instructions whose result has this shape, parameters and views of them left aside."""
-    view = r"(?!\S+ (?:parameter|get-tuple-element|bitcast)\()"
-    pattern = rf"= (?=\w+\[{','.join(map(str, shape))}\]){view}\S+ [\w-]+\("
-    return re.findall(pattern, program.as_text())
 
 
 @pytest.mark.parametrize("vocab_axis", [-1, 0])

@@ -25,6 +25,7 @@ from jaxent._numerics.distribution import (
     kullback_leibler,
     log_kullback_leibler,
     raised,
+    rest_of,
     shannon,
     total_variation,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "ratio_excess",
     "renyi_divergence",
     "renyi_entropy",
+    "rest_of",
     "shannon",
     "shortfall",
     "sigmoid",

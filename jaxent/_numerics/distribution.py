@@ -33,6 +33,14 @@ def enlarged(p: jax.Array) -> jax.Array:
     return p * 2.0 ** (jnp.finfo(p.dtype).maxexp // 2)
 
 
+def rest_of(log_p: jax.Array) -> jax.Array:
+    """1 - sum(exp(log_p)) over the last axis, the largest of them subtracted exactly."""
+    classes = jnp.arange(log_p.shape[-1]).reshape(*[1] * (log_p.ndim - 1), -1)
+    on_top = classes == jnp.argmax(log_p, axis=-1, keepdims=True)
+    top = jnp.sum(jnp.where(on_top, log_p, 0.0), axis=-1)
+    return -jnp.expm1(top) - jnp.sum(jnp.where(on_top, 0.0, jnp.exp(log_p)), axis=-1)
+
+
 # One distribution.
 
 
