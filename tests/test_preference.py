@@ -209,6 +209,8 @@ def test_orpo_at_the_ends():
             bend = jax.jit(jax.vmap(outer(jax.jacrev(jaxent.orpo_loss, (0, 1)), (0, 1))))
             bends = bend(*(np.array(a, np.float32)[finite] for a in (chosen, rejected)))
             assert all(np.isfinite(each).all() for each in jax.tree.leaves(bends))
+        bend = jax.grad(jax.grad(jaxent.orpo_loss, 1), 1)
+        assert bend(np.float32(-1.0), np.float32(0.0)) == np.inf
 
 
 def test_log_probabilities_above_0_have_no_odds():
