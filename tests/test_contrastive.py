@@ -526,8 +526,7 @@ def test_devices_that_gather_the_keys_compute_the_loss_of_all(inputs, name):
 # What the compiler makes of it.
 
 
-@functools.cache
-def compiled(name, pairs, dtype=jnp.float32, chunk_size=256, **options):
+def lowered(name, pairs, dtype=jnp.float32, chunk_size=256, **options):
     shape = jax.ShapeDtypeStruct((pairs, 64), dtype)
 
     def loss(rows, partners, temperature):
@@ -537,7 +536,12 @@ def compiled(name, pairs, dtype=jnp.float32, chunk_size=256, **options):
         return jnp.sum(losses)
 
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    return jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(shape, shape, number).compile()
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(shape, shape, number)
+
+
+@functools.cache
+def compiled(*arguments, **options):
+    return lowered(*arguments, **options).compile()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -550,6 +554,17 @@ def test_the_similarities_never_exist_all_at_once(name, expected, dtype):
     assert products(program) == expected
     assert not buffers(program, pairs, pairs)
     assert temporaries(program) < 4 * pairs * pairs  # less than one such matrix
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_are_fed_what_they_are_given_and_summed_in_float32(name):
+    text = lowered(name, 64, jnp.bfloat16, where=True).as_text()
+    types = re.findall(r"dot_general .* : \((.*), (.*)\) -> (.*)", text)
+    assert len(types) == (6 if name == "clip_loss" else 3)
+    for left, right, result in types:
+        assert left.endswith("xbf16>")
+        assert right.endswith("xbf16>")
+        assert re.search(r"xf32>", result)
 
 
 @pytest.mark.parametrize("name", NAMES)
