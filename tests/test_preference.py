@@ -178,6 +178,10 @@ def test_simpo_and_kto_of_impossible_answers():
     value, slopes = without_nan(jaxent.simpo_loss, [-np.inf, -1.0], [-1.0, -np.inf])
     np.testing.assert_array_equal(value, [np.inf, 0.0])
     np.testing.assert_array_equal(slopes, [[-2.0, 0.0], [2.0, 0.0]])
+    huge = [-3e38, -1.0]
+    value, slopes = without_nan(jaxent.simpo_loss, huge, huge[::-1], beta=100.0)
+    np.testing.assert_array_equal(value, [np.inf, 0.0])
+    np.testing.assert_array_equal(slopes, [[-100.0, 0.0], [100.0, 0.0]])
     value, slopes = without_nan(jaxent.kto_loss, [-np.inf, -1.0], [-1.0, -np.inf], [1.0, 1.0])
     np.testing.assert_array_equal(value, [1.0, 0.0])
     np.testing.assert_array_equal(slopes[:2], 0.0)

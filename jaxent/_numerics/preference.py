@@ -56,15 +56,17 @@ def _margin(a, b, c, d, scale, scale_rest, offset, offset_rest) -> tuple[jax.Arr
     right, right_rest = two_part_difference(third, fourth)
     difference, rest = two_part_difference(left, right)
     difference, rest = _normalised(difference, rest + (left_rest - right_rest))
+    plain = jnp.where(is_finite, 4.0 * (difference * scale), scale * ((a - b) - (c - d)))
+    # Not where the product overflows, or the scale is NaN: so callers say that there is no result.
+    is_exact = jnp.abs(plain) < 0.5 * float(jnp.finfo(plain.dtype).max)
+    difference, rest = (jnp.where(is_exact, x, 0.0) for x in (difference, rest))
     (top, bottom), (scale_top, scale_bottom) = _split(difference), _split(scale)
     # Minus a product, since differences are what there is.
     product, lost = two_part_difference(top * scale_top, -(top * scale_bottom + bottom * scale_top))
     lost += bottom * scale_bottom + (rest * scale + difference * scale_rest)
     product, product_lost = two_part_difference(product, 0.25 * offset)
     high, low = _normalised(product, product_lost + (lost - 0.25 * offset_rest))
-    beyond = jnp.where(is_finite, 0.0, (a - b) - (c - d))
-    # The scale may be NaN, by which a caller says that there is no result.
-    return jnp.where(is_finite, 4.0 * high, scale * beyond), jnp.where(is_finite, 4.0 * low, 0.0)
+    return jnp.where(is_exact, 4.0 * high, plain - offset), jnp.where(is_exact, 4.0 * low, 0.0)
 
 
 def _normalised(high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
