@@ -123,9 +123,10 @@ def clip_loss(
         \ell_i = \tfrac{1}{2} \Big( \log \sum_j e^{x_{ij}} - x_{ii} \Big)
         + \tfrac{1}{2} \Big( \log \sum_j e^{x_{ji}} - x_{ii} \Big)
 
-    It is the mean of `jaxent.info_nce` of the two directions; see there for what data parallelism
-    takes: within `jax.shard_map`, take that mean yourself, of local images against gathered texts
-    and of local texts against gathered images.
+    It is the mean of `jaxent.info_nce` of the two directions, each of which takes three matrix
+    products for value and gradients. See there for data parallelism: within `jax.shard_map`, take
+    that mean yourself, of local images among gathered texts and of local texts among gathered
+    images.
 
     Args:
         images: Embeddings `[N, D]`, floating point. Every product has operands of the common dtype

@@ -407,9 +407,10 @@ def test_values_and_gradients_are_exact(name, batch):
             arguments = [jnp.asarray(a, dtype) for a in (rows, partners, *numbers)]
             value, gradients = _value_and_gradients(name)(*arguments)
         with mp.workdps(80):
-            exact = [oracle.exact(a) for a in (rows, partners)]
-            bias = mpf(numbers[1]) if len(numbers) == 2 else None
-            truth, slopes, scales = _truth(name, *exact, mpf(numbers[0]), bias)
+            number, *bias = map(mpf, numbers)
+            truth, slopes, scales = _truth(
+                name, oracle.exact(rows), oracle.exact(partners), number, bias[0] if bias else None
+            )
             error = oracle.scaled_ulps(value, np.array(truth), np.array(truth), dtype)
             assert error <= VALUE
             for gradient, slope, scale in zip(gradients, slopes, scales, strict=True):
@@ -428,9 +429,8 @@ def test_second_derivatives_of_a_sure_model_are_right(name):
 
     def hessian(function, dtype):
         arguments = [jnp.asarray(a, dtype) for a in (rows, partners, *numbers)]
-        return jax.jit(jax.hessian(functools.partial(function, reduction="sum"), (0, 2)))(
-            *arguments
-        )
+        bend = jax.hessian(functools.partial(function, reduction="sum"), (0, 2))
+        return jax.jit(bend)(*arguments)
 
     actual = hessian(getattr(jaxent, name), jnp.float32)
     with with_float64():
