@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks
 from jaxent._head import Head, check_head, check_labels, check_transform, transformed
 from jaxent._linear_map import linear_map
-from jaxent._numerics import compute_dtype
+from jaxent._numerics import coarse_shift, compute_dtype, log_total, reciprocal
 from jaxent._rows import judged
 
 
@@ -164,15 +164,15 @@ class _Targets(NamedTuple):
 class _Rows(NamedTuple):
     """What the slopes need to know of each row.
 
-    `top` is the largest logit (0 if there is no finite one) and counts as a constant: `scale` is
-    1 / sum(exp(x - top)), `beside` is one minus the probability of the label.
+    `top` is the largest logit (0 if it is -inf) and counts as a constant: `scale` is
+    1 / sum(exp(x - shift)), `beside` is one minus the probability of the label, 0 if it cannot be,
+    and `mean_gap` the expectation of top - x.
     """
 
     top: Any
     scale: Any
     beside: Any
-    log_total: Any
-    entropy: Any
+    mean_gap: Any
     top_class: Any
 
 
@@ -199,7 +199,8 @@ def sweep_columns(
     if class_where is not None:
         in_range &= class_where[labels]
     if where is not None:
-        # What a masked row holds must reach no product.
+        # What a masked row holds must reach no product; its label, NaN times 0, neither.
+        in_range |= ~where
         hidden = jnp.where(where[:, None], hidden, jnp.zeros((), hidden.dtype))
     parameters = _Parameters(
         _cut(sweep, hidden),
@@ -331,6 +332,13 @@ def _counted(block: _Block, x: jax.Array) -> jax.Array:
     return x if block.counts is None else jnp.where(block.counts[None, :], x, -jnp.inf)
 
 
+def _number(sweep: _Sweep, block: _Block) -> jax.Array | float:
+    """How many classes of the block count."""
+    if block.counts is None:
+        return float(sweep.block)
+    return jnp.sum(block.counts, dtype=sweep.dtype)
+
+
 def _is_class(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
     """Where in the block the class of each row is; what an earlier block has seen is nowhere."""
     place = jnp.where(classes >= block.fresh, classes - block.start, -1)
@@ -342,10 +350,10 @@ class _Sums(NamedTuple):
 
     top: Any  # the largest logit
     label: Any  # the label's logit
-    others: Any  # sum of exp(x - top) over all classes but the label
+    others: Any  # sum of exp(x - shift) over all classes but the label
     beneath: Any  # the same over all classes but one largest
-    spread: Any  # sum of exp(x - top) (top - x)
-    depth: Any  # sum of top - x
+    spread: Any  # sum of exp(x - shift) (top - x)
+    half_depth: Any  # half the mean of top - x: the difference of two finite logits may overflow
     top_class: Any
 
 
@@ -354,7 +362,7 @@ def _statistics(sweep: _Sweep, parameters: _Parameters, targets: _Targets):
 
     @jax.custom_jvp
     def statistics(parameters: _Parameters, targets: _Targets):
-        return _results(_look(sweep, parameters, targets), _size(sweep, targets.exists))
+        return _results(sweep, _look(sweep, parameters, targets))
 
     @functools.partial(statistics.defjvp, symbolic_zeros=True)
     def statistics_jvp(primals, tangents):
@@ -375,8 +383,7 @@ def _statistics(sweep: _Sweep, parameters: _Parameters, targets: _Targets):
                 top=jnp.zeros_like(rows.top),
                 scale=-rows.scale * log_normalizer,
                 beside=jnp.exp(-results.cross_entropy) * cross_entropy,
-                log_total=log_normalizer,
-                entropy=entropy,
+                mean_gap=entropy - log_normalizer,
                 top_class=index,
             ),
         )
@@ -395,16 +402,22 @@ def _size(sweep: _Sweep, exists: jax.Array | None) -> jax.Array | float:
     return jnp.maximum(jnp.sum(exists, dtype=sweep.dtype), 1.0)
 
 
-def _finite_or_zero(x: jax.Array) -> jax.Array:
-    """The shift of exponents: what -inf would make NaN is 0, NaN stays."""
-    return jnp.where(jnp.isinf(x), 0.0, x)
+def _possible(top: jax.Array) -> jax.Array:
+    """The largest logit, 0 where it is -inf to keep NaN away."""
+    return jnp.where(top == -jnp.inf, 0.0, top)
+
+
+def _shift(sweep: _Sweep, top: jax.Array) -> jax.Array:
+    """What exponents are relative to: near the largest logit, and so coarse that it is exact."""
+    return coarse_shift(_possible(top), sweep.classes)
 
 
 def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> _Sums:
     """The forward sweep: one product per tile."""
     shape = sweep.tile_rows, sweep.row_tiles
     zeros, low = jnp.zeros(shape, sweep.dtype), jnp.full(shape, -jnp.inf, sweep.dtype)
-    start = _Sums(low, zeros, zeros, zeros - 1.0, zeros, zeros, jnp.zeros(shape, jnp.int32))
+    start = _Sums(low, zeros, zeros, zeros, zeros, zeros, jnp.zeros(shape, jnp.int32))
+    share = 1.0 / _size(sweep, targets.exists)
 
     def step(carry, index):
         block = _block(sweep, parameters.kernel, parameters.bias, targets.exists, index)
@@ -413,65 +426,75 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> _Sums:
             sums, seen = carry
             hidden, labels, known = _tile_of((parameters.hidden, targets.labels, sums), number)
             x = _tile_logits(sweep, parameters, block, hidden)
-            return (_put(sums, _add(sweep, known, seen, x, labels, block), number), seen), None
+            total = _add(sweep, known, seen, share, x, labels, block)
+            return (_put(sums, total, number), seen), None
 
         (sums, seen), _ = jax.lax.scan(tile_step, carry, jnp.arange(sweep.row_tiles))
-        return (sums, seen + _size(sweep._replace(classes=sweep.block), block.counts)), None
+        return (sums, seen + share * _number(sweep, block)), None
 
     nothing = jnp.zeros((), sweep.dtype)
     return jax.lax.scan(step, (start, nothing), jnp.arange(sweep.blocks))[0][0]
 
 
-def _add(sweep: _Sweep, known: _Sums, seen, x, labels, block: _Block) -> _Sums:
-    """The sums with a tile of logits added, after `seen` classes."""
+def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> _Sums:
+    """The sums with a tile of logits added, after a part `seen` of the classes; `share` is one."""
     here = jnp.max(x, axis=1)
     top = jnp.maximum(known.top, here)
-    shift = _finite_or_zero(top)
-    before = jnp.exp(known.top - shift)  # of what was the largest logit until now
-    gap = shift[:, None] - x
-    terms = jnp.exp(-gap)
-    is_label, is_top = _is_class(sweep, block, labels), gap == 0.0
+    shift, shift_before = _shift(sweep, top), _shift(sweep, known.top)
+    terms = jnp.exp(x - shift[:, None])
+    is_label, is_top = _is_class(sweep, block, labels), x == top[:, None]
+    # Of no class there is nothing to be shifted, and the shift may go down.
+    is_first = known.top == -jnp.inf
+    before = jnp.where(is_first, 0.0, jnp.exp(shift_before - shift))
 
     # One largest logit stays out: the one of before, if no other exceeds it, or one of this tile.
     stays = known.top == top
+    top_before = jnp.exp(known.top - shift_before)
+    kept = (known.beneath + jnp.where(stays, 0.0, top_before)) * before
     ties = jnp.sum(is_top, axis=1, dtype=sweep.dtype)
-    kept = jnp.where(stays, known.beneath, (known.beneath + 1.0) * before)
-    beneath = jnp.sum(jnp.where(is_top, 0.0, terms), axis=1)
+    tied = jnp.where(stays, ties, ties - 1.0) * jnp.exp(top - shift)
     first = jnp.argmax(is_top, axis=1).astype(jnp.int32)
 
-    rise = jnp.where(stays, 0.0, shift - _finite_or_zero(known.top))
-    spread = before * (known.spread + rise * (known.beneath + 1.0))
-    bounded = jnp.minimum(gap, jnp.finfo(sweep.dtype).max)  # 0 times infinity would be NaN
-    depth = gap if block.counts is None else jnp.where(block.counts[None, :], gap, 0.0)
+    rest = _possible(top)[:, None]
+    largest = jnp.finfo(sweep.dtype).max  # instead of an infinity: 0 times that would be NaN
+    rise = jnp.where(is_first, 0.0, jnp.minimum(top - known.top, largest))
+    spread = known.spread * before + rise * before * (known.beneath + top_before)
+    half_rise = jnp.where(is_first, 0.0, 0.5 * top - 0.5 * known.top)
+    half_depth = (0.5 * rest - 0.5 * x) * share
+    if block.counts is not None:
+        half_depth = jnp.where(block.counts[None, :], half_depth, 0.0)
     return _Sums(
         top=top,
         label=known.label + jnp.sum(jnp.where(is_label, x, 0.0), axis=1),
         others=known.others * before + jnp.sum(jnp.where(is_label, 0.0, terms), axis=1),
-        beneath=kept + beneath + jnp.where(stays, ties, ties - 1.0),
-        spread=spread + jnp.sum(terms * bounded, axis=1),
-        depth=known.depth + seen * rise + jnp.sum(depth, axis=1),
+        beneath=kept + tied + jnp.sum(jnp.where(is_top, 0.0, terms), axis=1),
+        spread=spread + jnp.sum(terms * jnp.minimum(rest - x, largest), axis=1),
+        half_depth=known.half_depth + seen * half_rise + jnp.sum(half_depth, axis=1),
         top_class=jnp.where(here > known.top, block.start + first, known.top_class),
     )
 
 
-def _results(sums: _Sums, size: jax.Array | float) -> tuple[LinearSoftmax, _Rows]:
+def _results(sweep: _Sweep, sums: _Sums) -> tuple[LinearSoftmax, _Rows]:
     """What the sums say of each row."""
-    top = _finite_or_zero(sums.top)
-    label_term = jnp.exp(sums.label - top)
-    total = sums.others + label_term
-    log_total = jnp.where(sums.label >= sums.top, jnp.log1p(sums.others), jnp.log(total))
-    scale = 1.0 / total
-    entropy = jnp.log1p(sums.beneath) + sums.spread / (1.0 + sums.beneath)
+    top, shift = _possible(sums.top), _shift(sweep, sums.top)
+    top_term, label_term = jnp.exp(top - shift), jnp.exp(sums.label - shift)
+    # Without the label if that is on top, or else the distance to it outweighs the rest.
+    above_top = log_total(sums.others, label_term, top_term, sums.label == sums.top)
+    largest = jnp.exp(sums.top - shift)
+    excess = log_total(sums.beneath, largest, top_term, True)
+    mean_gap = sums.spread / (sums.beneath + largest)
     results = LinearSoftmax(
-        cross_entropy=(top - sums.label) + log_total,
-        log_normalizer=top + log_total,
-        uniform_cross_entropy=sums.depth / size + log_total,
-        entropy=entropy,
+        cross_entropy=(top - sums.label) + above_top,
+        log_normalizer=sums.top + excess,
+        uniform_cross_entropy=2.0 * sums.half_depth + above_top,
+        entropy=excess + mean_gap,
         top_class=sums.top_class,
         top_logit=sums.top,
     )
-    beside = sums.others * scale
-    return results, _Rows(top, scale, beside, log_total, entropy, sums.top_class)
+    scale = reciprocal(sums.others + label_term)
+    beside = jnp.where(sums.label == -jnp.inf, 0.0, sums.others * scale)
+    has_top = sums.top > -jnp.inf
+    return results, _Rows(top, scale, beside, mean_gap, jnp.where(has_top, sums.top_class, -1))
 
 
 def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, ...]:
@@ -525,12 +548,11 @@ def _slope(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size, cotangents
     label, normalizer, uniform, entropy, top_logit = (
         None if c is None else c[:, None] for c in cotangents
     )
-    top, scale = row.top[:, None], row.scale[:, None]
-    p = jnp.exp(x - top) * scale
+    p = jnp.exp(x - _shift(sweep, row.top)[:, None]) * row.scale[:, None]
     terms = [p * c for c in (normalizer, uniform) if c is not None]
     if entropy is not None:
-        gap = jnp.where(p > 0.0, top - x, 0.0)  # 0 times infinity would be NaN
-        terms.append(p * ((row.log_total - row.entropy)[:, None] + gap) * entropy)
+        gap = jnp.where(p > 0.0, row.top[:, None] - x, 0.0)  # 0 times infinity would be NaN
+        terms.append(p * (gap - row.mean_gap[:, None]) * entropy)
     slope = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(p)
     if label is not None:
         is_label = _is_class(sweep, block, labels)

@@ -36,7 +36,14 @@ from jaxent._numerics.divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
-from jaxent._numerics.ground import along, compute_dtype, like, long_sum, summed_along
+from jaxent._numerics.ground import (
+    along,
+    compute_dtype,
+    like,
+    long_sum,
+    reciprocal,
+    summed_along,
+)
 from jaxent._numerics.logits import soft_cap, tempered
 from jaxent._numerics.order import (
     mutual_information,
@@ -82,7 +89,14 @@ from jaxent._numerics.sigmoid import (
     softplus,
     target_cross_entropy,
 )
-from jaxent._numerics.softmax import curvature, log_normalizer, softmax, squared_log_normalizer
+from jaxent._numerics.softmax import (
+    coarse_shift,
+    curvature,
+    log_normalizer,
+    log_total,
+    softmax,
+    squared_log_normalizer,
+)
 
 __all__ = [
     "along",
@@ -91,6 +105,7 @@ __all__ = [
     "binary_cross_entropy",
     "categorical_cross_entropy",
     "clipped_ratio",
+    "coarse_shift",
     "compute_dtype",
     "curvature",
     "focal_binary_cross_entropy",
@@ -107,6 +122,7 @@ __all__ = [
     "log_cosh",
     "log_kullback_leibler",
     "log_normalizer",
+    "log_total",
     "long_sum",
     "margin",
     "mutual_information",
@@ -119,6 +135,7 @@ __all__ = [
     "poly_cross_entropy",
     "raised",
     "ratio_excess",
+    "reciprocal",
     "renyi_divergence",
     "renyi_entropy",
     "rest_of",

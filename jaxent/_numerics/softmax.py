@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxent._numerics.ground import reciprocal
 
 
-def _shift(top: jax.Array, size: int) -> jax.Array:
+def coarse_shift(top: jax.Array, size: int) -> jax.Array:
     """A shift near enough to the maximum for exp, coarse enough for x - shift to be exact.
 
     It is 0 while -4 < top <= limit, where the sum of `size` exponentials can neither overflow nor
@@ -27,7 +27,7 @@ def top_and_shift(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The maximum over the last axis, 0 where it is -inf to keep NaN away, and its shift."""
     top = jax.lax.stop_gradient(jnp.max(x, axis=-1))
     top = jnp.where(top == -jnp.inf, 0.0, top)
-    return top, _shift(top, x.shape[-1])
+    return top, coarse_shift(top, x.shape[-1])
 
 
 def log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top) -> jax.Array:
