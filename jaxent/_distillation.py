@@ -92,8 +92,9 @@ def linear_kl_divergence(
         weights: Real weights of the rows, of the leading shape; None is 1.
         reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
             for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 64 MiB
-            of float32 logits of both, but at least 256 rows.
+        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
+            of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
+            student's logits of a chunk are needed for its divergence.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -199,8 +200,9 @@ def linear_jensen_shannon(
         weights: Real weights of the rows, of the leading shape; None is 1.
         reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
             for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 64 MiB
-            of float32 logits of both, but at least 256 rows.
+        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
+            of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
+            student's logits of a chunk are needed for its divergence.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -305,8 +307,8 @@ def linear_top_k_kl_divergence(
         weights: Real weights of the rows, of the leading shape; None is 1.
         reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
             for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 64 MiB
-            of float32 logits, but at least 256 rows.
+        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
+            of float32 logits, but at least 64 rows.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -481,8 +483,11 @@ def _swept(
         return _portion(1.0 - weight, losses) + _portion(weight, at_labels)
 
     rows = (*data, *labels)
-    reduction, chunk_size = plan.reduction, plan.chunk_size
-    return sweep_rows(plan.name, loss_fn, heads[0], rows, reduction, chunk_size, tuple(heads[1:]))
+    # Smaller than for a cross-entropy: exact divergences take more room, and far more time than
+    # it takes to go through the kernel's gradient once more.
+    chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary for head in heads))
+    first, *others = heads
+    return sweep_rows(plan.name, loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
 
 
 def _portion(weight: jax.Array, losses: jax.Array) -> jax.Array:

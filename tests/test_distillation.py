@@ -140,32 +140,50 @@ def make_pair(inputs, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_dense_divergence_in_every_derivative(inputs, case):
+def test_equals_the_dense_divergence(inputs, case):
+    streamed, dense, arguments = make_pair(inputs, case)
+    directions = jax.tree.map(lambda a: jnp.cos(a + 1), arguments)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def first_order(function):
+        value, slope = jax.jvp(function, arguments, directions)
+        pulled = jax.vjp(function, *arguments)[1](
+            jnp.sin(1 + jnp.arange(float(value.size))) if value.ndim else jnp.ones(())
+        )
+        return value, slope, pulled
+
+    errors = [
+        relative_error(*pair) for pair in zip(*map(first_order, (streamed, dense)), strict=True)
+    ]
+    assert max(errors) < 3e-6, errors
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case == "mixed" else pytest.mark.thorough) for case in CASES],
+)
+def test_equals_the_dense_divergence_in_second_derivatives_and_mapped(inputs, case):
     *functions, arguments = make_pair(inputs, case)
     directions = jax.tree.map(lambda a: jnp.cos(a + 1), arguments)
-    by_row = CASES[case][3] == "none"
-    cotangent = jnp.sin(1 + jnp.arange(float(ROWS))) if by_row else 1.0
 
-    @functools.partial(jax.jit, static_argnums=0)  # one program: compiling takes all the time
     def everything(function):
         def scalar(*a):
-            return jnp.sum(function(*a) * cotangent)
+            losses = function(*a)
+            return jnp.sum(
+                losses * jnp.sin(1 + jnp.arange(float(losses.size))).reshape(losses.shape)
+            )
 
         grad = jax.grad(scalar, (0, 1))
-        first = jnp.stack([arguments[0][0], 2 * arguments[0][0]])
-        return {
-            "value": function(*arguments),
-            "grad": grad(*arguments),
-            "jvp": jax.jvp(function, arguments, directions),
-            "jvp(grad)": jax.jvp(grad, arguments, directions),
-            "vmap(grad)": jax.vmap(lambda hidden: grad((hidden, *arguments[0][1:]), arguments[1]))(
-                first
-            ),
-        }
 
-    streamed, dense = (everything(function) for function in functions)
-    errors = {name: relative_error(streamed[name], dense[name]) for name in dense}
-    assert max(errors.values()) < 1e-5, errors
+        def moved(scale):
+            student, teacher = arguments
+            scaled = lambda hidden: grad((hidden * scale, *student[1:]), teacher)  # noqa: E731
+            return jax.jvp(scaled, student[:1], directions[0][:1])
+
+        return jax.jit(jax.vmap(moved))(jnp.array([1.0, 2.0]))
+
+    streamed, dense = map(everything, functions)
+    assert relative_error(streamed, dense) < 1e-5
 
 
 @pytest.mark.thorough
@@ -176,11 +194,8 @@ def test_reverse_over_reverse(inputs, case):
 
     def along(function):
         def slope(*a):
-            parts = jax.tree.map(
-                lambda g, d: jnp.sum(g * d),
-                jax.grad(lambda *a: jnp.sum(function(*a)), (0, 1))(*a),
-                directions,
-            )
+            gradients = jax.grad(lambda *a: jnp.sum(function(*a)), (0, 1))(*a)
+            parts = jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, directions)
             return sum(jax.tree.leaves(parts))
 
         return jax.jit(jax.grad(slope, (0, 1)))(*arguments)
@@ -189,7 +204,7 @@ def test_reverse_over_reverse(inputs, case):
     assert relative_error(streamed, dense) < 1e-5
 
 
-@pytest.mark.parametrize("case", ["forward", "mixed", "listed"])
+@pytest.mark.parametrize("case", ["mixed", pytest.param("listed", marks=pytest.mark.thorough)])
 def test_masked_rows_have_no_influence_whatever_they_hold(inputs, case):
     where = inputs["where"]
 
@@ -235,16 +250,21 @@ def test_options_may_be_traced_and_differentiated(inputs):
         return jnp.mean((1 - share) * losses + share * cross_entropy(x, inputs["labels"]))
 
     options = tuple(map(jnp.float32, (1.7, 0.3, 4.0)))
-    actual, expected = (
-        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(*options) for f in (streamed, dense)
-    )
-    assert relative_error(actual, expected) < 1e-5
+    streamed, dense = (jax.jit(jax.value_and_grad(f, (0, 1, 2))) for f in (streamed, dense))
+    assert relative_error(streamed(*options), dense(*options)) < 1e-5
     for bad in ((0.0, 0.3, 4.0), (1.0, -0.1, 4.0), (1.0, 1.1, 4.0), (1.0, 0.3, -1.0)):
-        assert jnp.isnan(jax.jit(streamed)(*map(jnp.float32, bad))), bad
+        assert jnp.isnan(streamed(*map(jnp.float32, bad))[0]), bad
 
 
-@pytest.mark.parametrize("function", [KL, JENSEN_SHANNON])
-@pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("bfloat16", "float32")], ids=str)
+@pytest.mark.parametrize(
+    ("function", "dtypes"),
+    [
+        (KL, ("bfloat16", "bfloat16")),
+        pytest.param(KL, ("bfloat16", "float32"), marks=pytest.mark.thorough),
+        pytest.param(JENSEN_SHANNON, ("bfloat16", "bfloat16"), marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_sixteen_bits_err_no_more_than_the_dense_divergence(function, dtypes):
     """Three-way: against float64 truth, streamed may not err more than plain 16-bit logits."""
     rows, features, classes = 101, 32, 53
@@ -281,8 +301,9 @@ def test_sixteen_bits_err_no_more_than_the_dense_divergence(function, dtypes):
 # --- exact ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("function", [KL, JENSEN_SHANNON])
-@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize(
+    ("function", "reduction"), [(KL, "sum"), (JENSEN_SHANNON, "none")], ids=["kl", "jensen_shannon"]
+)
 def test_equal_heads_are_0_apart_with_no_gradient(inputs, function, reduction):
     hidden, kernel, _ = inputs["student"]
 
@@ -306,12 +327,12 @@ def test_no_divergence_is_negative(inputs, function):
 
 
 def test_jensen_shannon_tends_to_the_divergences_of_the_two(inputs):
-    arrays = *inputs["student"][:2], *inputs["teacher"][:2]
+    arrays = 0.3 * inputs["student"][0], inputs["student"][1], *inputs["teacher"][:2]
     small = 1e-6
     forward = JENSEN_SHANNON(*arrays, beta=small) / small
-    np.testing.assert_allclose(forward, KL(*arrays), rtol=1e-4)
+    np.testing.assert_allclose(forward, KL(*arrays), rtol=1e-3)
     reverse = JENSEN_SHANNON(*arrays, beta=1 - small) / (1 - (1 - small))
-    np.testing.assert_allclose(reverse, KL(*arrays, direction="reverse"), rtol=1e-4)
+    np.testing.assert_allclose(reverse, KL(*arrays, direction="reverse"), rtol=1e-3)
 
 
 def test_a_share_of_nothing_is_nothing(inputs):
@@ -358,12 +379,10 @@ def test_listed_in_full_and_in_any_order_it_is_the_whole_divergence(inputs):
     log_probs = jax.nn.log_softmax(teacher @ teacher_kernel)
     order = jnp.argsort(jax.random.normal(jax.random.key(5), (ROWS, CLASSES)), axis=-1)
     shuffled = jnp.take_along_axis(log_probs, order, axis=-1)
+    expected = KL(hidden, kernel, teacher, teacher_kernel)
     for rest in ("bucket", "renormalize"):
-        actual = jax.value_and_grad(functools.partial(TOP_K, rest=rest), (0, 1))(
-            hidden, kernel, shuffled, order
-        )
-        expected = jax.value_and_grad(KL, (0, 1))(hidden, kernel, teacher, teacher_kernel)
-        assert relative_error(actual, expected) < 1e-5
+        actual = TOP_K(hidden, kernel, shuffled, order, rest=rest)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_grouping_classes_never_adds_to_the_divergence(inputs):
@@ -371,7 +390,7 @@ def test_grouping_classes_never_adds_to_the_divergence(inputs):
     teacher, teacher_kernel, _ = inputs["teacher"]
     whole = KL(hidden, kernel, teacher, teacher_kernel, reduction="none")
     before = jnp.zeros(ROWS)
-    for count in (1, 3, 6, 10):
+    for count in (2, 6):
         top = jax.lax.top_k(jax.nn.log_softmax(teacher @ teacher_kernel), count)
         losses = TOP_K(hidden, kernel, *top, reduction="none")
         assert jnp.all(losses >= before)
@@ -380,23 +399,21 @@ def test_grouping_classes_never_adds_to_the_divergence(inputs):
 
 
 def test_padding_is_not_looked_at():
-    logits = [[1.0, 2.0, 0.5, -1.0]] * 3
-    log_probs = jnp.log(jnp.array([[0.5, 0.2, 0.0]] * 3))
-    indices = jnp.array([[1, 2, 3], [1, 2, -1], [1, 2, 1]])
-    padded = listed(log_probs, indices, logits)
-    np.testing.assert_array_equal(padded, jnp.full(3, padded[0]))
-    np.testing.assert_allclose(padded[0], listed(log_probs[:1, :2], indices[:1, :2], logits[:1])[0])
-    nothing = listed(log_probs[:1, 2:], indices[:1, 2:], logits[:1])
-    np.testing.assert_array_equal(nothing, 0.0)  # all that is known: it is some class
-    slopes = jax.grad(lambda x, t: jnp.sum(listed(t, indices, x)), (0, 1))(
-        jnp.array(logits), log_probs
-    )
+    logits = jnp.array([[1.0, 2.0, 0.5, -1.0]] * 4)
+    probs = jnp.array([[0.5, 0.2, 0.0]] * 3 + [[0.0, 0.0, 0.0]])
+    indices = jnp.array([[1, 2, 3], [1, 2, -1], [1, 2, 1], [0, 0, 9]])
+    losses = listed(jnp.log(probs), indices, logits)
+    np.testing.assert_array_equal(losses[:2], losses[1:3])
+    expected = listed_divergence(logits[:1], jnp.log(probs[:1, :2]), indices[:1, :2], "bucket")
+    np.testing.assert_allclose(losses[:1], expected, rtol=1e-5)
+    assert losses[3] == 0.0  # all that is known: it is some class
+    slopes = jax.grad(lambda x, t: jnp.sum(listed(t, indices, x)), (0, 1))(logits, jnp.log(probs))
     assert all(jnp.all(jnp.isfinite(slope)) for slope in slopes)
 
 
-@pytest.mark.parametrize(
-    ("log_probs", "indices"),
-    [
+def test_bad_lists_are_loud():
+    lists = [
+        (np.log([0.5, 0.2]), [1, 2]),  # good
         (np.log([0.5, 0.2]), [1, 4]),
         (np.log([0.5, 0.2]), [1, -1]),
         (np.log([0.5, 0.2]), [2, 2]),
@@ -404,22 +421,21 @@ def test_padding_is_not_looked_at():
         ([0.3, -5.0], [1, 2]),
         ([np.nan, -1.0], [1, 2]),
         ([np.inf, -1.0], [1, 2]),
-    ],
-)
-def test_bad_lists_are_loud(log_probs, indices):
-    good = np.log([0.5, 0.2])
-    given = jnp.asarray(np.array([good, log_probs]), jnp.float32), jnp.array([[1, 2], indices])
-    logits = jnp.array([[1.0, 2.0, 0.5, -1.0]] * 2)
-    np.testing.assert_array_equal(jnp.isnan(listed(*given, logits)), [False, True])
-    slope = jax.grad(lambda x: jnp.sum(listed(*given, x)))(logits)
-    np.testing.assert_array_equal(jnp.all(jnp.isnan(slope), axis=-1), [False, True])
-    masked = listed(*given, logits, where=jnp.array([True, False]))
-    assert jnp.all(jnp.isfinite(masked))
+    ]
+    log_probs, indices = (jnp.array(np.array(part)) for part in zip(*lists, strict=True))
+    log_probs = log_probs.astype(jnp.float32)
+    is_bad = np.arange(len(lists)) > 0
+    logits = jnp.array([[1.0, 2.0, 0.5, -1.0]] * len(lists))
+    loss = lambda x, **masks: listed(log_probs, indices, x, **masks)  # noqa: E731
+    np.testing.assert_array_equal(jnp.isnan(loss(logits)), is_bad)
+    slope = jax.grad(lambda x: jnp.sum(loss(x)))(logits)
+    np.testing.assert_array_equal(jnp.isnan(slope), np.broadcast_to(is_bad[:, None], slope.shape))
+    assert jnp.all(jnp.isfinite(loss(logits, where=jnp.asarray(~is_bad))))
 
 
 def test_indices_of_any_integer_dtype():
     logits, log_probs = jnp.array([[1.0, 2.0, 0.5, -1.0]]), jnp.log(jnp.array([[0.5, 0.2]]))
-    for dtype in (jnp.int8, jnp.uint8, jnp.int16, jnp.uint32):
+    for dtype in (jnp.int8, jnp.uint32):
         indices = jnp.array([[1, 2]], dtype)
         np.testing.assert_array_equal(
             listed(log_probs, indices, logits), listed(log_probs, jnp.array([[1, 2]]), logits)
@@ -430,23 +446,22 @@ def test_indices_of_any_integer_dtype():
 
 def test_what_is_not_listed_keeps_its_relative_accuracy():
     """A sure teacher beside a sure student: nearly nothing is left on either side."""
-    for surprise, ahead in ((1e-6, 12.0), (1e-9, 25.0), (1e-3, 40.0)):
-        log_probs = np.array([[-surprise]], np.float32)
-        logits = np.array([[ahead, 0.0, 1.0]], np.float32)
-
-        def loss(x, log_probs=log_probs):
-            return jnp.sum(listed(log_probs, np.array([[0]]), x))
-
-        value, slope = jax.value_and_grad(loss)(jnp.asarray(logits))
+    cases = ((1e-6, 12.0), (1e-9, 25.0), (1e-3, 40.0), (0.5, 1.0))
+    log_probs = np.array([[-surprise] for surprise, _ in cases], np.float32)
+    logits = np.array([[ahead, 0.0, 1.0] for _, ahead in cases], np.float32)
+    first = np.zeros((len(cases), 1), np.int32)
+    losses = listed(log_probs, first, logits)
+    slopes = jax.grad(lambda x: jnp.sum(listed(log_probs, first, x)))(jnp.asarray(logits))
+    for row, (log_prob, x) in enumerate(zip(log_probs, logits, strict=True)):
         with mpmath.workdps(60):
-            t = mpmath.exp(mpmath.mpf(float(log_probs[0, 0])))
-            terms = [mpmath.exp(mpmath.mpf(float(x))) for x in logits[0]]
+            t = mpmath.exp(mpmath.mpf(float(log_prob[0])))
+            terms = [mpmath.exp(mpmath.mpf(float(each))) for each in x]
             p = [term / sum(terms) for term in terms]
             left, ours = 1 - t, p[1] + p[2]
-            truth = t * mpmath.log(t / p[0]) + left * mpmath.log(left / ours)
-            slopes = [p[0] - t, *(share * (1 - left / ours) for share in p[1:])]
-        np.testing.assert_allclose(value, float(truth), rtol=2e-6)
-        np.testing.assert_allclose(slope[0], [float(s) for s in slopes], rtol=2e-6)
+            loss = float(t * mpmath.log(t / p[0]) + left * mpmath.log(left / ours))
+            slope = [float(p[0] - t), *(float(each * (1 - left / ours)) for each in p[1:])]
+        np.testing.assert_allclose(losses[row], loss, rtol=2e-6)
+        np.testing.assert_allclose(slopes[row], slope, rtol=2e-6)
 
 
 def test_a_list_that_holds_all_but_roundings_leaves_nothing():
@@ -471,12 +486,12 @@ def test_a_list_that_holds_all_but_roundings_leaves_nothing():
 def test_coarse_log_probabilities_are_taken_for_what_they_are(inputs):
     """Roundings to 16 bits may add up to more than 1."""
     hidden, kernel, _ = inputs["student"]
-    log_probs, indices = inputs["log_probs"], inputs["indices"]
-    full = jax.lax.top_k(jax.nn.log_softmax(5 * (hidden @ kernel)), CLASSES)
-    for values, at in ((log_probs, indices), full):
-        exact = TOP_K(hidden, kernel, values, at)
-        coarse = TOP_K(hidden, kernel, values.astype(jnp.bfloat16), at)
-        np.testing.assert_allclose(coarse, exact, rtol=0.05, atol=0.01)
+    log_probs, indices = jax.lax.top_k(jax.nn.log_softmax(5 * (hidden @ kernel)), CLASSES - 1)
+    total = jnp.sum(jnp.exp(log_probs.astype(jnp.bfloat16).astype(jnp.float32)), axis=-1)
+    assert jnp.any(total > 1.001)
+    exact = TOP_K(hidden, kernel, log_probs, indices)
+    coarse = TOP_K(hidden, kernel, log_probs.astype(jnp.bfloat16), indices)
+    np.testing.assert_allclose(coarse, exact, rtol=0.05)
 
 
 # --- what the compiler makes of it ----------------------------------------------------------------
@@ -508,25 +523,23 @@ STUDENT, TEACHER, BOTH = (0, 1), (2, 3), (0, 1, 2, 3)
 @pytest.mark.parametrize(
     ("function", "arguments", "options", "count"),
     [
-        (KL, STUDENT, {}, 4),
         (KL, STUDENT, {"label_weight": 0.5, "temperature": 2.0}, 4),
         (KL, TEACHER, {"direction": "reverse"}, 4),
         (KL, BOTH, {}, 6),
-        (KL, (0,), {}, 3),
         (KL, STUDENT, {"reduction": "none"}, 6),
-        (JENSEN_SHANNON, STUDENT, {"beta": 0.1}, 4),
+        pytest.param(JENSEN_SHANNON, STUDENT, {"beta": 0.1}, 4, marks=pytest.mark.thorough),
         (TOP_K, STUDENT, {}, 3),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_products_and_memory(function, arguments, options, count):
-    """All logits of one head would be 512 MiB; a chunk of both is 32 MiB each."""
+    """All logits of one head would be 512 MiB; those of a chunk are 8 MiB."""
     program = compiled(function, arguments, **options)
     assert products(program) == count
     assert not buffers(program, N, V)
     trained = {0: 0, 1: D, 2: 0, 3: TEACHER_D}
     accumulators = sum(trained[number] for number in arguments) * V * 4
-    assert temporaries(program) <= accumulators + 384 * 2**20
+    assert temporaries(program) <= accumulators + 256 * 2**20
     for number, features in ((1, D), (3, TEACHER_D)):
         if number not in arguments:
             assert not buffers(program, features, V)
@@ -541,7 +554,9 @@ def test_half_precision_products_have_operands_of_16_bits():
 
 REFUSALS = {
     "`student_hidden` float32[13,4]": {"student_hidden": np.zeros((ROWS, 4), np.float32)},
-    "`teacher_kernel` int32[3,11]": {"teacher_kernel": np.zeros((3, CLASSES), np.int32)},
+    "`teacher_kernel` must be floating point, got int32": {
+        "teacher_kernel": np.zeros((3, CLASSES), np.int32)
+    },
     "`teacher_hidden` float32[12,3] must": {"teacher_hidden": np.zeros((12, 3), np.float32)},
     "they must be the same ones": {"teacher_kernel": np.zeros((3, 10), np.float32)},
     "`teacher_bias`": {"teacher_bias": np.zeros(3, np.float32)},

@@ -160,29 +160,228 @@ def test_leading_axes_are_kept(inputs):
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
-@pytest.mark.thorough
-def test_values_that_the_loss_closes_over_are_differentiated(inputs):
-    hidden, kernel, labels = inputs["hidden"], inputs["kernel"], inputs["labels"]
+def of_nested_functions(temperature, prior):
+    held = {"temperature": temperature, "priors": [prior]}
 
-    def streamed(temperature, prior):
-        def loss(logits, labels):
+    def loss(logits, labels):
+        def inner(logits):
+            return cross_entropy(logits / held["temperature"] + held["priors"][0][None], labels)
+
+        return inner(logits)
+
+    return loss
+
+
+def of_a_partial_function(temperature, prior):
+    def loss(prior, logits, labels, *, temperature):
+        return cross_entropy(logits / temperature + prior[None], labels)
+
+    return functools.partial(loss, prior, temperature=temperature)
+
+
+def of_defaults(temperature, prior):
+    def loss(logits, labels, temperature=temperature, *, prior=prior):
+        return cross_entropy(logits / temperature + prior[None], labels)
+
+    return loss
+
+
+def of_an_object(temperature, prior):
+    class Loss:
+        def __init__(self):
+            self.held = temperature, prior
+
+        def __call__(self, logits, labels):
+            temperature, prior = self.held
             return cross_entropy(logits / temperature + prior[None], labels)
 
-        return jaxent.linear_loss(loss, hidden, kernel, labels, chunk_size=4)
+    return Loss()
+
+
+def of_a_jitted_function(temperature, prior):
+    return jax.jit(lambda z, y: cross_entropy(z / temperature + prior[None], y))
+
+
+def of_a_mapped_function(temperature, prior):
+    return jax.vmap(lambda z, y: cross_entropy(z / temperature + prior, y))
+
+
+def of_a_scan(temperature, prior):
+    def loss(logits, labels):
+        def step(total, scale):
+            return total + cross_entropy(logits / temperature * scale + prior[None], labels), None
+
+        return jax.lax.scan(step, jnp.zeros(logits.shape[0]), jnp.array([0.5, 1.0]))[0]
+
+    return loss
+
+
+def of_a_branch(temperature, prior):
+    def loss(logits, labels):
+        shift = jax.lax.cond(temperature > 1.0, lambda: prior, lambda: 2.0 * prior)
+        return cross_entropy(logits / temperature + shift[None], labels)
+
+    return loss
+
+
+def of_a_derivative(temperature, prior):
+    def loss(logits, labels):
+        slope = jax.grad(lambda z: jnp.sum(cross_entropy(z / temperature + prior[None], labels)))
+        return jnp.sum(jnp.square(slope(logits)), axis=-1)
+
+    return loss
+
+
+def of_a_custom_rule(temperature, prior):
+    """The rule is handed what it depends on; only the loss around it closes over it."""
+
+    @jax.custom_jvp
+    def divided(logits, temperature):
+        return logits / temperature
+
+    @divided.defjvp
+    def _(primals, tangents):
+        (logits, temperature), (logits_dot, temperature_dot) = primals, tangents
+        result = divided(logits, temperature)
+        return result, (logits_dot - result * temperature_dot) / temperature
+
+    return lambda z, y: cross_entropy(divided(z, temperature) + prior[None], y)
+
+
+CLOSURES = (
+    of_nested_functions,
+    of_a_partial_function,
+    of_defaults,
+    of_an_object,
+    of_a_jitted_function,
+    of_a_mapped_function,
+    of_a_scan,
+    of_a_branch,
+    of_a_derivative,
+    of_a_custom_rule,
+)
+TRANSFORMS = {
+    "eager": lambda f, a: jax.grad(f, (0, 1))(*a),
+    "jit": lambda f, a: jax.jit(jax.grad(f, (0, 1)))(*a),
+    "inner jit": lambda f, a: jax.grad(jax.jit(f), (0, 1))(*a),
+    "jvp": lambda f, a: jax.jvp(jax.jit(f), a, a),
+    "hessian": lambda f, a: jax.jit(jax.hessian(f, (0, 1)))(*a),
+    "vmap": lambda f, a: jax.jit(jax.vmap(jax.grad(f), (0, None)))(jnp.array([1.0, 2.0]), a[1]),
+    "vmap of jit": lambda f, a: jax.vmap(jax.jit(jax.grad(f)), (0, None))(jnp.ones(2), a[1]),
+    "checkpoint": lambda f, a: jax.jit(jax.grad(jax.checkpoint(f), (0, 1)))(*a),
+}
+# Every closure in two transformations, each transformation on one closure or more.
+SOME = {
+    (make, list(TRANSFORMS)[(i + k) % len(TRANSFORMS)])
+    for i, make in enumerate(CLOSURES)
+    for k in (0, 4)
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "transform"),
+    [
+        pytest.param(m, t, marks=() if (m, t) in SOME else pytest.mark.thorough)
+        for m in CLOSURES
+        for t in TRANSFORMS
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_values_that_the_loss_closes_over_are_differentiated(inputs, make, transform):
+    hidden, kernel, labels, where = (inputs[n] for n in ("hidden", "kernel", "labels", "where"))
+
+    def streamed(temperature, prior):
+        loss = make(temperature, prior)
+        return jaxent.linear_loss(loss, hidden, kernel, labels, where=where, chunk_size=4)
 
     def unfused(temperature, prior):
-        logits = hidden @ kernel / temperature + prior[None]
-        return jnp.mean(cross_entropy(logits, labels))
+        return jaxent.mean(make(temperature, prior)(hidden @ kernel, labels), where)
 
     arguments = jnp.float32(1.7), inputs["bias"]
-    for transform in (
-        lambda f: jax.value_and_grad(f, (0, 1))(*arguments),
-        lambda f: jax.jit(jax.grad(f, (0, 1)))(*arguments),
-        lambda f: jax.hessian(f, (0, 1))(*arguments),
-        lambda f: jax.jvp(f, arguments, arguments),
-        lambda f: jax.vmap(jax.grad(f), (0, None))(jnp.array([1.0, 2.0]), inputs["bias"]),
-    ):
-        assert relative_error(transform(streamed), transform(unfused)) < 3e-6
+    actual, expected = (TRANSFORMS[transform](f, arguments) for f in (streamed, unfused))
+    assert relative_error(actual, expected) < 3e-6
+
+
+def test_a_python_number_that_the_loss_closes_over(inputs):
+    hidden, kernel, labels = inputs["hidden"], inputs["kernel"], inputs["labels"]
+
+    def streamed(temperature, reduction):
+        loss = lambda z, y: cross_entropy(z / temperature, y)  # noqa: E731
+        return jnp.sum(jaxent.linear_loss(loss, hidden, kernel, labels, reduction=reduction))
+
+    expected = jax.grad(lambda t: jnp.sum(cross_entropy(hidden @ kernel / t, labels)))(2.0)
+    for reduction in ("sum", "none"):
+        np.testing.assert_allclose(jax.grad(streamed)(2.0, reduction), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_derivative_rule_that_closes_over_what_is_differentiated_is_refused(inputs, reduction):
+    def streamed(temperature):
+        @jax.custom_jvp
+        def divided(logits):
+            return logits / temperature
+
+        divided.defjvp(lambda primals, tangents: (divided(*primals), tangents[0] / temperature))
+        losses = jaxent.linear_loss(
+            lambda z, y: cross_entropy(divided(z), y),
+            *(inputs["hidden"], inputs["kernel"], inputs["labels"]),
+            reduction=reduction,
+        )
+        return jnp.sum(losses)
+
+    with pytest.raises(AssertionError, match=r"linear_loss: .* pass it that value as an argument"):
+        jax.grad(streamed)(2.0)
+    assert jnp.isfinite(streamed(2.0))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_masked_rows_do_not_reach_what_the_loss_closes_over(inputs, reduction):
+    """The loss is not defined for rows of zeros, and yet nothing is NaN; nor if no row counts."""
+
+    @jax.jit
+    def value_and_slope(temperature, where):
+        def streamed(temperature):
+            def loss(logits, scale):
+                length = jnp.sqrt(jnp.sum(jnp.square(logits), axis=-1))
+                return temperature * length / scale
+
+            hidden = jnp.where(where[:, None], inputs["hidden"], jnp.nan)
+            scale = jnp.where(where, 2.0, 0.0)
+            losses = jaxent.linear_loss(
+                loss, hidden, inputs["kernel"], scale, where=where, reduction=reduction
+            )
+            return jnp.sum(losses)
+
+        return jax.value_and_grad(streamed)(temperature)
+
+    value, slope = value_and_slope(1.5, inputs["where"])
+    assert jnp.isfinite(value)
+    np.testing.assert_allclose(slope, value / 1.5, rtol=1e-6)
+    np.testing.assert_array_equal(value_and_slope(1.5, jnp.zeros(ROWS, bool)), 0.0)
+
+
+_TRACES = []
+
+
+def _counting(logits, labels):
+    _TRACES.append(None)
+    return cross_entropy(logits, labels)
+
+
+def test_the_program_of_a_loss_without_closure_is_found_again(inputs):
+    arrays = inputs["hidden"], inputs["kernel"], inputs["labels"]
+    for call in (jaxent.linear_loss, jax.grad(jaxent.linear_loss, 1)):
+        call(_counting, *arrays)
+        before = len(_TRACES)
+        call(_counting, *arrays)
+        assert len(_TRACES) == before > 0
+
+
+@pytest.mark.parametrize("make", [of_nested_functions, of_defaults])
+def test_no_value_of_a_transformation_is_kept(inputs, make):
+    arrays = inputs["hidden"], inputs["kernel"], inputs["labels"]
+    with jax.checking_leaks():
+        jax.grad(lambda t: jaxent.linear_loss(make(t, inputs["bias"]), *arrays))(1.5)
 
 
 def test_integers_that_the_loss_closes_over_may_be_mapped(inputs):
