@@ -97,7 +97,7 @@ def linear_softmax(
         >>> labels = jnp.array([4, 3, 2, 1])
         >>> row = jaxent.linear_softmax(hidden, kernel, labels)
         >>> print(row.cross_entropy.round(4), row.entropy.round(4))
-        [0.4519 1.4519 2.4519 1.6094] [0.9838 0.9838 0.9838 1.6094]
+        [0.4519 1.4519 2.4519 1.6094] [1.     1.     1.     1.6094]
         >>> print(row.top_class == labels)
         [ True False False False]
 
