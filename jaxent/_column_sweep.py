@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks
 from jaxent._head import Head, check_head, check_labels, check_transform, transformed
 from jaxent._linear_map import linear_map
-from jaxent._numerics import coarse_shift, compute_dtype, log_total, reciprocal
+from jaxent._numerics import coarse_shift, compute_dtype, leaving_out, log_total, reciprocal
 from jaxent._rows import judged
 
 
@@ -257,6 +257,11 @@ def _join(sweep: _Sweep, tiles: jax.Array) -> jax.Array:
     return tiles.reshape(sweep.tile_rows * sweep.row_tiles)
 
 
+def _loop(step, start: Any, length: int) -> Any:
+    """The carry after so many steps, which are numbered."""
+    return jax.lax.scan(step, start, jnp.arange(length, dtype=jnp.int32))[0]
+
+
 class _Block(NamedTuple):
     """A block of the vocabulary: the head's part of it, and which classes count, None for all."""
 
@@ -339,9 +344,15 @@ def _number(sweep: _Sweep, block: _Block) -> jax.Array | float:
     return jnp.sum(block.counts, dtype=sweep.dtype)
 
 
+def _place(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
+    """Where in the block the class of each row is; -1 if an earlier block has seen it."""
+    inside = (classes >= block.fresh) & (classes < block.start + sweep.block)
+    return jnp.where(inside, classes - block.start, -1)
+
+
 def _is_class(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
     """Where in the block the class of each row is; what an earlier block has seen is nowhere."""
-    place = jnp.where(classes >= block.fresh, classes - block.start, -1)
+    place = jax.lax.optimization_barrier(_place(sweep, block, classes))
     return jnp.arange(sweep.block, dtype=jnp.int32)[None, :] == place[:, None]
 
 
@@ -429,11 +440,11 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> _Sums:
             total = _add(sweep, known, seen, share, x, labels, block)
             return (_put(sums, total, number), seen), None
 
-        (sums, seen), _ = jax.lax.scan(tile_step, carry, jnp.arange(sweep.row_tiles))
+        sums, seen = _loop(tile_step, carry, sweep.row_tiles)
         return (sums, seen + share * _number(sweep, block)), None
 
     nothing = jnp.zeros((), sweep.dtype)
-    return jax.lax.scan(step, (start, nothing), jnp.arange(sweep.blocks))[0][0]
+    return _loop(step, (start, nothing), sweep.blocks)[0]
 
 
 def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> _Sums:
@@ -442,7 +453,10 @@ def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> 
     top = jnp.maximum(known.top, here)
     shift, shift_before = _shift(sweep, top), _shift(sweep, known.top)
     terms = jnp.exp(x - shift[:, None])
-    is_label, is_top = _is_class(sweep, block, labels), x == top[:, None]
+    is_top = x == top[:, None]
+    local = _place(sweep, block, labels)
+    label = jnp.take_along_axis(x, local[:, None], axis=1, mode="clip")[:, 0]
+    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[:, None], leaving_out(x, local))), axis=1)
     # Of no class there is nothing to be shifted, and the shift may go down.
     is_first = known.top == -jnp.inf
     before = jnp.where(is_first, 0.0, jnp.exp(shift_before - shift))
@@ -465,8 +479,8 @@ def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> 
         half_depth = jnp.where(block.counts[None, :], half_depth, 0.0)
     return _Sums(
         top=top,
-        label=known.label + jnp.sum(jnp.where(is_label, x, 0.0), axis=1),
-        others=known.others * before + jnp.sum(jnp.where(is_label, 0.0, terms), axis=1),
+        label=jnp.where(local >= 0, label, known.label),
+        others=known.others * before + others,
         beneath=kept + tied + jnp.sum(jnp.where(is_top, 0.0, terms), axis=1),
         spread=spread + jnp.sum(terms * jnp.minimum(rest - x, largest), axis=1),
         half_depth=known.half_depth + seen * half_rise + jnp.sum(half_depth, axis=1),
@@ -531,9 +545,9 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
             added = tile(parameters, targets, rows, dots, number)
             return _put(totals, jax.tree.map(jnp.add, known, added), number), None
 
-        return jax.lax.scan(tile_step, totals, jnp.arange(sweep.row_tiles))[0], None
+        return _loop(tile_step, totals, sweep.row_tiles), None
 
-    return jax.lax.scan(step, (zeros,) * 5, jnp.arange(sweep.blocks))[0]
+    return _loop(step, (zeros,) * 5, sweep.blocks)
 
 
 def _slopes(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size) -> tuple[jax.Array, ...]:
@@ -545,23 +559,31 @@ def _slopes(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size) -> tuple[
 
 def _slope(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size, cotangents) -> jax.Array:
     """The cotangent of the logits of a tile, for one of each row's results, None for none."""
-    label, normalizer, uniform, entropy, top_logit = (
-        None if c is None else c[:, None] for c in cotangents
-    )
-    p = jnp.exp(x - _shift(sweep, row.top)[:, None]) * row.scale[:, None]
-    terms = [p * c for c in (normalizer, uniform) if c is not None]
-    if entropy is not None:
-        gap = jnp.where(p > 0.0, row.top[:, None] - x, 0.0)  # 0 times infinity would be NaN
-        terms.append(p * (gap - row.mean_gap[:, None]) * entropy)
-    slope = sum(terms[1:], terms[0]) if terms else jnp.zeros_like(p)
+    label, normalizer, uniform, entropy, top_logit = cotangents
+    shift, scale = _shift(sweep, row.top), row.scale
+    factors = [c * scale for c in (normalizer, uniform) if c is not None]
+    own, scaled = None, None
     if label is not None:
-        is_label = _is_class(sweep, block, labels)
-        slope += jnp.where(is_label, -row.beside[:, None], p) * label
+        own, scaled = -row.beside * label, label * scale
+    # What belongs to a row is not to be computed again for each class.
+    shift, scale, factor, own, scaled, labels = jax.lax.optimization_barrier(
+        (shift, scale, sum(factors[1:], factors[0]) if factors else None, own, scaled, labels)
+    )
+    e = jnp.exp(x - shift[:, None])
+    slope = 0.0
+    if factor is not None:
+        slope = e * factor[:, None]
+    if entropy is not None:
+        p = e * scale[:, None]
+        gap = jnp.where(p > 0.0, row.top[:, None] - x, 0.0)  # 0 times infinity would be NaN
+        slope += p * (gap - row.mean_gap[:, None]) * entropy[:, None]
+    if label is not None:
+        slope += jnp.where(_is_class(sweep, block, labels), own[:, None], e * scaled[:, None])
     if uniform is not None:
-        slope -= jnp.where(x == -jnp.inf, 0.0, uniform / size)
+        slope -= jnp.where(x == -jnp.inf, 0.0, uniform[:, None] / size)
     if top_logit is not None:
-        slope += jnp.where(_is_class(sweep, block, row.top_class), top_logit, 0.0)
-    return slope
+        slope += jnp.where(_is_class(sweep, block, row.top_class), top_logit[:, None], 0.0)
+    return jnp.broadcast_to(slope, x.shape)
 
 
 def _only(wanted: _Parameters, parameters: _Parameters) -> _Parameters:
@@ -656,7 +678,7 @@ def _sweep_back(
             kernel=zero(block.kernel.shape) if wanted.kernel else None,
             bias=zero(sweep.block) if wanted.bias else None,
         )
-        local, _ = jax.lax.scan(tile_step, local, jnp.arange(sweep.row_tiles))
+        local = _loop(tile_step, local, sweep.row_tiles)
         if wanted.kernel:
             columns = local.kernel.astype(parameters.kernel.dtype)
             columns = _add_columns(sweep, sums.kernel, columns, block, sweep.vocab_axis)
@@ -665,7 +687,7 @@ def _sweep_back(
             local = local._replace(bias=_add_columns(sweep, sums.bias, local.bias, block, 0))
         return local, None
 
-    sums, _ = jax.lax.scan(step, _only(wanted, everything), jnp.arange(sweep.blocks))
+    sums = _loop(step, _only(wanted, everything), sweep.blocks)
     if wanted.kernel:
         sums = sums._replace(kernel=_with_bits_as(parameters.kernel.dtype, sums.kernel))
     pairs = zip(wanted, sums, parameters, strict=True)
