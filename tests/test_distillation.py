@@ -10,6 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 from compiled import buffers, products, temporaries
+from contract_row import with_float64
 
 import jaxent
 
@@ -89,6 +90,7 @@ CASES = {
     "listed": (TOP_K, {"temperature": 2.0, "label_weight": 0.1}, -1, "mean", True),
     "renormalized": (TOP_K, {"rest": "renormalize", "soft_cap": 2.0}, 0, "none", False),
 }
+COVERED = ("forward", "renormalized")  # by other cases, but for their combination of options
 
 
 def make_pair(inputs, case):
@@ -139,23 +141,20 @@ def make_pair(inputs, case):
     return streamed, dense, (inputs["student"], teacher)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.thorough if case in COVERED else ()) for case in CASES],
+)
 def test_equals_the_dense_divergence(inputs, case):
-    streamed, dense, arguments = make_pair(inputs, case)
-    directions = jax.tree.map(lambda a: jnp.cos(a + 1), arguments)
+    *functions, arguments = make_pair(inputs, case)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def first_order(function):
-        value, slope = jax.jvp(function, arguments, directions)
-        pulled = jax.vjp(function, *arguments)[1](
-            jnp.sin(1 + jnp.arange(float(value.size))) if value.ndim else jnp.ones(())
-        )
-        return value, slope, pulled
+    def value_and_gradients(function):
+        value, pull_back = jax.vjp(function, *arguments)
+        return value, pull_back(jnp.sin(1 + jnp.arange(float(value.size))).reshape(value.shape))
 
-    errors = [
-        relative_error(*pair) for pair in zip(*map(first_order, (streamed, dense)), strict=True)
-    ]
-    assert max(errors) < 3e-6, errors
+    streamed, dense = map(value_and_gradients, functions)
+    assert relative_error(streamed, dense) < 3e-6
 
 
 @pytest.mark.parametrize(
@@ -288,7 +287,7 @@ def test_sixteen_bits_err_no_more_than_the_dense_divergence(function, dtypes):
         jax.tree.leaves(jax.jit(jax.value_and_grad(f, (0, 1, 2, 3)))(*arrays))
         for f in (streamed, dense)
     ]
-    with jax.experimental.enable_x64() if not hasattr(jax, "enable_x64") else jax.enable_x64(True):
+    with with_float64():
         wide = [jnp.asarray(np.asarray(a, np.float64)) for a in arrays]
         truth = jax.tree.leaves(jax.value_and_grad(dense, (0, 1, 2, 3))(*wide))
         truth = [np.asarray(t) for t in truth]
@@ -488,7 +487,7 @@ def test_coarse_log_probabilities_are_taken_for_what_they_are(inputs):
     hidden, kernel, _ = inputs["student"]
     log_probs, indices = jax.lax.top_k(jax.nn.log_softmax(5 * (hidden @ kernel)), CLASSES - 1)
     total = jnp.sum(jnp.exp(log_probs.astype(jnp.bfloat16).astype(jnp.float32)), axis=-1)
-    assert jnp.any(total > 1.001)
+    assert jnp.any(total > 1.0001)
     exact = TOP_K(hidden, kernel, log_probs, indices)
     coarse = TOP_K(hidden, kernel, log_probs.astype(jnp.bfloat16), indices)
     np.testing.assert_allclose(coarse, exact, rtol=0.05)
@@ -499,7 +498,7 @@ def test_coarse_log_probabilities_are_taken_for_what_they_are(inputs):
 N, D, TEACHER_D, V = 4096, 256, 384, 32768
 
 
-def compiled(function, arguments, dtype=jnp.float32, **options):
+def lowered(function, arguments, dtype=jnp.float32, **options):
     def loss(student, kernel, teacher, teacher_kernel, labels, log_probs, indices):
         if function is TOP_K:
             return jnp.sum(TOP_K(student, kernel, log_probs, indices, **options))
@@ -514,7 +513,7 @@ def compiled(function, arguments, dtype=jnp.float32, **options):
         ((N, 64), jnp.int32),
     )
     shapes = [jax.ShapeDtypeStruct(*each) for each in shapes]
-    return jax.jit(jax.value_and_grad(loss, arguments)).lower(*shapes).compile()
+    return jax.jit(jax.value_and_grad(loss, arguments)).lower(*shapes)
 
 
 STUDENT, TEACHER, BOTH = (0, 1), (2, 3), (0, 1, 2, 3)
@@ -534,7 +533,7 @@ STUDENT, TEACHER, BOTH = (0, 1), (2, 3), (0, 1, 2, 3)
 )
 def test_products_and_memory(function, arguments, options, count):
     """All logits of one head would be 512 MiB; those of a chunk are 8 MiB."""
-    program = compiled(function, arguments, **options)
+    program = lowered(function, arguments, **options).compile()
     assert products(program) == count
     assert not buffers(program, N, V)
     trained = {0: 0, 1: D, 2: 0, 3: TEACHER_D}
@@ -546,8 +545,11 @@ def test_products_and_memory(function, arguments, options, count):
 
 
 def test_half_precision_products_have_operands_of_16_bits():
-    text = compiled(KL, STUDENT, jnp.bfloat16).as_text()
-    assert not re.search(rf"f32\[{TEACHER_D},{V}\]", text)
+    text = lowered(KL, STUDENT, jnp.bfloat16).as_text()
+    signatures = re.findall(r"dot_general.* : \((.*)\) -> ", text)
+    assert len(signatures) == 4
+    for signature in signatures:
+        assert re.fullmatch(r"tensor<\d+x\d+xbf16>, tensor<\d+x\d+xbf16>", signature)
 
 
 # --- refusals -------------------------------------------------------------------------------------
