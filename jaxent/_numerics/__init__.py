@@ -17,7 +17,11 @@ A rule that needs a derivative of a derivative gets it from primitives of this f
 every order of differentiation accurate.
 """
 
-from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entropy
+from jaxent._numerics.cross_entropy import (
+    label_cross_entropy,
+    leaving_out,
+    soft_cross_entropy,
+)
 from jaxent._numerics.distribution import (
     bernoulli_entropy,
     hellinger,
@@ -118,6 +122,7 @@ __all__ = [
     "kullback_leibler",
     "label_cross_entropy",
     "label_power",
+    "leaving_out",
     "like",
     "log_cosh",
     "log_kullback_leibler",

@@ -66,7 +66,7 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
         [...] losses.
     """
     top, shift = top_and_shift(x)
-    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[..., None], _bound(x, labels))), axis=-1)
+    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[..., None], leaving_out(x, labels))), axis=-1)
     return _label_parts(x, labels, smoothing, exists, top, shift, others)[0]
 
 
@@ -79,7 +79,7 @@ def _label_parts(x, labels, smoothing, exists, top, shift, others) -> tuple[jax.
     return distance + excess, label_logit, label_term
 
 
-def _bound(x: jax.Array, labels: jax.Array) -> jax.Array:
+def leaving_out(x: jax.Array, labels: jax.Array) -> jax.Array:
     """What leaves the label out of a sum of exponentials: far below 0 at it, far above elsewhere.
 
     A bound instead of a selection: the compiler for CPUs fuses it into the sum and writes no buffer
