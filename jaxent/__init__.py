@@ -39,7 +39,7 @@ from jaxent._labels import (
     soft_cap,
     temperature_scaling,
 )
-from jaxent._linear import linear_softmax_cross_entropy
+from jaxent._linear import linear_log_prob, linear_softmax_cross_entropy
 from jaxent._preference import (
     dpo_loss,
     kto_loss,
@@ -105,6 +105,7 @@ __all__ = [
     "l2_loss",
     "linear_jensen_shannon",
     "linear_kl_divergence",
+    "linear_log_prob",
     "linear_loss",
     "linear_softmax",
     "linear_softmax_cross_entropy",

@@ -203,6 +203,15 @@ def positive(function: str, name: str, value: Any) -> None:
     )
 
 
+def non_negative(function: str, name: str, value: Any) -> None:
+    """Refuses anything but a Python integer that is at least 0."""
+    require(
+        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0,
+        function,
+        f"`{name}` must be an integer that is not negative, got {value!r}.",
+    )
+
+
 def finite(function: str, name: str, value: ArrayLike) -> None:
     """Refuses a Python number that is infinite or NaN; arrays are left to the computation."""
     require(

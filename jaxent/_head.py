@@ -111,6 +111,20 @@ def check_labels(name: str, labels: ArrayLike, head: Head) -> jax.Array:
     return labels
 
 
+def check_class_where(name: str, class_where: ArrayLike | None, head: Head) -> jax.Array | None:
+    """`class_where` as an array, refused unless it holds one boolean per class."""
+    if class_where is None:
+        return None
+    class_where = _checks.boolean(name, "class_where", class_where)
+    _checks.require(
+        class_where.shape == (head.vocabulary,),
+        name,
+        f"`class_where` {_checks.describe(class_where)} must be [{head.vocabulary}], one boolean "
+        f"per class of `kernel` {_checks.describe(head.kernel)}.",
+    )
+    return class_where
+
+
 def check_transform(
     name: str, soft_cap: ArrayLike | None, temperature: ArrayLike
 ) -> tuple[jax.Array | None, jax.Array | None]:

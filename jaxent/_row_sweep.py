@@ -173,7 +173,7 @@ def sweep_rows(
     except jax.errors.UnexpectedTracerError as error:
         raise AssertionError(
             f"jaxent.{name}: a function with a derivative rule of its own, in `loss_fn`, closes "
-            "over a value that is being differentiated or mapped; pass it that value as an argument."
+            "over a value that is being differentiated or mapped; pass that value as an argument."
         ) from error
     if reduction == "sum":
         return total

@@ -31,6 +31,7 @@ NOT_LOSSES = {
     "linear_loss": "test_row_sweep.py",
     "linear_softmax": "test_column_sweep.py",
     "linear_softmax_cross_entropy": "test_linear.py",
+    "linear_log_prob": "test_linear.py",
     "linear_kl_divergence": "test_distillation.py",
     "linear_jensen_shannon": "test_distillation.py",
     "linear_top_k_kl_divergence": "test_distillation.py",

@@ -329,7 +329,7 @@ def test_a_derivative_rule_that_closes_over_what_is_differentiated_is_refused(in
         )
         return jnp.sum(losses)
 
-    with pytest.raises(AssertionError, match=r"linear_loss: .* pass it that value as an argument"):
+    with pytest.raises(AssertionError, match=r"linear_loss: .* pass that value as an argument"):
         jax.grad(streamed)(2.0)
     assert jnp.isfinite(streamed(2.0))
 
