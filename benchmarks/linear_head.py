@@ -1,26 +1,42 @@
-"""Cross-entropy through a linear head: jaxent beside plain logits and beside bare products.
+"""Cross-entropy through a linear head: both sweeps of jaxent beside plain logits and its peers.
 
 Run `python benchmarks/linear_head.py`. Value and gradients of the mean over [N, D] x [D, V], in one
-process, contestants interleaved. Three contestants:
+process, contestants interleaved:
 
 * plain: optax's cross-entropy of all the logits at once;
-* jaxent: `linear_softmax_cross_entropy` with its own choice of chunks;
-* bare: nothing but the three matrix products of the same chunks, which bound what is possible.
+* columns, rows: `linear_softmax_cross_entropy` with that sweep and its own choice of sizes;
+* bare: nothing but three matrix products, of chunks of rows, which bound what is possible;
+* jax-cce and tokamax (its `chunked_xla`), where they are installed (tokamax needs Python 3.12).
 
-A speed is the time of plain logits over the contestant's: above 1 is faster than plain.
+The first table is of seconds, the second of the memory that the compiled program needs beside its
+inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at sizes that no
+block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what PyTorch needs,
+to be run by itself, and on a GPU also Liger-Kernel and cut-cross-entropy where they are installed.
 """
 
 import argparse
+import importlib
+import resource
+import statistics
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from side_by_side import environment, medians, temporary_mebibytes
 
 import jaxent
 from jaxent._row_sweep import rows_per_chunk
 
-SHAPES = [(2048, 512, 32768), (4096, 256, 65536), (1024, 1024, 16384), (8192, 128, 131072)]
+SHAPES = [
+    (2048, 512, 32768),
+    (4096, 256, 65536),
+    (1024, 1024, 16384),
+    (8192, 128, 131072),
+    (4096, 512, 50257),
+]
+RAGGED = [(512, 64, 32000), (509, 64, 50257), (1000, 64, 1009)]
 
 
 def plain(hidden, kernel, labels):
@@ -28,11 +44,19 @@ def plain(hidden, kernel, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
+def columns(hidden, kernel, labels):
+    return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep="columns")
+
+
+def rows(hidden, kernel, labels):
+    return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep="rows")
+
+
 def bare_products(hidden, kernel, labels):
     """The logits of each chunk, and two products with them, accumulated."""
-    rows, features = hidden.shape
-    chunk = rows_per_chunk(rows, kernel.shape[1], None)
-    steps = rows // chunk  # a ragged rest is left out, in favour of the bare products
+    count, features = hidden.shape
+    chunk = rows_per_chunk(count, kernel.shape[1], None)
+    steps = count // chunk  # a ragged rest is left out, in favour of the bare products
     del labels
 
     def step(kernel_sum, hidden):
@@ -45,49 +69,198 @@ def bare_products(hidden, kernel, labels):
     return jax.lax.scan(step, jnp.zeros(kernel.shape, jnp.float32), chunks)
 
 
-def measure(shape, dtype, repeats):
-    rows, features, classes = shape
+def installed(name):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def losses():
+    """Every contestant that computes a loss, by name."""
+    contestants = {"plain": plain, "columns": columns, "rows": rows}
+    jax_cce, tokamax = installed("jax_cce"), installed("tokamax")
+    if jax_cce is not None:
+        contestants["jax-cce"] = lambda hidden, kernel, labels: jax_cce.linear_cross_entropy(
+            hidden, kernel.T, labels
+        )
+    if tokamax is not None:
+        contestants["tokamax"] = lambda hidden, kernel, labels: (
+            tokamax.linear_softmax_cross_entropy_loss(
+                hidden, labels, kernel, reduction="mean", implementation="chunked_xla"
+            )
+        )
+    return contestants
+
+
+def inputs(shape, dtype):
+    count, features, classes = shape
     keys = jax.random.split(jax.random.key(0), 3)
-    hidden = jax.random.normal(keys[0], (rows, features)).astype(dtype)
+    hidden = jax.random.normal(keys[0], (count, features)).astype(dtype)
     kernel = (jax.random.normal(keys[1], (features, classes)) / features**0.5).astype(dtype)
-    labels = jax.random.randint(keys[2], (rows,), 0, classes)
+    return hidden, kernel, jax.random.randint(keys[2], (count,), 0, classes)
+
+
+def programs(arguments):
+    """Value and gradients of every contestant, compiled; what does not compile is left out."""
+    functions = {name: jax.value_and_grad(loss, (0, 1)) for name, loss in losses().items()}
+    functions["bare"] = bare_products
+    compiled = {}
+    for name, function in functions.items():
+        try:
+            compiled[name] = jax.jit(function).lower(*arguments).compile()
+        except Exception as error:  # a peer's own: the table goes on without it
+            print(f"{name}: {type(error).__name__}", flush=True)
+    return compiled
+
+
+def print_row(shape, names, cells):
+    print(f"| {', '.join(map(str, shape))}", *(cells.get(n, "") for n in names), sep=" | ", end="")
+    print(" |", flush=True)
+
+
+def print_heading(first, names):
+    print(f"\n| {first}", *names, sep=" | ", end=" |\n")
+    print("|" + "---|" * (1 + len(names)))
+
+
+def print_speed(shapes, dtype, repeats):
+    names = [*losses(), "bare"]
+    memory = {}
+    print_heading("N, D, V; seconds", names)
+    for shape in shapes:
+        arguments = inputs(shape, dtype)
+        compiled = programs(arguments)
+        seconds = medians(compiled, arguments, repeats)
+        memory[shape] = {name: temporary_mebibytes(p) for name, p in compiled.items()}
+        print_row(shape, names, {name: f"{value:.2f}" for name, value in seconds.items()})
+    print_heading("N, D, V; MiB", names)
+    for shape, needed in memory.items():
+        print_row(shape, names, {name: f"{value:.0f}" for name, value in needed.items()})
+
+
+def print_errors():
+    """Errors of the loss relative to a float64 computation on the same numbers."""
+    names = list(losses())
+    print_heading("N, D, V; relative error", names)
+    for shape in RAGGED:
+        hidden, kernel, labels = inputs(shape, jnp.float32)
+        logits = np.asarray(hidden, np.float64) @ np.asarray(kernel, np.float64)
+        truth = np.mean(
+            np.log(np.sum(np.exp(logits), axis=1)) - logits[np.arange(len(labels)), labels]
+        )
+        cells = {}
+        for name, loss in losses().items():
+            try:
+                value = float(jax.jit(loss)(hidden, kernel, labels))
+                cells[name] = f"{abs(value / truth - 1):.1e}"
+            except Exception as error:  # a peer's own
+                cells[name] = type(error).__name__
+        print_row(shape, names, cells)
+
+
+def print_memory(dtype):
+    """Temporaries of value and gradients of `linear_softmax(...).cross_entropy.mean()`."""
+    sizes = 1024, 8192, 65536
+    vocabularies = 32768, 131072, 524288
+    print_heading("N at D = 512; MiB", [f"V = {classes}" for classes in vocabularies])
+
+    def loss(hidden, kernel, labels):
+        return jaxent.linear_softmax(hidden, kernel, labels).cross_entropy.mean()
+
+    for count in sizes:
+        cells = {}
+        for classes in vocabularies:
+            shapes = (
+                jax.ShapeDtypeStruct((count, 512), dtype),
+                jax.ShapeDtypeStruct((512, classes), dtype),
+                jax.ShapeDtypeStruct((count,), jnp.int32),
+            )
+            compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*shapes).compile()
+            cells[f"V = {classes}"] = f"{temporary_mebibytes(compiled):.0f}"
+        print_row((count,), [f"V = {classes}" for classes in vocabularies], cells)
+
+
+def torch_contestants(torch):
+    """Losses of (hidden, kernel [V, D], labels) in PyTorch, by name."""
+    functional = torch.nn.functional
     contestants = {
-        "plain": jax.value_and_grad(plain, (0, 1)),
-        "jaxent": jax.value_and_grad(jaxent.linear_softmax_cross_entropy, (0, 1)),
-        "bare": bare_products,
+        "torch plain": lambda h, w, y: functional.cross_entropy((h @ w.T).float(), y),
     }
-    arguments = hidden, kernel, labels
-    programs = {
-        name: jax.jit(function).lower(*arguments).compile()
-        for name, function in contestants.items()
-    }
-    seconds = medians(programs, arguments, repeats)
-    return seconds, {name: temporary_mebibytes(program) for name, program in programs.items()}
+    if hasattr(functional, "linear_cross_entropy"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        contestants["torch linear_cross_entropy"] = lambda h, w, y: functional.linear_cross_entropy(
+            h, w, y, options=options
+        )
+    liger = installed("liger_kernel.transformers")
+    if liger is not None and torch.cuda.is_available():
+        fused = liger.LigerFusedLinearCrossEntropyLoss()
+        contestants["Liger-Kernel"] = lambda h, w, y: fused(w, h, y)
+    cut = installed("cut_cross_entropy")
+    if cut is not None and torch.cuda.is_available():
+        contestants["cut-cross-entropy"] = lambda h, w, y: cut.linear_cross_entropy(h, w, y)
+    return contestants
+
+
+def print_torch(shapes, dtype, repeats):
+    """Median seconds and growth of the process (or of the GPU's memory) in MiB, by itself."""
+    torch = importlib.import_module("torch")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
+    names = list(torch_contestants(torch))
+    print_heading("N, D, V; seconds (MiB more at the peak)", names)
+    for shape in shapes:
+        hidden, kernel, labels = (
+            torch.from_numpy(np.array(a, np.float32 if a.dtype != jnp.int32 else np.int64))
+            for a in inputs(shape, jnp.float32)
+        )
+        hidden, kernel = (a.to(device, getattr(torch, dtype)) for a in (hidden, kernel.T))
+        hidden, kernel = hidden.requires_grad_(), kernel.contiguous().requires_grad_()
+        labels, cells = labels.to(device), {}
+        # What needs least comes first: a process never shrinks.
+        for name in reversed(names):
+            loss, seconds = torch_contestants(torch)[name], []
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            for _ in range(repeats + 1):
+                hidden.grad = kernel.grad = None
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                    before = torch.cuda.memory_allocated() / 2**20
+                start = time.perf_counter()
+                loss(hidden, kernel, labels).backward()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                seconds.append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            if device == "cuda":
+                after = torch.cuda.max_memory_allocated() / 2**20
+            cells[name] = f"{statistics.median(seconds[1:]):.2f} ({after - before:.0f})"
+        print_row(shape, names, cells)
 
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--correct", action="store_true", help="errors instead of times")
+    parser.add_argument("--memory", action="store_true", help="memory over N and V instead")
+    parser.add_argument("--torch", action="store_true", help="PyTorch instead")
     parser.add_argument(
         "--shape", type=int, nargs=3, action="append", metavar=("N", "D", "V"), help="instead"
     )
     options = parser.parse_args()
+    shapes = [tuple(shape) for shape in options.shape or SHAPES]
+    if options.torch:
+        print_torch(shapes, options.dtype, options.repeats)
+        return
     print(environment(), options.dtype, sep="; ")
-    print("| N, D, V | plain s | jaxent s | bare s | speed | of bare | plain MiB | jaxent MiB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for shape in options.shape or SHAPES:
-        seconds, memory = measure(shape, jnp.dtype(options.dtype), options.repeats)
-        print(
-            f"| {', '.join(map(str, shape))}",
-            *(f"{seconds[name]:.2f}" for name in ("plain", "jaxent", "bare")),
-            f"{seconds['plain'] / seconds['jaxent']:.2f}x",
-            f"{seconds['bare'] / seconds['jaxent']:.0%}",
-            *(f"{memory[name]:.0f}" for name in ("plain", "jaxent")),
-            sep=" | ",
-            end=" |\n",
-            flush=True,
-        )
+    if options.correct:
+        print_errors()
+    elif options.memory:
+        print_memory(jnp.dtype(options.dtype))
+    else:
+        print_speed(shapes, jnp.dtype(options.dtype), options.repeats)
 
 
 if __name__ == "__main__":
