@@ -139,8 +139,8 @@ def policy_gradient_loss(
     lower, upper = mpf(0), 1 + mpf(above)
     if advantage < 0:
         lower, upper = 1 - mpf(below), mpf(dual_clip or math.inf)
-    used = min(max(ratio, lower), upper)
-    slope = advantage * ratio if lower <= ratio <= upper else mpf(0)
+    used = lower if ratio < lower else upper if ratio > upper else ratio
+    slope = advantage * ratio if used == ratio else mpf(0)
     slopes, value = _along((-1, 1), slope), -advantage * used
     scale = JUMP if is_near_a_clip(ratio, (lower, upper)) else abs(slope)
     spread, moved = mpf(0), mpf(0)
