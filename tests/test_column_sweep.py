@@ -384,10 +384,13 @@ def truths_of(logits, labels):
 
 @functools.cache
 def hard_case(classes):
-    with_label_at_top = families.Family(
-        "sure of a class at 0", (np.eye(1, classes) * 25 - 25, np.array([classes - 1]))
-    )
-    chosen = [*families.integer_labels(np.float32, classes), with_label_at_top]
+    largest = float(np.finfo(np.float32).max)
+    label, ends = np.array([classes - 1]), np.where(np.arange(classes) % 2, 1.0, -1.0)
+    chosen = [
+        *families.integer_labels(np.float32, classes),
+        families.Family("sure of a class at 0", (25 * np.eye(1, classes) - 25, label)),
+        families.Family("as far apart as can be", (np.sort(largest * ends[None]), label)),
+    ]
     names, (logits, labels) = families.together(chosen)
     logits, labels = logits.astype(np.float32), labels.astype(np.int32)
     return names, logits, labels, truths_of(logits, labels)
