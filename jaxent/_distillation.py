@@ -480,7 +480,7 @@ def _swept(
         weight = options.label_weight.astype(losses.dtype)
         weight = _rows.judged(weight, (weight >= 0.0) & (weight <= 1.0))
         at_labels = softmax_cross_entropy_with_integer_labels(capped[0], rows[-1])
-        return _portion(1.0 - weight, losses) + _portion(weight, at_labels)
+        return _rows.portion(1.0 - weight, losses) + _rows.portion(weight, at_labels)
 
     rows = (*data, *labels)
     # Smaller than for a cross-entropy: exact divergences take more room, and far more time than
@@ -488,11 +488,6 @@ def _swept(
     chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary for head in heads))
     first, *others = heads
     return sweep_rows(plan.name, loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
-
-
-def _portion(weight: jax.Array, losses: jax.Array) -> jax.Array:
-    """`weight * losses`, where nothing of an infinite loss is nothing."""
-    return weight * jnp.where((weight == 0.0) & (losses == jnp.inf), 0.0, losses)
 
 
 # Divergences of a chunk of rows.

@@ -103,6 +103,11 @@ def judged(results: jax.Array, valid: jax.Array) -> jax.Array:
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
 
 
+def portion(share: jax.Array, losses: jax.Array) -> jax.Array:
+    """`share * losses`, where nothing of an infinite loss is nothing."""
+    return share * jnp.where((share == 0.0) & (losses == jnp.inf), 0.0, losses)
+
+
 def within(values: jax.Array, low: float, high: float) -> jax.Array:
     """Whether all of each row lies in [low, high]; NaN does not."""
     return (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)

@@ -46,9 +46,9 @@ def _smoothed_distance(x, label_logit, top, smoothing, exists) -> jax.Array:
     share = _share(x, exists)
     distances = 0.5 * top[..., None] - 0.5 * x
     to_all = jnp.sum(jnp.where(share > 0.0, distances, 0.0) * share, axis=-1)
-    # What weighs nothing may be infinite.
-    to_label = jnp.where(smoothing < 1.0, to_label, 0.0)
-    to_all = jnp.where(smoothing > 0.0, to_all, 0.0)
+    # What weighs nothing may be infinite; if it is not, it has a derivative by the smoothing.
+    to_label = jnp.where((smoothing == 1.0) & (to_label == jnp.inf), 0.0, to_label)
+    to_all = jnp.where((smoothing == 0.0) & (to_all == jnp.inf), 0.0, to_all)
     return 2.0 * ((1.0 - smoothing) * to_label + smoothing * to_all)
 
 
