@@ -24,7 +24,7 @@ from jaxent._head import (
 from jaxent._numerics import compute_dtype
 from jaxent._reduction import mean
 from jaxent._row_sweep import sweep_rows
-from jaxent._rows import judged
+from jaxent._rows import judged, portion
 from jaxent._softmax import softmax_cross_entropy_with_integer_labels
 from jaxent._softmax import z_loss as squared_log_normalizer
 
@@ -83,7 +83,8 @@ def linear_softmax_cross_entropy(
             a causal language model on `labels` that are its own tokens. The mask and the weights
             move with the labels; the last `shift` rows have none and do not count.
         sweep: "rows" or "columns" of the logits; None takes columns, but rows for a mean or a sum
-            whose kernel is not differentiated, or if `chunk_size` is given.
+            whose kernel is not differentiated. A `chunk_size` asks for rows, a `block_size` for
+            columns.
         chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over
@@ -123,8 +124,8 @@ def linear_softmax_cross_entropy(
     if block_size is not None:
         _checks.positive(name, "block_size", block_size)
     _checks.one_of(name, "sweep", sweep, (None, "rows", "columns"))
-    if sweep is None and chunk_size is not None:
-        sweep = "rows"
+    if sweep is None and (chunk_size, block_size) != (None, None):
+        sweep = "columns" if chunk_size is None else "rows"
     unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
     _checks.require(
         unused is None,
@@ -286,11 +287,13 @@ def _cross_entropy(
         losses = _smoothed(row.cross_entropy, row.uniform_cross_entropy, options["label_smoothing"])
         if options["z_loss"] is not None:
             losses += _weight(options["z_loss"]) * jnp.square(row.log_normalizer)
+        weights = None if head.weights is None else head.weights.astype(dtype)
         if reduction == "mean":
-            return mean(losses, head.where, head.weights)
-        if head.weights is not None:
-            weights = head.weights.astype(dtype)
+            return mean(losses, head.where, weights)
+        if weights is not None:
             losses *= weights if head.where is None else jnp.where(head.where, weights, 0.0)
+        if head.where is not None:
+            losses = jnp.where(head.where, losses, 0.0)
         return jnp.sum(losses) if reduction == "sum" else losses
 
     if sweep == "rows":
@@ -343,7 +346,4 @@ def _smoothed(
     if smoothing is None:
         return cross_entropy
     smoothing = judged(smoothing, (smoothing >= 0.0) & (smoothing <= 1.0))
-    # What weighs nothing may be infinite.
-    cross_entropy = jnp.where(smoothing < 1.0, cross_entropy, 0.0)
-    uniform = jnp.where(smoothing > 0.0, uniform, 0.0)
-    return (1.0 - smoothing) * cross_entropy + smoothing * uniform
+    return portion(1.0 - smoothing, cross_entropy) + portion(smoothing, uniform)

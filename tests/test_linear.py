@@ -169,6 +169,63 @@ def test_each_option_alone_equals_its_definition(inputs):
         np.testing.assert_allclose(values, expected, rtol=3e-6)
 
 
+@pytest.mark.parametrize("sweep", ["rows", "columns"])
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_at_the_edges_of_smoothing_all_derivatives_are_there(inputs, sweep, edge):
+    hidden, kernel, _, labels = inputs
+    point = hidden, jnp.float32(edge), jnp.linspace(0.5, 1.5, ROWS)
+
+    def through(loss, **options):
+        return lambda hidden, smoothing, weights: loss(
+            hidden,
+            kernel,
+            labels,
+            weights=weights,
+            label_smoothing=smoothing,
+            reduction="sum",
+            **options,
+        )
+
+    def second(loss):
+        towards = (jnp.ones_like(hidden), jnp.float32(1.0), jnp.ones(ROWS))
+        return jax.jvp(jax.grad(loss, (0, 1, 2)), point, towards)
+
+    actual = jax.jit(functools.partial(second, through(jaxent.linear_softmax_cross_entropy, sweep=sweep)))()
+    assert relative_error(actual, second(through(dense))) < 1e-4
+
+
+@pytest.mark.parametrize("sweep", ["rows", "columns"])
+def test_improper_options_leave_masked_rows_alone(inputs, sweep):
+    hidden, kernel, _, labels = inputs
+    where = jnp.arange(ROWS) < 2
+
+    @jax.jit
+    def losses(options):
+        return jaxent.linear_softmax_cross_entropy(
+            hidden, kernel, labels, where=where, reduction="none", sweep=sweep, **options
+        )
+
+    for option, value in {"label_smoothing": 1.5, "z_loss": -1.0}.items():
+        actual = losses({option: jnp.float32(value)})
+        np.testing.assert_array_equal(jnp.isnan(actual), where)
+        np.testing.assert_array_equal(actual[2:], 0.0)
+
+
+@pytest.mark.parametrize("sweep", [None, "rows", "columns"])
+def test_weights_do_not_decide_the_dtype(sweep):
+    with with_float64():
+        inputs = make_inputs()
+        weights = inputs["weights"].astype("float64")
+
+        def loss(hidden):
+            return jaxent.linear_softmax_cross_entropy(
+                hidden, inputs["kernel"], inputs["labels"], weights=weights, sweep=sweep
+            )
+
+        value, gradient = jax.value_and_grad(loss)(inputs["hidden"])
+        assert value.dtype == gradient.dtype == loss(inputs["hidden"]).dtype == jnp.float32
+
+
 # Which sweep.
 
 
@@ -202,6 +259,7 @@ BY_ROWS, BY_COLUMNS = {"sweep": "rows"}, {"sweep": "columns"}
         (3, (0, 1), {"chunk_size": 256}),
         (3, (0, 1), BY_ROWS),
         (3, (0,), BY_COLUMNS),
+        (3, (0,), {"block_size": 256}),
     ],
 )
 def test_the_sweep_is_known_by_its_products(count, trained, options):
