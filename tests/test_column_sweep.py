@@ -28,13 +28,18 @@ dense_cross_entropy = jaxent.softmax_cross_entropy_with_integer_labels
 @pytest.fixture
 def several_tiles(monkeypatch):
     """Rows cut into three tiles, where there would be one until there are very many."""
-    plan = _column_sweep._plan
+    plan, uses = _column_sweep._plan, []
 
     def cut(head, count, dtype, block_size):
+        uses.append(count)
         sweep = plan(head, count, dtype, block_size)
         return sweep._replace(row_tiles=3, tile_rows=-(-count // 3))
 
     monkeypatch.setattr(_column_sweep, "_plan", cut)
+    _column_sweep._compiled.clear_cache()  # of what other tests have traced, and for them
+    yield
+    _column_sweep._compiled.clear_cache()
+    assert uses
 
 
 def make_inputs(rows=ROWS, classes=CLASSES, dtype=np.float32):
