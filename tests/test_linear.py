@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiled import products
+from compiled import products, temporaries
 from contract_row import with_float64
 
 import jaxent
@@ -129,8 +129,9 @@ def test_equals_the_dense_loss_in_every_derivative(case):
                     derivatives["frozen"] = curvature(function, [n for n in names if n != "kernel"])
                 return derivatives
 
-            size = {"chunk_size": 4} if sweep == "rows" else {"block_size": 4}
-            size |= {"sweep": sweep, "vocab_axis": layout}
+            size = {"sweep": sweep, "vocab_axis": layout}
+            # Where there is a size there is no choice of a sweep.
+            size |= {"rows": {"chunk_size": 4}, "columns": {"block_size": 4}}.get(sweep, {})
             return [
                 derivatives(functools.partial(loss, jaxent.linear_softmax_cross_entropy, size)),
                 derivatives(functools.partial(loss, dense, {})),
@@ -190,8 +191,9 @@ def test_at_the_edges_of_smoothing_all_derivatives_are_there(inputs, sweep, edge
         towards = (jnp.ones_like(hidden), jnp.float32(1.0), jnp.ones(ROWS))
         return jax.jvp(jax.grad(loss, (0, 1, 2)), point, towards)
 
-    actual = jax.jit(functools.partial(second, through(jaxent.linear_softmax_cross_entropy, sweep=sweep)))()
-    assert relative_error(actual, second(through(dense))) < 1e-4
+    streamed = through(jaxent.linear_softmax_cross_entropy, sweep=sweep)
+    actual, expected = jax.jit(lambda: [second(loss) for loss in (streamed, through(dense))])()
+    assert relative_error(actual, expected) < 1e-4
 
 
 @pytest.mark.parametrize("sweep", ["rows", "columns"])
@@ -250,21 +252,24 @@ BY_ROWS, BY_COLUMNS = {"sweep": "rows"}, {"sweep": "columns"}
 
 
 @pytest.mark.parametrize(
-    ("count", "trained", "options"),
+    ("sweep", "count", "trained", "options"),
     [
-        (4, (0, 1), {}),
-        (2, (0,), {}),
-        (1, (), {}),
-        (4, (0, 1), {"reduction": "none"}),
-        (3, (0, 1), {"chunk_size": 256}),
-        (3, (0, 1), BY_ROWS),
-        (3, (0,), BY_COLUMNS),
-        (3, (0,), {"block_size": 256}),
+        ("columns", 4, (0, 1), {}),
+        ("rows", 2, (0,), {}),
+        ("columns", 1, (), {}),
+        ("columns", 4, (0, 1), {"reduction": "none"}),
+        ("columns", 3, (0,), {"reduction": "none"}),
+        ("rows", 3, (0, 1), {"chunk_size": 4096}),
+        ("rows", 3, (0, 1), BY_ROWS),
+        ("columns", 3, (0,), BY_COLUMNS),
+        ("columns", 3, (0,), {"block_size": 256}),
     ],
 )
-def test_the_sweep_is_known_by_its_products(count, trained, options):
-    """Of a mean four by columns and three by rows; of a frozen kernel three, and two by rows."""
-    assert products(compiled(trained, **options)) == count
+def test_the_sweep_is_known_by_its_products_and_memory(sweep, count, trained, options):
+    """By rows there are 64 MiB of logits at a time, by columns a few tiles of 4 MiB."""
+    program = compiled(trained, **options)
+    assert products(program) == count
+    assert (temporaries(program) < 32 * 2**20) == (sweep == "columns")
 
 
 # The shift.
