@@ -653,6 +653,7 @@ def _sweep_back(
         The gradients of what is wanted.
     """
     parameters, targets, rows = residuals
+    unit, cotangents = _in_units(sweep, cotangents)
     size = _size(sweep, targets.exists)
     zero = functools.partial(jnp.zeros, dtype=sweep.dtype)
     everything = _Parameters(
@@ -701,7 +702,7 @@ def _sweep_back(
         )
         local = _loop(tile_step, local, sweep.row_tiles)
         if wanted.kernel:
-            columns = local.kernel.astype(parameters.kernel.dtype)
+            columns = (local.kernel * unit).astype(parameters.kernel.dtype)
             columns = _add_columns(sweep, sums.kernel, columns, block, sweep.vocab_axis)
             local = local._replace(kernel=columns)
         if wanted.bias:
@@ -709,10 +710,27 @@ def _sweep_back(
         return local, None
 
     sums = _loop(step, _only(wanted, everything), sweep.blocks)
-    if wanted.kernel:
-        sums = sums._replace(kernel=_with_bits_as(parameters.kernel.dtype, sums.kernel))
-    pairs = zip(wanted, sums, parameters, strict=True)
+    kernel = _with_bits_as(parameters.kernel.dtype, sums.kernel) if wanted.kernel else None
+    sums = jax.tree.map(lambda total: total * unit, sums._replace(kernel=None))
+    pairs = zip(wanted, sums._replace(kernel=kernel), parameters, strict=True)
     return tuple(total.astype(given.dtype) for want, total, given in pairs if want)
+
+
+def _in_units(sweep: _Sweep, cotangents) -> tuple[jax.Array | float, Any]:
+    """A power of two near the largest cotangent, and the cotangents divided by it.
+
+    Slopes go into products in the dtype of the operands. In float16 those of a mean, a probability
+    over the number of rows, would be lost: nothing beneath 6e-8 is left.
+    """
+    if jnp.finfo(sweep.operand).minexp <= jnp.finfo(jnp.float32).minexp:
+        return 1.0, cotangents
+    sizes = [
+        jnp.max(jnp.where(jnp.isfinite(c), jnp.abs(c), 0.0)) for c in jax.tree.leaves(cotangents)
+    ]
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, sizes))
+    exponent = jnp.clip(jnp.frexp(largest)[1], -60, 60)
+    unit = jnp.ldexp(jnp.ones((), sweep.dtype), exponent)
+    return unit, jax.tree.map(lambda c: c / unit, cotangents)
 
 
 def _add_columns(sweep: _Sweep, array, columns, block: _Block, axis: int) -> jax.Array:

@@ -84,7 +84,8 @@ def linear_softmax_cross_entropy(
             move with the labels; the last `shift` rows have none and do not count.
         sweep: "rows" or "columns" of the logits; None takes columns, but rows for a mean or a sum
             whose kernel is not differentiated. A `chunk_size` asks for rows, a `block_size` for
-            columns.
+            columns. Ask for rows if the vocabulary is sharded over devices: columns would gather
+            the kernel on each.
         chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over

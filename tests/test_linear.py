@@ -228,6 +228,28 @@ def test_weights_do_not_decide_the_dtype(sweep):
         assert value.dtype == gradient.dtype == loss(inputs["hidden"]).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("sweep", ["rows", "columns"])
+def test_the_gradient_of_a_mean_survives_float16(sweep):
+    """The slope of one logit, a probability over the number of rows, is beneath its range."""
+    count, classes = 8192, 512
+    generator = np.random.default_rng(16)
+    hidden, kernel = (
+        jnp.asarray(generator.normal(size=s), "float16") for s in [(count, 2), (2, classes)]
+    )
+    labels = jnp.asarray(generator.integers(classes // 2, size=count), jnp.int32)
+    options = {"sweep": sweep, **({"block_size": 200} if sweep == "columns" else {})}
+
+    @jax.jit
+    def gradients(hidden, kernel):
+        loss = jaxent.linear_softmax_cross_entropy
+        return jax.grad(loss, 1)(hidden, kernel, labels, **options)[:, classes // 2 :]
+
+    expected = gradients(hidden.astype("float32"), kernel.astype("float32"))
+    assert relative_error(gradients(hidden, kernel), expected) < 2e-3
+    second = jax.jvp(functools.partial(gradients, hidden), (kernel,), (kernel,))[1]
+    assert bool(jnp.all(jnp.isfinite(second)))
+
+
 # Which sweep.
 
 
