@@ -404,6 +404,7 @@ def _one_way(batch: _Batch, temperature: jax.Array | None, options: _Options) ->
         batch.keys,
         batch.labels,
         temperature=1.0 if temperature is None else temperature,
+        sweep="rows",
         **_of_a_head(batch, options),
     )
 
