@@ -219,7 +219,8 @@ def linear_log_prob(
     if block_size is not None:
         _checks.positive(name, "block_size", block_size)
     rows = sweep_columns(head, labels, class_where, cap, divisor, block_size)
-    return LinearLogProb(-rows.cross_entropy, rows.entropy)
+    # Not a negation: a masked row has 0, not -0.
+    return LinearLogProb(0.0 - rows.cross_entropy, rows.entropy)
 
 
 def _shifted(name: str, shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array]:

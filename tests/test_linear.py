@@ -447,6 +447,8 @@ def test_log_probabilities_and_entropies_equal_the_dense_ones():
 
         actual, expected = both()
         assert relative_error(actual, expected) < 1e-12
+        log_prob = np.asarray(actual[0][0])
+        assert not np.any(np.signbit(log_prob[log_prob == 0.0]))
 
 
 def test_log_probabilities_feed_a_policy_gradient():
