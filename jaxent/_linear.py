@@ -56,7 +56,7 @@ def linear_softmax_cross_entropy(
         + z \Big( \log \sum_k e^{x_{ik}} \Big)^2
 
     It equals `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`, reduced,
-    with memory for a tile of the logits instead of all of them. Sweeping columns of the logits
+    with memory for a part of the logits instead of all of them. Sweeping columns of the logits
     (`jaxent.linear_softmax`) takes four matrix products for value and gradients and, on a CPU,
     about 16 MiB beside the gradients. Sweeping rows (`jaxent.linear_loss`) takes three for a mean
     or a sum, two if the kernel is not differentiated, but the logits of a chunk of rows and a
@@ -82,10 +82,11 @@ def linear_softmax_cross_entropy(
         shift: How many places further on the last leading axis the label of a row stands: 1 trains
             a causal language model on `labels` that are its own tokens. The mask and the weights
             move with the labels; the last `shift` rows have none and do not count.
-        sweep: "rows" or "columns" of the logits; None takes columns, but rows for a mean or a sum
-            whose kernel is not differentiated. A `chunk_size` asks for rows, a `block_size` for
-            columns. Ask for rows if the vocabulary is sharded over devices: columns would gather
-            the kernel on each.
+        sweep: "rows" or "columns" of the logits; None takes what is faster: columns for "none",
+            and for a mean or a sum in float32 of a differentiated kernel if D is at most 256; else
+            rows. A `chunk_size` asks for rows, a `block_size` for columns. Columns always need
+            least memory. Ask for rows if the vocabulary is sharded over devices: columns would
+            gather the kernel on each.
         chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over
@@ -298,22 +299,35 @@ def _cross_entropy(
             losses = jnp.where(head.where, losses, 0.0)
         return jnp.sum(losses) if reduction == "sum" else losses
 
+    if sweep is None:
+        sweep = _faster_sweep(reduction, arrays["hidden"], arrays["kernel"])
     if sweep == "rows":
         return by_rows(arrays, labels, options)
-    if sweep == "columns" or reduction == "none":
+    if sweep == "columns":
         return by_columns(arrays, labels, options)
-    return _chosen(by_rows, by_columns)(arrays, labels, options)
+    return _unless_frozen(by_rows, by_columns)(arrays, labels, options)
 
 
-def _chosen(by_rows: Callable[..., jax.Array], by_columns: Callable[..., jax.Array]):
-    """The better of two sweeps for a mean or a sum: columns, but rows if the kernel is frozen.
+def _faster_sweep(reduction: str, hidden: jax.Array, kernel: jax.Array) -> str | None:
+    """The sweep to take; None is columns, but rows if the kernel is not differentiated.
 
-    Time of columns over rows on a CPU (two cores, float32, value and gradients), at
-    (N, D, V) = (2048, 512, 16384) and (4096, 128, 32768): 1.14 to 1.21 and 0.84 to 0.94 with the
-    kernel trained, where columns need a seventh of the memory; 1.34 to 1.39 and 1.09 to 1.25 with
-    a frozen kernel, where rows need two products and columns three; 0.82 to 1.05 for the value
-    alone. With one loss per row it is 0.62 to 0.94: both need four products then.
+    Time of columns over rows, value and gradients on two CPU cores (benchmarks/results.md):
+
+    * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.24 from 512 on, where the
+      fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
+    * a mean with a frozen kernel: 1.09 to 1.39, three products against two;
+    * one loss per row: 0.62 to 0.94, four products against four.
+
+    Columns need a tenth of the memory throughout.
     """
+    if reduction == "none":
+        return "columns"
+    is_short = hidden.dtype.itemsize == 2 and kernel.dtype.itemsize == 2
+    return "rows" if is_short or hidden.shape[-1] > 256 else None
+
+
+def _unless_frozen(by_rows: Callable[..., jax.Array], by_columns: Callable[..., jax.Array]):
+    """The loss by columns, but by rows if the kernel is not differentiated."""
 
     @jax.custom_jvp
     def loss(arrays, labels, options):

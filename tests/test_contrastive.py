@@ -526,7 +526,7 @@ def test_devices_that_gather_the_keys_compute_the_loss_of_all(inputs, name):
 # What the compiler makes of it.
 
 
-def lowered(name, pairs, dtype=jnp.float32, chunk_size=256, **options):
+def lowered(name, pairs, dtype=jnp.float32, chunk_size: int | None = 256, **options):
     shape = jax.ShapeDtypeStruct((pairs, 64), dtype)
 
     def loss(rows, partners, temperature):
