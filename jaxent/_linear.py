@@ -313,12 +313,12 @@ def _faster_sweep(reduction: str, hidden: jax.Array, kernel: jax.Array) -> str |
 
     Time of columns over rows, value and gradients on two CPU cores (benchmarks/results.md):
 
-    * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.24 from 512 on, where the
+    * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.25 from 512 on, where the
       fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
     * a mean with a frozen kernel: 1.09 to 1.39, three products against two;
     * one loss per row: 0.62 to 0.94, four products against four.
 
-    Columns need a tenth of the memory throughout.
+    Columns need a thirtieth to a quarter of the memory.
     """
     if reduction == "none":
         return "columns"

@@ -262,7 +262,7 @@ def test_options_may_be_traced_and_differentiated(inputs):
         pytest.param(KL, ("bfloat16", "float32"), marks=pytest.mark.thorough),
         pytest.param(JENSEN_SHANNON, ("bfloat16", "bfloat16"), marks=pytest.mark.thorough),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_sixteen_bits_err_no_more_than_the_dense_divergence(function, dtypes):
     """Three-way: against float64 truth, streamed may not err more than plain 16-bit logits."""
