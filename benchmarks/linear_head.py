@@ -8,8 +8,9 @@ process, contestants interleaved:
 * bare: nothing but three matrix products, of chunks of rows, which bound what is possible;
 * jax-cce and tokamax (its `chunked_xla`), where they are installed (tokamax needs Python 3.12).
 
-The first table is of seconds, the second of the memory that the compiled program needs beside its
-inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at sizes that no
+`--of` asks for the value alone, a frozen kernel, or one loss per row instead (plain and the two
+sweeps). The first table is of seconds, the second of the memory that the compiled program needs
+beside its inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at sizes that no
 block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what PyTorch needs,
 to be run by itself, and on a GPU also Liger-Kernel and cut-cross-entropy where they are installed.
 """
@@ -101,10 +102,38 @@ def inputs(shape, dtype):
     return hidden, kernel, jax.random.randint(keys[2], (count,), 0, classes)
 
 
-def programs(arguments):
-    """Value and gradients of every contestant, compiled; what does not compile is left out."""
-    functions = {name: jax.value_and_grad(loss, (0, 1)) for name, loss in losses().items()}
-    functions["bare"] = bare_products
+def per_row(sweep):
+    """The sum of the losses of each row, one by one, with some cotangent."""
+
+    def loss(hidden, kernel, labels):
+        if sweep is None:
+            logits = jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        else:
+            each = jaxent.linear_softmax_cross_entropy(
+                hidden, kernel, labels, sweep=sweep, reduction="none"
+            )
+        return jnp.sum(each * jnp.cos(jnp.arange(each.size, dtype=each.dtype)))
+
+    return loss
+
+
+def functions_of(kind):
+    """What is timed, by name."""
+    if kind == "gradients":
+        functions = {name: jax.value_and_grad(loss, (0, 1)) for name, loss in losses().items()}
+        return functions | {"bare": bare_products}
+    means = {"plain": plain, "columns": columns, "rows": rows}
+    if kind == "value":
+        return means
+    if kind == "frozen":
+        return {name: jax.value_and_grad(loss) for name, loss in means.items()}
+    sweeps = {"plain": None, "columns": "columns", "rows": "rows"}
+    return {name: jax.value_and_grad(per_row(sweep), (0, 1)) for name, sweep in sweeps.items()}
+
+
+def programs(functions, arguments):
+    """Every contestant, compiled; what does not compile is left out."""
     compiled = {}
     for name, function in functions.items():
         try:
@@ -124,13 +153,14 @@ def print_heading(first, names):
     print("|" + "---|" * (1 + len(names)))
 
 
-def print_speed(shapes, dtype, repeats):
-    names = [*losses(), "bare"]
+def print_speed(shapes, dtype, repeats, kind):
+    functions = functions_of(kind)
+    names = list(functions)
     memory = {}
     print_heading("N, D, V; seconds", names)
     for shape in shapes:
         arguments = inputs(shape, dtype)
-        compiled = programs(arguments)
+        compiled = programs(functions, arguments)
         seconds = medians(compiled, arguments, repeats)
         memory[shape] = {name: temporary_mebibytes(p) for name, p in compiled.items()}
         print_row(shape, names, {name: f"{value:.2f}" for name, value in seconds.items()})
@@ -243,6 +273,9 @@ def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--of", default="gradients", choices=["gradients", "value", "frozen", "per-row"]
+    )
     parser.add_argument("--correct", action="store_true", help="errors instead of times")
     parser.add_argument("--memory", action="store_true", help="memory over N and V instead")
     parser.add_argument("--torch", action="store_true", help="PyTorch instead")
@@ -260,7 +293,7 @@ def main():
     elif options.memory:
         print_memory(jnp.dtype(options.dtype))
     else:
-        print_speed(shapes, jnp.dtype(options.dtype), options.repeats)
+        print_speed(shapes, jnp.dtype(options.dtype), options.repeats, options.of)
 
 
 if __name__ == "__main__":

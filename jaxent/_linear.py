@@ -315,8 +315,8 @@ def _faster_sweep(reduction: str, hidden: jax.Array, kernel: jax.Array) -> str |
 
     * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.25 from 512 on, where the
       fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
-    * a mean with a frozen kernel: 1.09 to 1.39, three products against two;
-    * one loss per row: 0.62 to 0.94, four products against four.
+    * a mean with a frozen kernel: 1.09 to 1.56, three products against two;
+    * one loss per row: 0.62 to 0.95, four products against four.
 
     Columns need a thirtieth to a quarter of the memory.
     """
