@@ -10,9 +10,10 @@ process, contestants interleaved:
 
 `--of` asks for the value alone, a frozen kernel, or one loss per row instead (plain and the two
 sweeps). The first table is of seconds, the second of the memory that the compiled program needs
-beside its inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at sizes that no
-block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what PyTorch needs,
-to be run by itself, and on a GPU also Liger-Kernel and cut-cross-entropy where they are installed.
+beside its inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at
+sizes that no block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what
+PyTorch needs, to be run by itself, and on a GPU also Liger-Kernel and cut-cross-entropy where they
+are installed.
 """
 
 import argparse
