@@ -40,3 +40,6 @@ NOT_LOSSES = {
     "sigmoid_contrastive_loss": "test_contrastive.py",
     **{name: test for family in _FAMILIES for name, test in family.NOT_LOSSES.items()},
 }
+
+# Losses of things larger than a row of classes; their obligations are in test_contract_whole.py.
+WHOLES = tuple(whole for family in _FAMILIES for whole in getattr(family, "WHOLES", ()))

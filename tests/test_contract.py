@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,23 @@ import pytest
 from contract_row import CLASS, LOGITS, Case, Row, with_float64
 from contract_table import NOT_LOSSES, ROWS
 from jax.core import Tracer
+from obligations import (
+    HALF_DTYPES,
+    Failure,
+    Loss,
+    after,
+    altered,
+    close,
+    first,
+    instead,
+    is_integer,
+    keeps_a_tracer,
+    second,
+    with_one,
+    without,
+    without_curvature,
+    without_forward_mode,
+)
 
 import jaxent
 
@@ -37,11 +54,7 @@ REFUSED_OPTIONS = {
     "label_smoothing": (-0.1, 1.1, 2),
     "pos_weight": (-1, -1e-9, math.inf, math.nan),
 }
-HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
 NEGATIVE_LABELS = (-1, -100, np.iinfo(np.int32).min)
-
-Loss = Callable[..., Any]
-Failure = type[BaseException] | tuple[type[BaseException], ...]
 
 
 class Obligation(NamedTuple):
@@ -94,10 +107,6 @@ def obligation(
 
 
 # --- tools ----------------------------------------------------------------------------------------
-
-
-def is_integer(array) -> bool:
-    return array.dtype.kind in "iu"
 
 
 def of_floats(row: Row, arguments, **keywords) -> tuple[Callable, tuple]:
@@ -162,89 +171,7 @@ def _program(function: Loss, options: tuple) -> Callable:
     return jax.jit(values_and_gradients)
 
 
-def close(actual, expected, *, rtol=1e-6) -> None:
-    """Equal to a few units in the last place, or to as much of the largest entry."""
-    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-    for a, e in pairs:
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        size = np.max(np.abs(e), initial=0.0, where=np.isfinite(e))
-        np.testing.assert_allclose(a, e, rtol=rtol, atol=rtol * size)
-
-
-def altered(array: np.ndarray, index: Any, value: Any) -> np.ndarray:
-    array = np.array(array)
-    array[index] = value
-    return array
-
-
-def with_one(values: tuple, position: int, value: Any) -> tuple:
-    return (*values[:position], value, *values[position + 1 :])
-
-
-# --- ways of breaking a loss ----------------------------------------------------------------------
-
-
-def after(change: Callable[[jax.Array], Any]) -> Callable[[Loss], Loss]:
-    """Breaks a loss by changing its result."""
-    return lambda loss: lambda *arguments, **keywords: change(loss(*arguments, **keywords))
-
-
-def before(change: Callable[..., tuple]) -> Callable[[Loss], Loss]:
-    """Breaks a loss by changing its arguments."""
-    return lambda loss: lambda *arguments, **keywords: loss(*change(*arguments), **keywords)
-
-
-def without(keyword: str) -> Callable[[Loss], Loss]:
-    """Breaks a loss by ignoring one of its arguments."""
-    return lambda loss: (
-        lambda *arguments, **keywords: loss(
-            *arguments, **{name: value for name, value in keywords.items() if name != keyword}
-        )
-    )
-
-
-def instead(other: Loss) -> Callable[[Loss], Loss]:
-    return lambda _: other
-
-
-def first(change: Callable[[Any], Any]) -> Callable[[Loss], Loss]:
-    return before(lambda logits, *rest: (change(logits), *rest))
-
-
-def second(change: Callable[[Any], Any]) -> Callable[[Loss], Loss]:
-    return before(lambda logits, labels, *rest: (logits, change(labels), *rest))
-
-
-def without_forward_mode(loss: Loss) -> Loss:
-    def broken(logits, *rest, **keywords):
-        of_logits = jax.custom_vjp(lambda x: loss(x, *rest, **keywords))
-        of_logits.defvjp(
-            lambda x: jax.vjp(lambda x: loss(x, *rest, **keywords), x),
-            lambda pullback, cotangent: pullback(cotangent),
-        )
-        return of_logits(logits)
-
-    return broken
-
-
-def without_curvature(loss: Loss) -> Loss:
-    """First derivatives as they should be, second ones zero in forward over reverse."""
-
-    def broken(logits, *rest, **keywords):
-        fixed = jax.lax.stop_gradient(logits)
-        value, tangent = jax.linearize(lambda x: loss(x, *rest, **keywords), fixed)
-        return value + tangent(logits - fixed)
-
-    return broken
-
-
 _calls = itertools.count()
-_kept: list[Any] = []
-
-
-def keeps_a_tracer(logits):
-    _kept.append(logits + 0.0)
-    return logits
 
 
 # --- obligations: what kind of function it is -----------------------------------------------------
