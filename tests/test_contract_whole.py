@@ -154,9 +154,9 @@ def is_pure(whole: Whole) -> None:
     to=lambda whole: whole.peer is not None,
 )
 def has_the_shape_of_optax(whole: Whole) -> None:
-    assert whole.peer is not None
+    assert (peer := whole.peer) is not None
     arguments = tuple(map(jnp.asarray, whole.inputs()))
-    theirs = jax.eval_shape(lambda *a: whole.result(whole.peer(*a, **whole.options)), *arguments)
+    theirs = jax.eval_shape(lambda *a: whole.result(peer(*a, **whole.options)), *arguments)
     ours = jax.eval_shape(whole.loss, *arguments)
     assert (ours.shape, ours.dtype, ours.weak_type) == (theirs.shape, np.float32, False)
 
@@ -277,7 +277,7 @@ def leaks_nothing(whole: Whole) -> None:
 
 
 @obligation(
-    before(lambda *a: [jnp.float32(x) if x.dtype == np.float64 else x for x in a]),
+    before(lambda *a: tuple(jnp.float32(x) if x.dtype == np.float64 else x for x in a)),
     after(lambda losses: losses.astype(jnp.result_type(float))),
 )
 def keeps_float32_and_float64_apart(whole: Whole) -> None:
