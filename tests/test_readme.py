@@ -1,24 +1,16 @@
 """The README tells the truth: its code runs, prints what it says, and its figures have a source."""
 
-import contextlib
-import io
-import itertools
 import re
 from pathlib import Path
 
-import jax
 import pytest
+from documents import BLOCK, blocks, examples, printed
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = list(BLOCK.finditer(README))
-# The line above each Python block, its code, and the output that the README prints right below.
-EXAMPLES = [
-    (README.count("\n", 0, block.start(2)), block[2], following[2])
-    for block, following in itertools.pairwise(BLOCKS)
-    if (block[1], following[1]) == ("python", "text")
-]
+PAGE = ROOT / "README.md"
+README = PAGE.read_text("utf-8")
+BLOCKS = blocks(PAGE)
+EXAMPLES = examples(PAGE)
 COMMANDS = [
     'python -m pip install ".[demo]" && python -m jaxent',
     'python -m pip install -e ".[test]" && python -m pytest',
@@ -51,19 +43,9 @@ def test_every_python_block_shows_what_it_prints():
     assert len(EXAMPLES) == sum(block[1] == "python" for block in BLOCKS)
 
 
-@pytest.mark.parametrize(("line", "code", "expected"), EXAMPLES, ids=[str(e[0]) for e in EXAMPLES])
-def test_python_block_prints_what_the_readme_says(line, code, expected):
-    # Compiled at its own line, so that a traceback shows the README's line that failed.
-    program = compile("\n" * line + code, ROOT / "README.md", "exec")
-    printed = io.StringIO()
-    # As in a session of the reader's own: with JAX's default settings and no names defined.
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        contextlib.redirect_stdout(printed),
-    ):
-        exec(program, {"__name__": "readme"})
-    assert printed.getvalue() == expected
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_python_block_prints_what_the_readme_says(example):
+    assert printed(example) == example.expected
 
 
 def test_shell_blocks_hold_exactly_the_two_commands():
