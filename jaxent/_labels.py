@@ -26,8 +26,8 @@ def smooth_labels(
 
     Args:
         labels: Targets, one per class, shape `[..., V]` (with V along `axis`); real or boolean,
-            non-negative, 16-bit dtypes are computed in float32. A negative one makes its example
-            NaN unless it is masked.
+            non-negative, 16-bit dtypes are computed in float32. A negative one becomes NaN, and
+            with it the loss of its example, unless it is masked.
         alpha: The share :math:`\alpha` in [0, 1]. A number, or a scalar array (NaN if out of
             range).
         axis: The class axis or axes; None for all of them.
@@ -269,8 +269,7 @@ def _smoothed(labels, alpha, where, axes) -> jax.Array:
         targets = jnp.where(where, targets, 0.0)
         count = jnp.maximum(jnp.sum(where, axis=axes, dtype=dtype, keepdims=True), 1.0)
     alpha = _rows.judged(alpha, (alpha >= 0.0) & (alpha <= 1.0))
-    valid = jnp.min(targets, axis=axes, keepdims=True) >= 0.0
-    smooth = _rows.judged((1.0 - alpha) * targets + alpha / count, valid)
+    smooth = _rows.judged((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
     return smooth if where is None else jnp.where(where, smooth, 0.0)
 
 

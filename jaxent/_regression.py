@@ -391,9 +391,7 @@ def _square(x, y) -> jax.Array:
 
 
 def _half_square(x, y) -> jax.Array:
-    # It may be finite where the square is not.
-    error = x - y
-    return error * (0.5 * error)
+    return _numerics.half_square(x - y)
 
 
 def _size(x, y) -> jax.Array:

@@ -73,6 +73,7 @@ from jaxent._numerics.probability import (
 )
 from jaxent._numerics.regression import (
     gaussian,
+    half_square,
     huber,
     log_cosh,
     pinball,
@@ -115,6 +116,7 @@ __all__ = [
     "focal_binary_cross_entropy",
     "focal_of",
     "gaussian",
+    "half_square",
     "hellinger",
     "huber",
     "interval_loss",
