@@ -40,6 +40,14 @@ from jaxent._labels import (
     temperature_scaling,
 )
 from jaxent._linear import linear_log_prob, linear_softmax_cross_entropy
+from jaxent._margin import (
+    hinge_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multiclass_sparsemax_loss,
+    perceptron_loss,
+    sparsemax_loss,
+)
 from jaxent._preference import (
     dpo_loss,
     kto_loss,
@@ -65,7 +73,16 @@ from jaxent._regression import (
     squared_error,
 )
 from jaxent._row_sweep import linear_loss
+from jaxent._segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    lovasz_hinge,
+    lovasz_softmax,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jaxent._sigmoid import sigmoid_binary_cross_entropy
+from jaxent._similarity import cosine_distance, cosine_similarity
 from jaxent._softmax import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
@@ -83,19 +100,24 @@ from jaxent._variants import (
 __all__ = [
     "absolute_error",
     "binary_cross_entropy",
+    "binary_dice_loss",
     "binary_entropy",
     "bits_per_byte",
     "brier_score",
     "categorical_cross_entropy",
     "class_balanced_weights",
     "clip_loss",
+    "cosine_distance",
+    "cosine_similarity",
     "cross_entropy",
+    "dice_loss",
     "dpo_loss",
     "entropy",
     "expected_calibration_error",
     "gaussian_nll",
     "generalized_cross_entropy",
     "hellinger",
+    "hinge_loss",
     "huber_loss",
     "info_nce",
     "jensen_shannon_divergence",
@@ -112,12 +134,19 @@ __all__ = [
     "linear_top_k_kl_divergence",
     "log_cosh",
     "logit_adjustment",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "mean",
+    "multiclass_generalized_dice_loss",
+    "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
     "mutual_information",
     "nats_to_bits",
     "negative_log_likelihood",
     "ordinal_cross_entropy",
     "orpo_loss",
+    "perceptron_loss",
     "perplexity",
     "poisson_nll",
     "policy_gradient_loss",
@@ -139,11 +168,13 @@ __all__ = [
     "softmax_focal_loss",
     "softmax_jensen_shannon",
     "softmax_kl_divergence",
+    "sparsemax_loss",
     "squared_error",
     "sum_and_weight",
     "symmetric_cross_entropy",
     "temperature_scaling",
     "total_variation",
     "tsallis_entropy",
+    "tversky_loss",
     "z_loss",
 ]

@@ -6,9 +6,11 @@ oracle.py or truth_*.py, and every obligation of test_contract.py applies to it.
 
 import rows_divergence
 import rows_information
+import rows_margin
 import rows_preference
 import rows_probability
 import rows_regression
+import rows_similarity
 import rows_softmax
 import rows_variants
 
@@ -19,6 +21,8 @@ _FAMILIES = (
     rows_variants,
     rows_regression,
     rows_preference,
+    rows_margin,
+    rows_similarity,
 )
 
 # The first rows serve to show that the obligations have teeth.

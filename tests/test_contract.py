@@ -496,7 +496,7 @@ def masks_elements_whatever_they_hold(row: Row) -> None:
     where = np.arange(clean[0].size).reshape(clean[0].shape) % 3 > 0
     losses, slopes = compiled(row, clean)
     for poison in (np.nan, np.inf, -np.inf, 3e38, -100.0):
-        arguments = tuple(altered(a, ~where, poison) for a in clean)
+        arguments = tuple(altered(a, ~where, -100 if is_integer(a) else poison) for a in clean)
         masked, masked_slopes = compiled(row, arguments, where)
         for result in (masked, values(row, arguments, where=where)):
             close(result[where], losses[where])
@@ -504,19 +504,19 @@ def masks_elements_whatever_they_hold(row: Row) -> None:
         for slope, expected in zip(masked_slopes, slopes, strict=True):
             close(slope[where], expected[where])
             np.testing.assert_array_equal(slope[~where], 0.0)
-    poisoned = tuple(jnp.asarray(altered(a, ~where, np.nan)) for a in clean)
+    poisoned = tuple(
+        jnp.asarray(altered(a, ~where, -100 if is_integer(a) else np.nan)) for a in clean
+    )
     with jax.debug_nans(True):
         close(values(row, poisoned, where=where), np.where(where, losses, 0.0))
         close(gradients(row, poisoned, where=where), masked_slopes)
 
     def others(where, *a):
-        def total(*a):
-            return jnp.sum(row.loss(*a, where=where))
-
-        every = tuple(range(len(a)))
-        tangent = jax.jvp(lambda *a: row.loss(*a, where=where), a, a)[1]
+        loss, floats = of_floats(row, a, where=where)
+        every = tuple(range(len(floats)))
+        tangent = jax.jvp(loss, floats, floats)[1]
         each = jax.vmap(lambda w, *a: row.loss(*a, where=w))(where, *a)
-        return each, tangent, jax.hessian(total, every)(*a)
+        return each, tangent, jax.hessian(lambda *f: jnp.sum(loss(*f)), every)(*floats)
 
     with jax.debug_nans(True):
         each, tangent, curvatures = jax.jit(others)(where, *poisoned)
@@ -548,9 +548,9 @@ def masks_elements_whatever_they_hold(row: Row) -> None:
         assert number.dtype == np.float32
         assert jax.eval_shape(functools.partial(row.loss, where=where), *clean).dtype == np.float32
     for dtype in (*HALF_DTYPES, np.float32):
-        half = tuple(a.astype(dtype) for a in clean)
+        half = row.inputs(dtype=dtype)
         slopes = gradients(row, half, where=where)
-        assert [slope.dtype for slope in slopes] == [a.dtype for a in half]
+        assert all(slope.dtype == dtype for slope in slopes)
 
 
 @obligation(

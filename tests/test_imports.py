@@ -26,7 +26,9 @@ ORDER = (
     "_divergence",
     "_calibration",
     "_regression",
+    "_margin",
     "_preference",
+    "_similarity",
     "_head",
     "_linear_map",
     "_chunks",
@@ -51,6 +53,8 @@ PRIMITIVES = (
     "reweighted",
     "regression",
     "preference",
+    "margin",
+    "similarity",
 )
 FILES = sorted((ROOT / "jaxent").rglob("*.py"))
 
