@@ -28,7 +28,10 @@ ORDER = (
     "_regression",
     "_margin",
     "_preference",
+    "_segmentation",
+    "_ranking",
     "_similarity",
+    "_sequence",
     "_head",
     "_linear_map",
     "_chunks",
@@ -53,8 +56,12 @@ PRIMITIVES = (
     "reweighted",
     "regression",
     "preference",
+    "segmentation",
+    "ranking",
     "margin",
     "similarity",
+    "scaled",
+    "ctc",
 )
 FILES = sorted((ROOT / "jaxent").rglob("*.py"))
 
