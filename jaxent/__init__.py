@@ -1,5 +1,6 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
+from jaxent._bregman import convex_kl_divergence, generalized_kl_divergence
 from jaxent._calibration import expected_calibration_error
 from jaxent._column_sweep import linear_softmax
 from jaxent._contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
@@ -14,6 +15,13 @@ from jaxent._divergence import (
     softmax_entropy,
     softmax_jensen_shannon,
     softmax_kl_divergence,
+)
+from jaxent._fenchel_young import make_fenchel_young_loss
+from jaxent._embedding import (
+    circle_loss,
+    ntxent,
+    supervised_contrastive_loss,
+    triplet_margin_loss,
 )
 from jaxent._information import (
     binary_entropy,
@@ -61,6 +69,7 @@ from jaxent._probability import (
     categorical_cross_entropy,
     negative_log_likelihood,
 )
+from jaxent._ranking import listmle_loss, pairwise_logistic_loss, ranking_softmax_loss
 from jaxent._reduction import mean, sum_and_weight
 from jaxent._regression import (
     absolute_error,
@@ -81,9 +90,11 @@ from jaxent._segmentation import (
     multiclass_generalized_dice_loss,
     tversky_loss,
 )
+from jaxent._sequence import ctc_loss, ctc_loss_with_forward_probs
 from jaxent._sigmoid import sigmoid_binary_cross_entropy
 from jaxent._similarity import cosine_distance, cosine_similarity
 from jaxent._softmax import (
+    safe_softmax_cross_entropy,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     z_loss,
@@ -105,17 +116,22 @@ __all__ = [
     "bits_per_byte",
     "brier_score",
     "categorical_cross_entropy",
+    "circle_loss",
     "class_balanced_weights",
     "clip_loss",
+    "convex_kl_divergence",
     "cosine_distance",
     "cosine_similarity",
     "cross_entropy",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
     "dice_loss",
     "dpo_loss",
     "entropy",
     "expected_calibration_error",
     "gaussian_nll",
     "generalized_cross_entropy",
+    "generalized_kl_divergence",
     "hellinger",
     "hinge_loss",
     "huber_loss",
@@ -132,10 +148,12 @@ __all__ = [
     "linear_softmax",
     "linear_softmax_cross_entropy",
     "linear_top_k_kl_divergence",
+    "listmle_loss",
     "log_cosh",
     "logit_adjustment",
     "lovasz_hinge",
     "lovasz_softmax",
+    "make_fenchel_young_loss",
     "mean",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -144,16 +162,20 @@ __all__ = [
     "mutual_information",
     "nats_to_bits",
     "negative_log_likelihood",
+    "ntxent",
     "ordinal_cross_entropy",
     "orpo_loss",
+    "pairwise_logistic_loss",
     "perceptron_loss",
     "perplexity",
     "poisson_nll",
     "policy_gradient_loss",
     "poly_loss_cross_entropy",
     "quantile_loss",
+    "ranking_softmax_loss",
     "renyi_divergence",
     "renyi_entropy",
+    "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "sigmoid_contrastive_loss",
     "sigmoid_entropy",
@@ -171,9 +193,11 @@ __all__ = [
     "sparsemax_loss",
     "squared_error",
     "sum_and_weight",
+    "supervised_contrastive_loss",
     "symmetric_cross_entropy",
     "temperature_scaling",
     "total_variation",
+    "triplet_margin_loss",
     "tsallis_entropy",
     "tversky_loss",
     "z_loss",

@@ -3,6 +3,8 @@
 import functools
 import math
 import numbers
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,39 +129,61 @@ def cosine_distance(
     )
 
 
-def _of_pairs(name, measure, pairs, epsilon, axis, where) -> jax.Array:
-    """What `measure` makes of pairs of vectors, given as two arrays by their names."""
-    first, second = pairs
-    arrays = {
-        first: _checks.floating(name, first, pairs[first]),
-        second: _checks.real(name, second, pairs[second]),
-    }
-    axes = _checks.class_axes(name, first, arrays[first], axis)
-    _checks.require(
-        arrays[second].ndim == arrays[first].ndim,
-        name,
-        f"`{second}` {_checks.describe(arrays[second])} must have the rank of `{first}` "
-        f"{_checks.describe(arrays[first])}; add the missing axes, for example with `[None, :]`.",
-    )
-    _checks.broadcastable(name, **arrays)
-    _checks.same_classes(name, axes, **arrays)
-    where = _rows.mask(name, where, axes, arrays)
-    _checks.within(name, "epsilon", epsilon, 0.0, math.inf)
-    _checks.finite(name, "epsilon", epsilon)
+class Vectors(NamedTuple):
+    """Checked vectors, the axes of their features, and what of them counts."""
+
+    arrays: tuple[jax.Array, ...]
+    axes: tuple[int, ...]
+    where: jax.Array | None
+
+
+def check_vectors(
+    function: str, given: Mapping[str, ArrayLike], axis: _checks.Axis, where: ArrayLike | None
+) -> Vectors:
+    """Vectors of one rank and equally many features, by their names; the first is the model's."""
+    (first, array), *others = given.items()
+    arrays = {first: _checks.floating(function, first, array)}
+    axes = _checks.class_axes(function, first, arrays[first], axis)
+    for name, value in others:
+        arrays[name] = array = _checks.real(function, name, value)
+        _checks.require(
+            array.ndim == arrays[first].ndim,
+            function,
+            f"`{name}` {_checks.describe(array)} must have the rank of `{first}` "
+            f"{_checks.describe(arrays[first])}; add the missing axes, for example with `[None]`.",
+        )
+    _checks.broadcastable(function, **arrays)
+    _checks.same_classes(function, axes, **arrays)
+    return Vectors(tuple(arrays.values()), axes, _rows.mask(function, where, axes, arrays))
+
+
+def rows_of(vectors: Vectors) -> tuple[list[jax.Array], jax.Array | None]:
+    """The vectors as rows of one shape, zero where nothing counts, and which of them count."""
+    dtype = compute_dtype(*vectors.arrays)
+    filled = [
+        _rows.rows(array.astype(dtype), vectors.where, vectors.axes, _FILL)
+        for array in vectors.arrays
+    ]
+    shape = jnp.broadcast_shapes(*(each.values.shape for each in filled))
+    return [jnp.broadcast_to(each.values, shape) for each in filled], filled[0].live
+
+
+def _of_pairs(function, measure, given, epsilon, axis, where) -> jax.Array:
+    """What `measure` makes of pairs of vectors."""
+    vectors = check_vectors(function, given, axis, where)
+    _checks.within(function, "epsilon", epsilon, 0.0, math.inf)
+    _checks.finite(function, "epsilon", epsilon)
     has_floor = not (isinstance(epsilon, numbers.Real) and epsilon == 0)
-    epsilon = _checks.scalar(name, "epsilon", epsilon) if has_floor else None
-    return _measured(measure, tuple(arrays.values()), epsilon, where, axes)
+    epsilon = _checks.scalar(function, "epsilon", epsilon) if has_floor else None
+    return _measured(measure, vectors.arrays, epsilon, vectors.where, vectors.axes)
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "axes"), inline=True)
 def _measured(measure, arrays, epsilon, where, axes) -> jax.Array:
-    dtype = compute_dtype(*arrays)
-    filled = [_rows.rows(array.astype(dtype), where, axes, _FILL) for array in arrays]
-    shape = jnp.broadcast_shapes(*(each.values.shape for each in filled))
-    a, b = (jnp.broadcast_to(each.values, shape) for each in filled)
+    (a, b), live = rows_of(Vectors(arrays, axes, where))
     if epsilon is None:
-        return _rows.masked(measure(a, b), filled[0].live)
-    epsilon = jax.lax.stop_gradient(epsilon.astype(dtype))
+        return _rows.masked(measure(a, b), live)
+    epsilon = jax.lax.stop_gradient(epsilon.astype(a.dtype))
     proper = (epsilon >= 0.0) & (epsilon < jnp.inf)
     results = measure(a, b, jnp.sqrt(jnp.where(proper, epsilon, 0.0)))
-    return _rows.masked(_rows.judged(results, proper), filled[0].live)
+    return _rows.masked(_rows.judged(results, proper), live)

@@ -10,6 +10,7 @@ import rows_margin
 import rows_preference
 import rows_probability
 import rows_regression
+import rows_segmentation
 import rows_similarity
 import rows_softmax
 import rows_variants
@@ -23,6 +24,7 @@ _FAMILIES = (
     rows_preference,
     rows_margin,
     rows_similarity,
+    rows_segmentation,
 )
 
 # The first rows serve to show that the obligations have teeth.

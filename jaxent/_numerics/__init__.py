@@ -17,11 +17,13 @@ A rule that needs a derivative of a derivative gets it from primitives of this f
 every order of differentiation accurate.
 """
 
+from jaxent._numerics.bregman import generalized_kullback_leibler
 from jaxent._numerics.cross_entropy import (
     label_cross_entropy,
     leaving_out,
     soft_cross_entropy,
 )
+from jaxent._numerics.ctc import ctc, ctc_with_forward
 from jaxent._numerics.distribution import (
     bernoulli_entropy,
     hellinger,
@@ -40,6 +42,13 @@ from jaxent._numerics.divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
+from jaxent._numerics.embedding import (
+    distance_gap,
+    mean_cross_entropy,
+    paired_cross_entropy,
+    pairwise_softplus,
+    unit,
+)
 from jaxent._numerics.ground import (
     along,
     compute_dtype,
@@ -49,7 +58,13 @@ from jaxent._numerics.ground import (
     summed_along,
 )
 from jaxent._numerics.logits import soft_cap, tempered
-from jaxent._numerics.margin import hinge, label_hinge, label_sparsemax, sparse_plus
+from jaxent._numerics.margin import (
+    hinge,
+    label_hinge,
+    label_lag,
+    label_sparsemax,
+    sparse_plus,
+)
 from jaxent._numerics.order import (
     mutual_information,
     renyi_divergence,
@@ -72,6 +87,7 @@ from jaxent._numerics.probability import (
     negative_log_likelihood,
     squared_distance,
 )
+from jaxent._numerics.ranking import order_costs, pair_costs
 from jaxent._numerics.regression import (
     gaussian,
     half_square,
@@ -125,10 +141,14 @@ __all__ = [
     "compute_dtype",
     "cosine_distance",
     "cosine_similarity",
+    "ctc",
+    "ctc_with_forward",
     "curvature",
+    "distance_gap",
     "focal_binary_cross_entropy",
     "focal_of",
     "gaussian",
+    "generalized_kullback_leibler",
     "half_square",
     "hellinger",
     "hinge",
@@ -138,6 +158,7 @@ __all__ = [
     "kullback_leibler",
     "label_cross_entropy",
     "label_hinge",
+    "label_lag",
     "label_power",
     "label_sparsemax",
     "leaving_out",
@@ -149,11 +170,16 @@ __all__ = [
     "long_sum",
     "lovasz_extension",
     "margin",
+    "mean_cross_entropy",
     "mutual_information",
     "negative_log_likelihood",
     "normalized",
     "odds_ratio_loss",
+    "order_costs",
+    "pair_costs",
     "pair_cross_entropy",
+    "paired_cross_entropy",
+    "pairwise_softplus",
     "pinball",
     "poisson",
     "poisson_surprise",
@@ -192,4 +218,5 @@ __all__ = [
     "total_variation",
     "truncated",
     "tsallis",
+    "unit",
 ]
