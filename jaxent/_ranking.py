@@ -61,7 +61,8 @@ def ranking_softmax_loss(
     """
     name = "ranking_softmax_loss"
     lists = _checked(name, logits, labels, where, weights)
-    return _reduced(*_softmax_losses(*lists), reduce_fn)
+    losses, live = _softmax_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
 
 
 def pairwise_logistic_loss(
@@ -114,7 +115,8 @@ def pairwise_logistic_loss(
     """
     name = "pairwise_logistic_loss"
     lists = _checked(name, logits, labels, where, weights)
-    return _reduced(*_pairwise_losses(*lists), reduce_fn)
+    losses, live = _pairwise_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
 
 
 def listmle_loss(
@@ -170,7 +172,8 @@ def listmle_loss(
     """
     name = "listmle_loss"
     lists = _checked(name, logits, labels, where, weights)
-    return _reduced(*_order_losses(*lists), reduce_fn)
+    losses, live = _order_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
 
 
 class _Lists(NamedTuple):
@@ -216,11 +219,9 @@ def _items(logits, labels, where, weights) -> _Items:
         shape = jnp.broadcast_shapes(shape, where.shape)
         exists = jnp.broadcast_to(where, shape)
         live = jnp.any(exists, axis=-1)
-    arrays = [jnp.broadcast_to(a, shape) for a in arrays]
-    if where is not None:
-        # Nothing is selected where nothing is masked, or NaN would meet an operation.
-        arrays = [jnp.where(exists, a, jnp.zeros((), a.dtype)) for a in arrays]
-    logits, labels, weights = arrays
+    logits, labels, weights = (
+        jnp.where(exists, jnp.broadcast_to(a, shape), jnp.zeros((), a.dtype)) for a in arrays
+    )
     valid = jnp.all((weights >= 0.0) & (weights < jnp.inf) & (labels == labels), axis=-1)
     return _Items(logits, labels, weights, exists, live, valid)
 

@@ -136,8 +136,9 @@ def binary_dice_loss(
         Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016.
     """
     name = "binary_dice_loss"
-    shape = jnp.shape(predictions)
-    is_plain = len(shape) == jnp.ndim(targets) and shape[-1:] != (1,)
+    predictions = _checks.floating(name, "predictions", predictions)
+    targets = _checks.real(name, "targets", targets)
+    is_plain = predictions.ndim == targets.ndim and predictions.shape[-1:] != (1,)
     regions = _regions(
         name,
         predictions,
@@ -206,15 +207,9 @@ def multiclass_generalized_dice_loss(
     """
     name = "multiclass_generalized_dice_loss"
     options = {"smooth": smooth, "alpha": 0.5, "beta": 0.5}
-    shapes = (jnp.shape(predictions), jnp.shape(targets))
-    _checks.require(
-        shapes[0] == shapes[1],
-        name,
-        f"`targets` {shapes[1]} must have the shape {shapes[0]} of `predictions`; "
-        "make class indices one-hot with `jax.nn.one_hot`.",
-    )
     regions = _regions(name, predictions, targets, where, None, apply_softmax, options)
-    return _generalized(regions, bool(ignore_background))
+    arrays, static = _split(regions)
+    return _generalized_loss(arrays, static, bool(ignore_background))
 
 
 def tversky_loss(
@@ -651,11 +646,6 @@ def _generalized_loss(arrays, static, ignore_background) -> jax.Array:
     return jnp.sum(losses) / _how_many(losses, counts, every)
 
 
-def _generalized(regions: _Regions, ignore_background: bool) -> jax.Array:
-    arrays, static = _split(regions)
-    return _generalized_loss(arrays, static, ignore_background)
-
-
 def _foreground(losses, counts, ignore_background) -> tuple[jax.Array, jax.Array | None]:
     """The classes that are not the background, if that is to be left out."""
     if not ignore_background or losses.shape[-1] == 1:
@@ -702,12 +692,10 @@ def _lovasz_softmax(logits, labels, where, axes, classes) -> jax.Array:
     )
     flat = rows.labels.reshape(pixels)[:, None, :]
     is_true = flat == jnp.arange(size, dtype=flat.dtype).reshape(1, -1, 1)
-    if rows.live is not None:
-        live = rows.live.reshape(pixels)[:, None, :]
-        is_true &= live
-    wrong, right = jnp.where(is_true, rest, p), jnp.where(is_true, p, rest)
-    if rows.live is not None:
-        wrong, right = jnp.where(live, wrong, 0.0), jnp.where(live, right, 1.0)
+    live = True if rows.live is None else rows.live.reshape(pixels)[:, None, :]
+    is_true &= live
+    wrong = jnp.where(live, jnp.where(is_true, rest, p), 0.0)
+    right = jnp.where(live, jnp.where(is_true, p, rest), 1.0)
     # The odds of being wrong tell apart errors that are both near 1.
     odds = wrong / jnp.maximum(right, float(jnp.finfo(right.dtype).smallest_normal))
     losses = _numerics.lovasz_extension(wrong, odds, is_true)

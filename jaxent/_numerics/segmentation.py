@@ -129,10 +129,13 @@ def lovasz_extension(errors: jax.Array, order: jax.Array, is_true: jax.Array) ->
         num_keys=1,
         is_stable=True,
     )
-    total = jnp.sum(true, axis=-1, keepdims=True)
-    false_before = jnp.cumsum(1 - true, axis=-1) - (1 - true)
-    true_left = total - (jnp.cumsum(true, axis=-1) - true)
-    union, left = ((total + false_before).astype(errors.dtype), true_left.astype(errors.dtype))
+    true_so_far = jnp.cumsum(true, axis=-1, dtype=jnp.int32)
+    total = true_so_far[..., -1:]
+    left = (total - (true_so_far - true)).astype(errors.dtype)
+    false_before = jax.lax.broadcasted_iota(jnp.int32, true.shape, true.ndim - 1) - (
+        true_so_far - true
+    )
+    union = (total + false_before).astype(errors.dtype)
     # A true pixel is one more in the set; another is also one more in the union. In front of an
     # empty region the first one makes the whole difference.
     safe = jnp.maximum(union, 1.0)
