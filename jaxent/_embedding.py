@@ -200,13 +200,11 @@ def triplet_margin_loss(
         \ell = \max\big( d(a, p) - d(a, n) + m,\, 0 \big), \qquad
         d(x, y) = \Big( \sum_j |x_j - y_j|^k + \epsilon \Big)^{1/k}
 
-    For Euclidean distances (k = 2) the difference of the two distances, and its gradient in the
-    anchor, are formed from :math:`n - p`: they keep their accuracy where positive and negative are
-    near each other and far from the anchor. For other degrees it is that of the distances.
+    Distances are accurate, however large or small; their difference is as accurate as they are.
 
     Args:
         anchors: Vectors `[..., V]` (with their V features along `axis`), floating point; 16-bit
-            dtypes are computed in float32. Distances may be as large or small as the dtype goes.
+            dtypes are computed in float32.
         positives: Vectors of the rank and the V of `anchors`, real, that belong to the anchors.
         negatives: Vectors of the rank and the V of `anchors`, real, that do not.
         axis: The axis or axes of the features; None for all of them.

@@ -59,13 +59,12 @@ def pairwise_softplus(
 # Triplets.
 
 
-class _Gap(NamedTuple):
+class _Distances(NamedTuple):
     """Two distances from an anchor, in a unit of each row's own, [..., 1] all of them."""
 
     scale: tuple[jax.Array, jax.Array]  # powers of two, of points and of their differences
-    near: jax.Array  # the distance to the positive
-    far: jax.Array  # the distance to the negative
-    difference: jax.Array  # the first minus the second
+    near: jax.Array  # to the positive
+    far: jax.Array  # to the negative
 
     def between(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The difference of two points in the unit of the distances."""
@@ -80,66 +79,42 @@ def _powers(x: jax.Array, exponent: float) -> jax.Array:
     return jnp.where(is_zero, 0.0, jnp.power(jnp.where(is_zero, 1.0, x), exponent))
 
 
-def _squares_gap(a, p, n, floor) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Squared Euclidean distances to p and to n, and the first minus the second as exactly."""
-    near, far = a - p, a - n
-    change = jnp.sum((n - p) * (near + far), axis=-1, keepdims=True)
-    return (
-        jnp.sum(jnp.square(near), axis=-1, keepdims=True) + floor * floor,
-        jnp.sum(jnp.square(far), axis=-1, keepdims=True) + floor * floor,
-        change,
+def _distances(degree: float, differences, floor: jax.Array) -> tuple[jax.Array, ...]:
+    """The lengths of the differences, [..., 1]."""
+    totals = (
+        jnp.sum(_powers(jnp.abs(x), degree), axis=-1, keepdims=True) + _powers(floor, degree)
+        for x in differences
     )
+    return tuple(jnp.sqrt(x) if degree == 2.0 else _powers(x, 1.0 / degree) for x in totals)
 
 
-def _euclidean(scale, near_square, far_square, change) -> _Gap:
-    near, far = jnp.sqrt(near_square), jnp.sqrt(far_square)
-    return _Gap(scale, near, far, change * reciprocal(near + far))
-
-
-def _gap(degree: float, a, p, n, floor) -> _Gap:
-    if degree != 2.0:
-        return _scaled_gap(degree, a, p, n, floor)
-    near_square, _, change = _squares_gap(a, p, n, floor)
-    far_square = near_square - change
-    # Without overflow, nor cancellation in the line above.
-    is_plain = jnp.all(
-        (near_square > 2.0**-30)
-        & (near_square < 2.0**60)
-        & (change > -(2.0**60))
-        & (change < 0.75 * near_square)
-    )
-    ones = (jnp.ones_like(near_square),) * 2
+def _measured(degree: float, a, p, n, floor) -> _Distances:
+    """The distances from a to p and to n, in units of 1 if they are of ordinary size."""
+    near, far = _distances(degree, (a - p, a - n), floor)
+    ones = jnp.ones_like(near)
+    # No power nor the sum of them was anywhere near the ends of the range.
+    low, high = 2.0 ** (-60.0 / degree), 2.0 ** (60.0 / degree)
+    is_plain = jnp.all((near > low) & (near < high) & (far > low) & (far < high))
     return jax.lax.cond(
         is_plain,
-        lambda: _euclidean(ones, near_square, far_square, change),
-        lambda: _scaled_gap(degree, a, p, n, floor),
+        lambda: _Distances((ones, ones), near, far),
+        lambda: _scaled(degree, a, p, n, floor),
     )
 
 
-def _scaled_gap(degree: float, a, p, n, floor) -> _Gap:
+def _scaled(degree: float, a, p, n, floor) -> _Distances:
     def largest(*arrays):
         return functools.reduce(
             jnp.maximum, (jnp.max(jnp.abs(x), axis=-1, keepdims=True) for x in arrays)
         )
 
     # Differences of the largest numbers would overflow, those of tiny ones are to stay.
-    points = jnp.where(largest(a, p, n) > 2.0 ** (jnp.finfo(a.dtype).maxexp - 4), 0.0625, 1.0)
-    points = points.astype(a.dtype)
-    a, p, n = a * points, p * points, n * points
-    floor = floor * points
-    over = 1.0 / power_of_two(jnp.maximum(largest(a - p, a - n), floor))
-    scale, floor = (points, over), floor * over
-    if degree == 2.0:
-        return _euclidean(scale, *_squares_gap(a * over, p * over, n * over, floor))
-    near, far = (
-        _powers(
-            jnp.sum(_powers(jnp.abs((a - x) * over), degree), axis=-1, keepdims=True)
-            + _powers(floor, degree),
-            1.0 / degree,
-        )
-        for x in (p, n)
-    )
-    return _Gap(scale, near, far, near - far)
+    is_huge = largest(a, p, n) > 2.0 ** (jnp.finfo(a.dtype).maxexp - 4)
+    shrink = jnp.where(is_huge, 0.0625, 1.0).astype(a.dtype)
+    near, far = a * shrink - p * shrink, a * shrink - n * shrink
+    over = 1.0 / power_of_two(jnp.maximum(largest(near, far), floor * shrink))
+    distances = _distances(degree, (near * over, far * over), floor * shrink * over)
+    return _Distances((shrink, over), *distances)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -148,8 +123,8 @@ def distance_gap(degree: float, anchors, positives, negatives, floor) -> jax.Arr
 
     The floor is a constant >= 0; a distance of 0 has no gradient.
     """
-    gap = _gap(degree, anchors, positives, negatives, floor)
-    return (gap.difference / gap.scale[1] / gap.scale[0])[..., 0]
+    found = _measured(degree, anchors, positives, negatives, floor)
+    return ((found.near - found.far) / found.scale[1] / found.scale[0])[..., 0]
 
 
 @functools.partial(distance_gap.defjvp, symbolic_zeros=True)
@@ -163,16 +138,10 @@ def _distance_gap_jvp(degree, primals, tangents):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _slopes(degree: float, a, p, n, floor) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of `distance_gap` in the three points."""
-    gap = _gap(degree, a, p, n, floor)
-    toward_p = _direction(degree, gap.between(a, p), gap.near)
-    toward_n = _direction(degree, gap.between(a, n), gap.far)
-    if degree != 2.0:
-        return toward_p - toward_n, -toward_p, toward_n
-    # The difference of the two, without cancellation where p and n are near each other.
-    is_longer = gap.near >= gap.far
-    shorter = jnp.where(is_longer, toward_n, toward_p)
-    over = reciprocal(jnp.where(is_longer, gap.near, gap.far))
-    return (gap.between(n, p) - shorter * gap.difference) * over, -toward_p, toward_n
+    found = _measured(degree, a, p, n, floor)
+    toward_p = _direction(degree, found.between(a, p), found.near)
+    toward_n = _direction(degree, found.between(a, n), found.far)
+    return toward_p - toward_n, -toward_p, toward_n
 
 
 def _direction(degree: float, x: jax.Array, distance: jax.Array) -> jax.Array:
@@ -185,14 +154,14 @@ def _direction(degree: float, x: jax.Array, distance: jax.Array) -> jax.Array:
 @functools.partial(_slopes.defjvp, symbolic_zeros=True)
 def _slopes_jvp(degree, primals, tangents):
     a, p, n, _ = primals
-    gap = _gap(degree, *primals)
+    found = _measured(degree, *primals)
     a_dot, p_dot, n_dot = (
         jnp.zeros_like(x) if isinstance(dot, SymbolicZero) else dot
         for x, dot in zip((a, p, n), tangents[:3], strict=True)
     )
 
     def bend(x, distance, x_dot):
-        x_dot = x_dot * reciprocal(distance) * gap.scale[1] * gap.scale[0]
+        x_dot = x_dot * reciprocal(distance) * found.scale[1] * found.scale[0]
         direction = _direction(degree, x, distance)
         along = direction * jnp.sum(direction * x_dot, axis=-1, keepdims=True)
         if degree == 2.0:
@@ -200,6 +169,6 @@ def _slopes_jvp(degree, primals, tangents):
         weight = _powers(jnp.abs(x) * reciprocal(distance), degree - 2.0)
         return (degree - 1.0) * (weight * x_dot - along)
 
-    of_p = bend(gap.between(a, p), gap.near, a_dot - p_dot)
-    of_n = bend(gap.between(a, n), gap.far, a_dot - n_dot)
+    of_p = bend(found.between(a, p), found.near, a_dot - p_dot)
+    of_n = bend(found.between(a, n), found.far, a_dot - n_dot)
     return _slopes(degree, *primals), (of_p - of_n, -of_p, of_n)
