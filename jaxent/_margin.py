@@ -174,7 +174,7 @@ def multiclass_hinge_loss(
         Machines <https://www.jmlr.org/papers/v2/crammer01a.html>`_, 2001, section 3.
     """
     name = "multiclass_hinge_loss"
-    return _of_classes(name, _class_hinges, scores, labels, axis, where)
+    return _of_classes(name, _numerics.label_hinge, scores, labels, axis, where)
 
 
 def multiclass_perceptron_loss(
@@ -217,7 +217,7 @@ def multiclass_perceptron_loss(
         <https://aclanthology.org/W02-1001/>`_, 2002.
     """
     name = "multiclass_perceptron_loss"
-    return _of_classes(name, _class_perceptrons, scores, labels, axis, where)
+    return _of_classes(name, _numerics.label_lag, scores, labels, axis, where)
 
 
 def multiclass_sparsemax_loss(
@@ -294,12 +294,12 @@ def _hinges(scores, targets, where, margin) -> jax.Array:
     is_sign = jnp.abs(signs) == 1.0
     # A masked element has none.
     valid = is_sign if where is None else is_sign | ~where
-    return _rows.judged(_numerics.hinge(x, signs, margin), valid)
+    return _numerics.hinge(x, _rows.judged(signs, valid), margin)
 
 
 def _binary_sparsemaxes(x: jax.Array, labels: jax.Array) -> jax.Array:
-    valid = (labels == 0.0) | (labels == 1.0)
-    return _rows.judged(_numerics.sparse_plus(jnp.where(labels == 1.0, -x, x)), valid)
+    sign = jnp.where(labels == 0.0, 1.0, jnp.where(labels == 1.0, -1.0, jnp.nan))
+    return _numerics.sparse_plus(x * sign.astype(x.dtype))
 
 
 def _of_classes(name: str, primitive, scores, labels, axis, where) -> jax.Array:
@@ -311,11 +311,3 @@ def _of_classes(name: str, primitive, scores, labels, axis, where) -> jax.Array:
 def _class_losses(primitive, scores, labels, where, axes) -> jax.Array:
     rows = _rows.labelled_rows(scores, labels, where, axes, _rows.LOGITS)
     return rows.losses(primitive(rows.values, rows.labels))
-
-
-def _class_hinges(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    return _numerics.label_hinge(scores, labels, 1.0)
-
-
-def _class_perceptrons(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    return _numerics.label_hinge(scores, labels, 0.0)

@@ -115,15 +115,52 @@ def softmax_cross_entropy(
         Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
         2015, section 7.
     """
-    name = "softmax_cross_entropy"
-    logits = _checks.floating(name, "logits", logits)
-    labels = _checks.real(name, "labels", labels)
-    axes = _checks.class_axes(name, "logits", logits, axis)
-    smoothing = _smoothing(name, label_smoothing)
-    _checks.broadcastable(name, logits=logits, labels=labels)
-    _checks.same_classes(name, axes, logits=logits, labels=labels)
-    where = _rows.mask(name, where, axes, {"logits": logits, "labels": labels})
-    return _soft_label_losses(logits, labels, where, smoothing, axes)
+    return _soft_cross_entropy(
+        "softmax_cross_entropy", logits, labels, axis, where, label_smoothing
+    )
+
+
+def safe_softmax_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Another name of `jaxent.softmax_cross_entropy`, which is safe, for those from optax.
+
+    .. math:: \ell = \sum_j t_j \Big( \log \sum_k e^{x_k} - x_j \Big)
+
+    In optax only the function of this name takes 0 of an impossible class as 0. Here both do.
+
+    Args:
+        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
+            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class:
+            it counts 0 against a target of 0, and `+inf` against a positive one.
+        labels: Targets, one per class, of the rank of `logits`; real, non-negative, of any total
+            (1 for a distribution). A negative target makes that example NaN unless it is masked.
+        axis: The class axis or axes; None for all of them.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `logits`: True where the class exists; logits and targets of the others
+            are ignored, and an example without classes is masked.
+
+    Returns:
+        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
+        examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([0.0, 0.0, -jnp.inf])
+        >>> print(jaxent.safe_softmax_cross_entropy(logits, jnp.array([0.5, 0.5, 0.0])))
+        0.6931472
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13.
+    """
+    return _soft_cross_entropy("safe_softmax_cross_entropy", logits, labels, axis, where, 0.0)
 
 
 def z_loss(
@@ -171,6 +208,17 @@ def z_loss(
         axis,
         where,
     )
+
+
+def _soft_cross_entropy(name: str, logits, labels, axis, where, label_smoothing) -> jax.Array:
+    logits = _checks.floating(name, "logits", logits)
+    labels = _checks.real(name, "labels", labels)
+    axes = _checks.class_axes(name, "logits", logits, axis)
+    smoothing = _smoothing(name, label_smoothing)
+    _checks.broadcastable(name, logits=logits, labels=labels)
+    _checks.same_classes(name, axes, logits=logits, labels=labels)
+    where = _rows.mask(name, where, axes, {"logits": logits, "labels": labels})
+    return _soft_label_losses(logits, labels, where, smoothing, axes)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)

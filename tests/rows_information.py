@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ RENYI_VALUE, RENYI_GRADIENT = 8, 8
 TSALLIS_VALUE, TSALLIS_GRADIENT = 8, 8
 CROSS_VALUE, CROSS_GRADIENT = 4, 4
 KL_VALUE, KL_GRADIENT = 8, 4
+GENERALIZED_VALUE, GENERALIZED_GRADIENT = 4, 4
 SHANNON_VALUE, SHANNON_GRADIENT = 8, 4
 VARIATION_VALUE, VARIATION_GRADIENT = 4, 0
 HELLINGER_VALUE, HELLINGER_GRADIENT = 4, 8
@@ -161,14 +163,35 @@ def finite_pairs(dtype: Any, classes: int, least: float = 1e-36) -> Iterator[Fam
             yield Family(name, (a, b))
 
 
-def log_pairs(dtype: Any, classes: int) -> Iterator[Family]:
+def log_pairs(dtype: Any, classes: int, least: float = 1e-36) -> Iterator[Family]:
     """Log-predictions and targets, some of them not normalised."""
-    for name, (a, b) in pairs(np.float64, classes):
+    for name, (a, b) in pairs(np.float64, classes, least):
         with np.errstate(divide="ignore"):
             yield Family(name, (np.log(b).astype(dtype), a.astype(dtype)))
     generator = np.random.default_rng([classes, 13])
     log_p, targets = generator.normal(size=(2, 3, classes))
     yield Family("not normalised", (log_p.astype(dtype), np.abs(targets).astype(dtype)))
+
+
+def measures(dtype: Any, classes: int) -> Iterator[Family]:
+    """Log-predictions and targets again, and such of every size that are near each other or far."""
+    # Differences of smaller ones are subnormal.
+    yield from log_pairs(dtype, classes, least=1e-30)
+    generator = np.random.default_rng([classes, 14])
+    most = float(ml_dtypes.finfo(dtype).max)
+    for size in (0.0, 0.3, 1.0, -1.0, -7.0, 8.0, 0.9 * math.log(most), -0.9 * math.log(most)):
+        log_p = (size + 0.1 * generator.normal(size=(1, classes))).astype(dtype)
+        exact = np.exp(log_p.astype(np.float64))
+        for change in (0.0, 1e-6, 1e-3, 0.3, 1.0, 1.1, 4.0):
+            targets = exact * np.exp(change * generator.choice([-1.0, 1.0], size=classes))
+            within = targets.clip(max=most).astype(dtype)
+            yield Family(f"size {size:.3g}, {change:g} off", (log_p, within))
+    wide = 40.0 * generator.normal(size=(2, classes)).clip(-2, 2)
+    some = np.where(generator.random((2, classes)) < 0.5, 0.0, np.exp(wide[::-1]))
+    if dtype != np.float16:
+        yield Family("all magnitudes", (wide.astype(dtype), some.astype(dtype)))
+    none = np.zeros((1, classes))
+    yield Family("no target", (wide[:1].clip(max=5.0).astype(dtype), none.astype(dtype)))
 
 
 def logs_of_both(dtype: Any, classes: int) -> Iterator[Family]:
@@ -288,6 +311,16 @@ ROWS: tuple[Row, ...] = (
         peer=optax.losses.kl_divergence_with_log_targets,
         is_nonnegative=False,
     ),
+    Row(
+        jaxent.generalized_kl_divergence,
+        (LOG_PREDICTIONS, TARGETS),
+        truth.generalized_kl_divergence,
+        measures,
+        GENERALIZED_VALUE,
+        GENERALIZED_GRADIENT,
+        # Optax 0.2.6 has it under its old name, which now warns.
+        peer=getattr(optax.losses, "generalized_kl_divergence", None),
+    ),
     _two(
         jaxent.jensen_shannon_divergence,
         truth.jensen_shannon_divergence,
@@ -314,6 +347,9 @@ ROWS: tuple[Row, ...] = (
     *_of_order(0.5),
     *_of_order(2.0),
 )
-NOT_LOSSES = dict.fromkeys(
-    ("mutual_information", "perplexity", "nats_to_bits", "bits_per_byte"), "test_information.py"
-)
+NOT_LOSSES = {
+    "convex_kl_divergence": "test_bregman.py",  # another name of generalized_kl_divergence
+    **dict.fromkeys(
+        ("mutual_information", "perplexity", "nats_to_bits", "bits_per_byte"), "test_information.py"
+    ),
+}

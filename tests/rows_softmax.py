@@ -67,6 +67,15 @@ ROWS = (
         peer=_optax_soft_smoothed,
         vocabulary_inputs=None,
     ),
+    Row(
+        jaxent.safe_softmax_cross_entropy,
+        (LOGITS, DISTRIBUTION),
+        oracle.softmax_cross_entropy,
+        families.soft_labels,
+        SOFT_VALUE,
+        SOFT_GRADIENT,
+        peer=optax.safe_softmax_cross_entropy,
+    ),
     _sigmoid(peer=optax.sigmoid_binary_cross_entropy),
     _sigmoid({"label_smoothing": 0.1, "pos_weight": 2.5}),
     Row(

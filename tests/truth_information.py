@@ -144,11 +144,22 @@ def cross_entropy(targets: Numbers, predictions: Numbers, base: float | None = N
     return _truth(value, (target_slopes, slopes), unit=_unit(base))
 
 
+def _on_non_negative_targets(truth: Callable[..., Truth]) -> Callable[..., Truth]:
+    """NaN where a target is negative."""
+
+    @functools.wraps(truth)
+    def of(log_predictions: Numbers, targets: Numbers) -> Truth:
+        if any(t < 0 for t in targets):
+            nothing = tuple([_NAN] * len(targets) for _ in range(2))
+            return Truth(_NAN, nothing, _NAN, nothing)
+        return truth(log_predictions, targets)
+
+    return of
+
+
+@_on_non_negative_targets
 def kl_divergence(log_predictions: Numbers, targets: Numbers) -> Truth:
     """``sum t (log t - lp)``; 0 where it is below 0 by no more than roundings of the inputs."""
-    if any(t < 0 for t in targets):
-        nothing = tuple([_NAN] * len(targets) for _ in range(2))
-        return Truth(_NAN, nothing, _NAN, nothing)
     pairs = _zip(log_predictions, targets)
     value = mpmath.fsum(t * (mpmath.log(t) - lp) for lp, t in pairs if t)
     scale = mpmath.fsum(t * (abs(mpmath.log(t)) + abs(lp)) for lp, t in pairs if t)
@@ -171,6 +182,29 @@ def kl_divergence_with_log_targets(log_predictions: Numbers, log_targets: Number
     size = mpmath.fsum(t * (1 + abs(lp) + abs(lt)) for lp, lt, t in triples if t)
     value = _not_barely_negative(value, size, log_predictions, log_targets)
     return _truth(value, (unlogged, slopes), scale, (unlogged, scales))
+
+
+@_on_non_negative_targets
+def generalized_kl_divergence(log_predictions: Numbers, targets: Numbers) -> Truth:
+    """``sum t log(t/q) - t + q``, each term with relative accuracy.
+
+    No better, though, than its log-prediction tells: by one rounding of that where it is small,
+    and by one of the prediction itself elsewhere.
+    """
+    triples = [(lp, t, mpmath.exp(lp)) for lp, t in _zip(log_predictions, targets)]
+    slopes = [mpmath.log(t) - lp if t else mpf(0) for lp, t, _ in triples]
+    terms = [t * slope - t + q if t else q for (_, t, q), slope in _zip(triples, slopes)]
+    surpluses = [q - t for _, t, q in triples]
+    blurs = [min(abs(lp), mpf(1)) for lp, *_ in triples]
+    scales = [
+        (term + abs(surplus) * blur, abs(surplus) + q * blur, abs(slope) + blur)
+        for term, surplus, slope, blur, (_, _, q) in zip(
+            terms, surpluses, slopes, blurs, triples, strict=True
+        )
+    ]
+    of_terms, of_surpluses, of_slopes = map(list, zip(*scales, strict=True))
+    value, value_scale = mpmath.fsum(terms), mpmath.fsum(of_terms)
+    return _truth(value, (surpluses, slopes), value_scale, (of_surpluses, of_slopes))
 
 
 def _not_barely_negative(value: Number, size: Number, *arrays: Numbers) -> Number:

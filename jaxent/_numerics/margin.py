@@ -23,22 +23,23 @@ from jaxent._numerics.ground import along, like, long_sum, summed_along
 # One score.
 
 
-def _half_step(gap: jax.Array) -> jax.Array:
-    """0, 1/2 or 1 for gaps below, at or above 0; NaN for NaN."""
-    return 0.5 + 0.5 * jnp.sign(gap)
+def _lack(x: jax.Array, signs: jax.Array, margin: float) -> jax.Array:
+    """The margin less signs * x; a constant 0 would be written out, as another sum uses it too."""
+    return margin - signs * x if margin else -(signs * x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def hinge(x: jax.Array, signs: jax.Array, margin: float) -> jax.Array:
     """max(margin - signs * x, 0) per element, for signs of 1 and -1."""
-    return jnp.maximum(margin - signs * x, 0.0)
+    return jnp.maximum(_lack(x, signs, margin), 0.0)
 
 
 @functools.partial(hinge.defjvp, symbolic_zeros=True)
 def _hinge_jvp(margin, primals, tangents):
     x, signs = primals
     x_dot, signs_dot = tangents
-    active = _half_step(margin - signs * x)
+    # 0, 1/2 where the two pieces meet, or 1; NaN for NaN.
+    active = 0.5 + 0.5 * jnp.sign(_lack(x, signs, margin))
     loss, loss_dot = hinge(x, signs, margin), along(-signs * active, x_dot)
     if not isinstance(signs_dot, SymbolicZero):
         loss_dot -= active * jnp.where(active == 0.0, 0.0, x) * signs_dot
@@ -86,63 +87,79 @@ def _verdict(top: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(top) < jnp.inf, jnp.ones_like(top), jnp.nan)
 
 
-class _Duel(NamedTuple):
-    best: jax.Array  # [...], the highest score but the label's
-    own: jax.Array  # [...], the label's score
-    gap: jax.Array  # [...], best + margin - own
-    verdict: jax.Array  # [...], 1 or NaN
+def _shared_slope(x, labels, best, gap, verdict) -> jax.Array:
+    """The gradient of max(gap, 0): the other classes that are best share what the label lacks."""
+    mask = _label_mask(x, labels)
+    leads = jnp.minimum(x, mask) == best[..., None]
+    count = jnp.sum(leads, axis=-1, dtype=x.dtype)
+    # At a gap of 0 there is one more maximal term, which has no slope.
+    share = jnp.where(gap > 0.0, 1.0, jnp.where(gap == 0.0, count / (count + 1.0), 0.0)) * verdict
+    each = share / jnp.maximum(count, 1.0)
+    at_label = jnp.where(_label_score(x, labels) == -jnp.inf, 0.0, -share)
+    others = jnp.where(leads, each[..., None], 0.0 * each[..., None])
+    return jnp.where(mask < 0.0, at_label[..., None], others)
 
 
-def _duel(x: jax.Array, labels: jax.Array, margin: float) -> _Duel:
-    best = jnp.max(jnp.minimum(x, _label_mask(x, labels)), axis=-1)
-    own = _label_score(x, labels)
-    one, other = (jnp.where(jnp.isinf(score), 0.0, score) for score in (best, own))
-    if margin:
-        # Scores that are about the margin apart leave little, of which no digit may be lost. Half
-        # sizes, since the difference of two finite scores may overflow.
-        half, lost = two_part_difference(0.5 * one, 0.5 * other)
-        rise, rest = two_part_difference(half, jnp.full_like(half, -0.5 * margin))
-        gap = 2.0 * (rise + (lost + rest))
-    else:
-        gap = one - other
-    gap = jnp.where(best == -jnp.inf, -jnp.inf, gap)
-    gap = jnp.where(own == -jnp.inf, jnp.inf, gap)
-    return _Duel(best, own, gap, _verdict(jnp.maximum(best, own)))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def label_hinge(x: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
-    """max(0, margin + max(x[j] for j != label) - x[label]) over the last axis.
+@jax.custom_jvp
+def label_lag(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """max(x) - x[label] over the last axis.
 
     Args:
         x: scores [..., V]; -inf at classes that do not exist.
         labels: [...] integers in [0, V); callers deal with others.
-        margin: by how much the label has to be ahead, from 0.
     """
-    duel = _duel(x, labels, margin)
-    return jnp.maximum(duel.gap, 0.0) * duel.verdict
+    top = jnp.max(x, axis=-1)
+    return (top - _label_score(x, labels)) * _verdict(top)
 
 
-@functools.partial(label_hinge.defjvp, symbolic_zeros=True)
-def _label_hinge_jvp(margin, primals, tangents):
-    x, labels = primals
-    loss = label_hinge(x, labels, margin)
-    slope = jax.lax.stop_gradient(_label_hinge_slope(x, labels, margin))
+@functools.partial(label_lag.defjvp, symbolic_zeros=True)
+def _label_lag_jvp(primals, tangents):
+    x, labels = jax.lax.stop_gradient(primals)
+    top = jnp.max(x, axis=-1)
+    gap = top - _label_score(x, labels)
+    slope = _shared_slope(x, labels, top, gap, _verdict(top))
+    loss = label_lag(*primals)
     return loss, like(summed_along(slope, tangents[0]), loss)
 
 
-def _label_hinge_slope(x: jax.Array, labels: jax.Array, margin: float) -> jax.Array:
-    duel = _duel(x, labels, margin)
-    mask = _label_mask(x, labels)
-    leads = jnp.minimum(x, mask) == duel.best[..., None]
-    count = jnp.sum(leads, axis=-1, dtype=x.dtype)
-    # At a gap of 0 the label is one more of those that share.
-    share = jnp.where(duel.gap > 0.0, 1.0, jnp.where(duel.gap < 0.0, 0.0, count / (count + 1.0)))
-    at_label = jnp.where(duel.own == -jnp.inf, 0.0, -share * duel.verdict)
-    each = share / jnp.maximum(count, 1.0) * duel.verdict
-    return jnp.where(
-        mask < 0.0, at_label[..., None], jnp.where(leads, each[..., None], 0.0 * each[..., None])
-    )
+class _Race(NamedTuple):
+    best: jax.Array  # [...], the highest score but the label's
+    gap: jax.Array  # [...], best + 1 - the label's score
+    verdict: jax.Array  # [...], 1 or NaN
+
+
+def _race(x: jax.Array, labels: jax.Array) -> _Race:
+    best = jnp.max(jnp.minimum(x, _label_mask(x, labels)), axis=-1)
+    own = _label_score(x, labels)
+    one, other = (jnp.where(jnp.isinf(score), 0.0, score) for score in (best, own))
+    # Scores that are about 1 apart leave little, of which no digit may be lost. Half sizes, since
+    # the difference of two finite scores may overflow.
+    half, lost = two_part_difference(0.5 * one, 0.5 * other)
+    rise, rest = two_part_difference(half, jnp.full_like(half, -0.5))
+    gap = 2.0 * (rise + (lost + rest))
+    gap = jnp.where(best == -jnp.inf, -jnp.inf, gap)
+    gap = jnp.where(own == -jnp.inf, jnp.inf, gap)
+    return _Race(best, gap, _verdict(jnp.maximum(best, own)))
+
+
+@jax.custom_jvp
+def label_hinge(x: jax.Array, labels: jax.Array) -> jax.Array:
+    """max(0, 1 + max(x[j] for j != label) - x[label]) over the last axis.
+
+    Args:
+        x: scores [..., V]; -inf at classes that do not exist.
+        labels: [...] integers in [0, V); callers deal with others.
+    """
+    race = _race(x, labels)
+    return jnp.maximum(race.gap, 0.0) * race.verdict
+
+
+@functools.partial(label_hinge.defjvp, symbolic_zeros=True)
+def _label_hinge_jvp(primals, tangents):
+    x, labels = jax.lax.stop_gradient(primals)
+    slope = _shared_slope(x, labels, *_race(x, labels))
+    loss = label_hinge(*primals)
+    return loss, like(summed_along(slope, tangents[0]), loss)
 
 
 # Sparsemax.
