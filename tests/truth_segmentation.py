@@ -16,9 +16,12 @@ Pixels = Sequence[Sequence[Number]]
 
 
 def dice_loss(images: Sequence[Pixels], targets: Sequence[Pixels], **options) -> Truth:
-    """The mean over the classes of ``1 - (TP + s) / (TP + a FP + b FN + s)``, summed over images."""
+    """The sum over images of the mean over classes of ``1 - (TP + s) / (TP + a FP + b FN + s)``."""
     share = mpf(1) / len(images[0][0])
-    every = [_dice(image, target, share, **options) for image, target in zip(images, targets)]
+    every = [
+        _dice(image, target, share, **options)
+        for image, target in zip(images, targets, strict=True)
+    ]
     return _summed(every)
 
 
@@ -40,9 +43,12 @@ def multiclass_generalized_dice_loss(images, targets, **options) -> Truth:
     rarity = [1 / (f**2 + mpf("1e-7")) for f in counts]
     total = mpmath.fsum(rarity)
     weights = [r / total / size for r in rarity]
-    every = [_dice(image, target, weights, **options) for image, target in zip(images, targets)]
+    every = [
+        _dice(image, target, weights, **options)
+        for image, target in zip(images, targets, strict=True)
+    ]
     of_class = [
-        mpmath.fsum(_class_losses(i, t, **options)[c] for i, t in zip(images, targets))
+        mpmath.fsum(_class_losses(i, t, **options)[c] for i, t in zip(images, targets, strict=True))
         for c in classes
     ]
     truth = _summed(every)
@@ -54,11 +60,14 @@ def multiclass_generalized_dice_loss(images, targets, **options) -> Truth:
         for c in classes
     ]
     moved, scale = (
-        [-2 * f * r**2 / total * d[i] for f, r, d in zip(counts, rarity, by_weight)] for i in (0, 1)
+        [-2 * f * r**2 / total * d[i] for f, r, d in zip(counts, rarity, by_weight, strict=True)]
+        for i in (0, 1)
     )
 
     def plus(gradients, extra):
-        return [[[g + e for g, e in zip(p, extra)] for p in image] for image in gradients]
+        return [
+            [[g + e for g, e in zip(p, extra, strict=True)] for p in image] for image in gradients
+        ]
 
     gradients = (truth.gradients[0], plus(truth.gradients[1], moved))
     scales = (truth.gradient_scales[0], plus(truth.gradient_scales[1], [-s for s in scale]))
@@ -68,11 +77,13 @@ def multiclass_generalized_dice_loss(images, targets, **options) -> Truth:
 def lovasz_hinge(images: Sequence[Sequence[Number]], labels: Sequence[Sequence[int]]) -> Truth:
     """The Lovász extension of the Jaccard loss at the hinge errors of each image, summed."""
     value, gradients = mpf(0), []
-    for image, truths in zip(images, labels):
+    for image, truths in zip(images, labels, strict=True):
         signs = [2 * label - 1 for label in truths]
-        errors = [1 - sign * logit for sign, logit in zip(signs, image)]
+        errors = [1 - sign * logit for sign, logit in zip(signs, image, strict=True)]
         steps = _jaccard_steps(errors, truths)
-        value += mpmath.fsum(step * error for step, error in zip(steps, errors) if error > 0)
+        value += mpmath.fsum(
+            step * error for step, error in zip(steps, errors, strict=True) if error > 0
+        )
         rows = zip(steps, signs, errors, strict=True)
         gradients.append([-sign * step if error > 0 else mpf(0) for step, sign, error in rows])
     return Truth(value, (gradients,), value, (gradients,))
@@ -81,19 +92,21 @@ def lovasz_hinge(images: Sequence[Sequence[Number]], labels: Sequence[Sequence[i
 def lovasz_softmax(images: Sequence[Pixels], labels, *, classes: str = "present") -> Truth:
     """The mean over classes of the extension at ``|[y = c] - p_c|``, summed over images."""
     value, gradients, scales = mpf(0), [], []
-    for image, truths in zip(images, labels):
+    for image, truths in zip(images, labels, strict=True):
         probabilities = [oracle.softmax(pixel)[0] for pixel in image]
         every = range(len(image[0]))
         chosen = [c for c in every if classes == "all" or c in truths]
         slopes = [[mpf(0) for _ in every] for _ in image]
         for c in chosen:
             is_true = [int(label == c) for label in truths]
-            errors = [1 - p[c] if true else p[c] for p, true in zip(probabilities, is_true)]
+            errors = [
+                1 - p[c] if true else p[c] for p, true in zip(probabilities, is_true, strict=True)
+            ]
             steps = _jaccard_steps(errors, is_true)
-            value += mpmath.fsum(s * e for s, e in zip(steps, errors)) / len(chosen)
-            for pixel, (step, true) in enumerate(zip(steps, is_true)):
+            value += mpmath.fsum(s * e for s, e in zip(steps, errors, strict=True)) / len(chosen)
+            for pixel, (step, true) in enumerate(zip(steps, is_true, strict=True)):
                 slopes[pixel][c] = (-step if true else step) / len(chosen)
-        along = [_along_logits(p, u, u) for p, u in zip(probabilities, slopes)]
+        along = [_along_logits(p, u, u) for p, u in zip(probabilities, slopes, strict=True)]
         gradients.append([slope for slope, _ in along])
         scales.append([scale for _, scale in along])
     return Truth(value, (gradients,), value, (scales,))
@@ -112,7 +125,7 @@ def _jaccard_steps(errors: Sequence[Number], is_true: Sequence[int]) -> list[Num
 # Overlaps.
 
 
-def _parts(image: Pixels, targets: Pixels, apply_softmax: bool) -> tuple[Pixels, Callable]:
+def _parts(image: Pixels, apply_softmax: bool) -> tuple[Pixels, Callable]:
     """The probabilities, and the slopes along the predictions given those along them."""
     if not apply_softmax:
         return image, lambda p, slopes, scales: (slopes, scales)
@@ -152,7 +165,7 @@ def _sums(ps: Pixels, targets: Pixels, c: int) -> tuple[Number, Number, Number]:
 
 
 def _class_losses(image, targets, *, smooth=1.0, alpha=0.5, beta=0.5, apply_softmax=True) -> list:
-    ps, _ = _parts(image, targets, apply_softmax)
+    ps, _ = _parts(image, apply_softmax)
     losses = []
     for c in range(len(image[0])):
         hits, extra, missed = _sums(ps, targets, c)
@@ -165,7 +178,7 @@ def _dice(
     image, targets, weights, *, smooth=1.0, alpha=0.5, beta=0.5, gamma=1.0, apply_softmax=True
 ) -> Truth:
     smooth, alpha, beta, gamma = map(mpf, (smooth, alpha, beta, gamma))
-    ps, along = _parts(image, targets, apply_softmax)
+    ps, along = _parts(image, apply_softmax)
     classes = range(len(image[0]))
     weights = weights if isinstance(weights, list) else [weights] * len(classes)
     value, slopes = mpf(0), {c: [] for c in classes}
@@ -179,7 +192,7 @@ def _dice(
         factor = weights[c] * (powered / loss / gamma / total**2 if loss else mpf(0))
         if gamma == 1:
             factor = weights[c] / total**2 if total else mpf(0)
-        for p, t in zip(ps, targets):
+        for p, t in zip(ps, targets, strict=True):
             p, t = p[c], t[c]
             of_p = factor * (kept * alpha * (1 - t)), factor * (kept * beta * t + gone * t)
             of_t = factor * kept * beta * (1 - p), factor * (kept * alpha * p + gone * p)
@@ -198,7 +211,7 @@ def _summed(every: Sequence[Truth]) -> Truth:
     """The truth of a sum of images."""
     return Truth(
         mpmath.fsum(t.value for t in every),
-        tuple(list(g) for g in zip(*(t.gradients for t in every))),
+        tuple(list(g) for g in zip(*(t.gradients for t in every), strict=True)),
         mpmath.fsum(t.value_scale for t in every),
-        tuple(list(g) for g in zip(*(t.gradient_scales for t in every))),
+        tuple(list(g) for g in zip(*(t.gradient_scales for t in every), strict=True)),
     )

@@ -32,7 +32,7 @@ def _moved(result: jax.Array, *terms: tuple[jax.Array, Any]) -> jax.Array:
 # Pairs.
 
 
-def _exact_difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def exact_difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The difference a - b, and what rounding took from it: nothing where it is not finite."""
     is_finite = jnp.abs(a - b) < jnp.inf
     _, rest = two_part_difference(jnp.where(is_finite, a, 0.0), jnp.where(is_finite, b, 0.0))
@@ -186,7 +186,7 @@ def shortfall(high: jax.Array, low: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(a - b)."""
-    high, low = _exact_difference(a, b)
+    high, low = exact_difference(a, b)
     return _exponential(high, low)
 
 
@@ -235,7 +235,7 @@ def _unclipped_ratio_jvp(primals, tangents):
 @jax.custom_jvp
 def ratio_excess(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(d) - 1 - d with d = a - b: what a ratio exceeds its logarithm and 1 by, never below 0."""
-    high, low = _exact_difference(a, b)
+    high, low = exact_difference(a, b)
     small = jnp.where(high > 1.0, 0.0, high)
     is_near = jnp.abs(small) <= 1.0
     series = exponential_excess(jnp.where(is_near, small, 0.0))
@@ -254,7 +254,7 @@ def _ratio_excess_jvp(primals, tangents):
 @jax.custom_jvp
 def _ratio_change(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(a - b) - 1."""
-    high, low = _exact_difference(a, b)
+    high, low = exact_difference(a, b)
     small = jnp.where(high > 1.0, 0.0, high)
     change = jnp.expm1(small) + jnp.exp(small) * low
     return jnp.where(high > 1.0, _exponential(high, low) - 1.0, change)
@@ -274,7 +274,7 @@ def _ratio_change_jvp(primals, tangents):
 def _surprise_distance(chosen: jax.Array, rejected: jax.Array) -> tuple[jax.Array, jax.Array]:
     """By how much the chosen one surprises more, as a pair; 0 where both are impossible."""
     is_same = chosen == rejected
-    return _exact_difference(jnp.where(is_same, 0.0, rejected), jnp.where(is_same, 0.0, chosen))
+    return exact_difference(jnp.where(is_same, 0.0, rejected), jnp.where(is_same, 0.0, chosen))
 
 
 def _doubt(log_p: jax.Array) -> jax.Array:

@@ -5,11 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxent._numerics.elementary import two_part_difference
 from jaxent._numerics.ground import along, like, reciprocal
-from jaxent._numerics.preference import pair_cross_entropy
+from jaxent._numerics.preference import exact_difference, pair_cross_entropy
 from jaxent._numerics.segmentation import share
-from jaxent._numerics.softmax import coarse_shift, log_total
+from jaxent._numerics.softmax import log_total
 
 
 def _fixed_if_infinite(scores: jax.Array) -> jax.Array:
@@ -18,21 +17,25 @@ def _fixed_if_infinite(scores: jax.Array) -> jax.Array:
     return jnp.where(is_infinite, jax.lax.stop_gradient(scores), scores)
 
 
+def _difference(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The difference a - b, and what rounding took from it, which has no derivative.
+
+    In an exponential the rest counts as much as the difference is large.
+    """
+    _, rest = exact_difference(*map(jax.lax.stop_gradient, (a, b)))
+    return a - b, rest
+
+
 def pair_costs(scores: jax.Array, weights: jax.Array) -> jax.Array:
     """weights[i, j] * log(1 + exp(scores[j] - scores[i])) for all pairs of the last axis, summed.
 
     Weights are [..., list, list] and not negative. Scores that are infinite alike are equal.
     """
     scores = _fixed_if_infinite(scores)
-    ahead, behind = scores[..., :, None], scores[..., None, :]
-    is_apart = ahead != behind
-    ahead, behind = jnp.where(is_apart, ahead, 0.0), jnp.where(is_apart, behind, 0.0)
-    difference = ahead - behind
-    # What rounding takes from the difference would be multiplied by it in the exponential.
-    is_finite = jnp.abs(difference) < jnp.inf
-    fixed = (jax.lax.stop_gradient(jnp.where(is_finite, a, 0.0)) for a in (ahead, behind))
-    _, low = two_part_difference(*fixed)
-    costs = pair_cross_entropy(difference, low, weights, jnp.zeros_like(weights))
+    ahead, behind = jnp.broadcast_arrays(scores[..., :, None], scores[..., None, :])
+    is_alike = (ahead == behind) & (jnp.abs(ahead) == jnp.inf)
+    margins = _difference(*(jnp.where(is_alike, 0.0, each) for each in (ahead, behind)))
+    costs = pair_cross_entropy(*margins, weights, jnp.zeros_like(weights))
     return jnp.sum(costs, axis=(-2, -1))
 
 
@@ -46,14 +49,19 @@ def order_costs(scores: jax.Array) -> jax.Array:
     axis = scores.ndim - 1
     top = jax.lax.cummax(jax.lax.stop_gradient(scores), axis=axis, reverse=True)
     top = jnp.where(top == -jnp.inf, 0.0, top)
-    shift = coarse_shift(top, scores.shape[-1])
-    terms = jnp.exp(scores - shift)
-    # Sums of what is left, each in units of its own shift, which decreases along the list.
-    shift_after = jnp.concatenate([shift[..., 1:], shift[..., -1:]], axis=-1)
-    decay = jnp.exp(jnp.minimum(shift_after - shift, 0.0))
+    # Sums of what is left, each in units of its own largest term.
+    terms = _exponential(scores, top)
+    next_top = jnp.concatenate([top[..., 1:], top[..., -1:]], axis=-1)
+    decay = _exponential(jnp.minimum(next_top, top), top)
     _, totals = jax.lax.associative_scan(_joined, (decay, terms), reverse=True, axis=axis)
     after = jnp.concatenate([totals[..., 1:], jnp.zeros_like(totals[..., :1])], axis=-1)
-    return _choice_cost(scores, decay * after, top, shift)
+    return _choice_cost(scores, decay * after, top)
+
+
+def _exponential(x: jax.Array, top: jax.Array) -> jax.Array:
+    """exp(x - top) for x <= top."""
+    difference, rest = _difference(x, top)
+    return jnp.exp(difference) * (1.0 + jnp.clip(rest, -0.5, 0.5))
 
 
 def _joined(later, earlier):
@@ -64,20 +72,20 @@ def _joined(later, earlier):
 
 
 @jax.custom_jvp
-def _choice_cost(score, rest, top, shift) -> jax.Array:
-    """log(1 + rest / exp(score - shift)), where `top` is the largest score, and that of the rest.
+def _choice_cost(score: jax.Array, rest: jax.Array, top: jax.Array) -> jax.Array:
+    """log(1 + rest / exp(score - top)), where `top` is the largest score, and that of the rest.
 
     The derivative is taken along score and rest.
     """
-    term = jnp.exp(score - shift)
+    term = _exponential(score, top)
     # At half size: the difference of two finite scores may overflow.
     distance = jnp.where(term + rest == 0.0, 0.0, 2.0 * (0.5 * top - 0.5 * score))
-    return distance + log_total(rest, term, jnp.exp(top - shift), score == top)
+    return distance + log_total(rest, term, jnp.ones_like(term), score == top)
 
 
 @functools.partial(_choice_cost.defjvp, symbolic_zeros=True)
 def _choice_cost_jvp(primals, tangents):
-    score, rest, _, shift = primals
-    cost, term = _choice_cost(*primals), jnp.exp(score - shift)
+    score, rest, top = primals
+    cost, term = _choice_cost(*primals), _exponential(score, top)
     moved = along(reciprocal(term + rest), tangents[1]) - along(share(rest, term), tangents[0])
     return cost, like(moved, cost)
