@@ -52,7 +52,7 @@ def ranking_softmax_loss(
         >>> logits = jnp.array([[20.0, 1.0, 0.0], [1.0, 0.5, 1.5]])
         >>> labels = jnp.array([[1, 0, 0], [0, 0, 1]])
         >>> print(jaxent.ranking_softmax_loss(logits, labels, reduce_fn=None))
-        [7.6640e-09 6.8027e-01]
+        [7.6639504e-09 6.8026966e-01]
 
     References:
         Cao et al., `Learning to rank: from pairwise approach to listwise approach
@@ -107,7 +107,7 @@ def pairwise_logistic_loss(
         >>> logits = jnp.array([[20.0, 0.0, -1.0], [1.0, 0.5, 1.5]])
         >>> labels = jnp.array([[2, 0, 0], [0, 0, 1]])
         >>> print(jaxent.pairwise_logistic_loss(logits, labels, reduce_fn=None))
-        [2.8194e-09 7.8734e-01]
+        [2.8194096e-09 7.8733867e-01]
 
     References:
         Burges et al., `Learning to rank using gradient descent
@@ -163,7 +163,7 @@ def listmle_loss(
         >>> logits = jnp.array([[40.0, 20.0, 0.0], [1.0, 0.5, 1.5]])
         >>> labels = jnp.array([[3, 2, 1], [0, 1, 2]])
         >>> print(jaxent.listmle_loss(logits, labels, reduce_fn=None))
-        [4.1223e-09 1.6543e+00]
+        [4.1223074e-09 1.6543467e+00]
 
     References:
         Xia et al., `Listwise approach to learning to rank

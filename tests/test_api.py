@@ -151,8 +151,9 @@ def test_place_arguments_have_defaults_and_one_order(name):
         argument for argument in ("axis", "where", "weights") if argument in parameters(name)
     ]
     defaults = {parameter.name: parameter.default for parameter in place}
-    # A joint distribution has an axis for each of its two variables.
-    axis = (-2, -1) if "joint" in parameters(name) else -1
+    # A joint distribution has an axis for each of its two variables, and those of pixels are many.
+    several = (-2, -1) if "joint" in parameters(name) else None
+    axis = several if {"joint", "apply_softmax"} & set(parameters(name)) else -1
     assert defaults == {argument: axis if argument == "axis" else None for argument in defaults}
 
 
