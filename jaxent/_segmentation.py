@@ -384,8 +384,7 @@ def lovasz_softmax(
         >>> print(jaxent.lovasz_softmax(logits, jnp.array([[0, 1, 2]])))
         [0.16737951]
         >>> print(jaxent.lovasz_softmax(logits, jnp.array([[0, 1, 1]]), classes="all"))
-        lovasz_softmax '[0.22498]\n' '[0.16737951]\n'
-[0.3626307]
+        [0.3626307]
 
     References:
         Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,
