@@ -62,13 +62,14 @@ def pairwise_softplus(
 class _Distances(NamedTuple):
     """Two distances from an anchor, in a unit of each row's own, [..., 1] all of them."""
 
-    scale: tuple[jax.Array, jax.Array]  # powers of two, of points and of their differences
+    units: tuple[jax.Array, jax.Array]  # powers of two, of points and of their differences
     near: jax.Array  # to the positive
     far: jax.Array  # to the negative
 
     def between(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The difference of two points in the unit of the distances."""
-        return (x * self.scale[0] - y * self.scale[0]) * self.scale[1]
+        over = 1.0 / self.units[0]
+        return (x * over - y * over) * (1.0 / self.units[1])
 
 
 def _powers(x: jax.Array, exponent: float) -> jax.Array:
@@ -79,21 +80,35 @@ def _powers(x: jax.Array, exponent: float) -> jax.Array:
     return jnp.where(is_zero, 0.0, jnp.power(jnp.where(is_zero, 1.0, x), exponent))
 
 
+def _root(x: jax.Array, degree: float) -> jax.Array:
+    """x**(1 / degree) for x >= 0."""
+    if degree in (1.0, 2.0):
+        return jnp.sqrt(x) if degree == 2.0 else x
+    is_zero = x == 0.0
+    x = jnp.where(is_zero, 1.0, x)
+    # A step of Newton's undoes the rounding of 1 / degree, which a power far from 1 multiplies.
+    root = jnp.power(x, 1.0 / degree)
+    root -= root * (_powers(root, degree) / x - 1.0) / degree
+    return jnp.where(is_zero, 0.0, root)
+
+
 def _distances(degree: float, differences, floor: jax.Array) -> tuple[jax.Array, ...]:
     """The lengths of the differences, [..., 1]."""
     totals = (
         jnp.sum(_powers(jnp.abs(x), degree), axis=-1, keepdims=True) + _powers(floor, degree)
         for x in differences
     )
-    return tuple(jnp.sqrt(x) if degree == 2.0 else _powers(x, 1.0 / degree) for x in totals)
+    return tuple(_root(x, degree) for x in totals)
 
 
 def _measured(degree: float, a, p, n, floor) -> _Distances:
-    """The distances from a to p and to n, in units of 1 if they are of ordinary size."""
+    """The distances from a to p and to n, in units of 1 if all of them are of ordinary size."""
+    if degree != 2.0:
+        return _scaled(degree, a, p, n, floor)
     near, far = _distances(degree, (a - p, a - n), floor)
     ones = jnp.ones_like(near)
-    # No power nor the sum of them was anywhere near the ends of the range.
-    low, high = 2.0 ** (-60.0 / degree), 2.0 ** (60.0 / degree)
+    # No square nor the sum of them was anywhere near the ends of the range.
+    low, high = 2.0**-30, 2.0**30
     is_plain = jnp.all((near > low) & (near < high) & (far > low) & (far < high))
     return jax.lax.cond(
         is_plain,
@@ -110,11 +125,14 @@ def _scaled(degree: float, a, p, n, floor) -> _Distances:
 
     # Differences of the largest numbers would overflow, those of tiny ones are to stay.
     is_huge = largest(a, p, n) > 2.0 ** (jnp.finfo(a.dtype).maxexp - 4)
-    shrink = jnp.where(is_huge, 0.0625, 1.0).astype(a.dtype)
-    near, far = a * shrink - p * shrink, a * shrink - n * shrink
-    over = 1.0 / power_of_two(jnp.maximum(largest(near, far), floor * shrink))
-    distances = _distances(degree, (near * over, far * over), floor * shrink * over)
-    return _Distances((shrink, over), *distances)
+    unit = jnp.where(is_huge, 16.0, 1.0).astype(a.dtype)
+    over = 1.0 / unit
+    near, far = a * over - p * over, a * over - n * over
+    inner = power_of_two(jnp.maximum(largest(near, far), floor * over))
+    distances = _distances(
+        degree, (near * (1.0 / inner), far * (1.0 / inner)), floor * over / inner
+    )
+    return _Distances((unit, inner), *distances)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -124,7 +142,8 @@ def distance_gap(degree: float, anchors, positives, negatives, floor) -> jax.Arr
     The floor is a constant >= 0; a distance of 0 has no gradient.
     """
     found = _measured(degree, anchors, positives, negatives, floor)
-    return ((found.near - found.far) / found.scale[1] / found.scale[0])[..., 0]
+    # Products, of which the compiler makes no quotient by a product beyond the range.
+    return ((found.near - found.far) * found.units[1] * found.units[0])[..., 0]
 
 
 @functools.partial(distance_gap.defjvp, symbolic_zeros=True)
@@ -161,7 +180,7 @@ def _slopes_jvp(degree, primals, tangents):
     )
 
     def bend(x, distance, x_dot):
-        x_dot = x_dot * reciprocal(distance) * found.scale[1] * found.scale[0]
+        x_dot = x_dot * reciprocal(distance) / found.units[1] / found.units[0]
         direction = _direction(degree, x, distance)
         along = direction * jnp.sum(direction * x_dot, axis=-1, keepdims=True)
         if degree == 2.0:

@@ -17,8 +17,10 @@ from jaxent._numerics.ground import like, reciprocal, summed_along
 
 
 def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two near a size >= 0 that itself and its reciprocal are ordinary numbers."""
+    """A power of two near a size >= 0, ordinary as is its reciprocal; 1 for a size of 0."""
     info = jnp.finfo(size.dtype)
+    # Of zeros that it knows of, the compiler would multiply the squares of a large factor first.
+    size = jnp.where(size == 0.0, 1.0, size)
     ordinary = jnp.clip(size, float(info.tiny), 2.0 ** (info.maxexp - 2))
     return jax.lax.reduce_precision(ordinary, info.nexp, 0)
 
