@@ -5,10 +5,12 @@ oracle.py or truth_*.py, and every obligation of test_contract.py applies to it.
 """
 
 import rows_divergence
+import rows_embedding
 import rows_information
 import rows_margin
 import rows_preference
 import rows_probability
+import rows_ranking
 import rows_regression
 import rows_segmentation
 import rows_similarity
@@ -24,7 +26,9 @@ _FAMILIES = (
     rows_preference,
     rows_margin,
     rows_similarity,
+    rows_embedding,
     rows_segmentation,
+    rows_ranking,
 )
 
 # The first rows serve to show that the obligations have teeth.
