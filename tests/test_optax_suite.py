@@ -31,7 +31,8 @@ MODULES = (
     "_smoothing",
 )
 REJECTED = {
-    "SoftmaxCrossEntropyTest.test_gradient": "its differences step to negative labels; those are NaN",
+    "SoftmaxCrossEntropyTest.test_gradient": "its differences make targets of 0 negative, so NaN",
+    "SafeSoftmaxCrossEntropyTest.test_gradient": "its differences make targets of 0 negative, so NaN",
     "SquaredErrorTest.test_shape_mismatch": "refusals are chex's AssertionError, not ValueError",
     "L2LossTest.test_shape_mismatch": "refusals are chex's AssertionError, not ValueError",
     "DiceLossTest.test_shape_mismatch_error": "refusals are chex's AssertionError, not ValueError",
