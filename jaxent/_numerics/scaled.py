@@ -10,6 +10,7 @@ The exponents are floating point, in bytes (256 to the power of the exponent), a
 eighth: so sums of many of them are exact, and their range is that of the logarithms of the dtype.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._numerics.elementary import two_part_difference
-from jaxent._numerics.ground import reciprocal
 
 _BYTE = 8.0 * math.log(2.0)
 # log(2) in parts of a third of the digits of a dtype, by its size in bytes.
@@ -44,70 +44,72 @@ def constant(values: jax.Array) -> Scaled:
     return Scaled(values, jnp.where(values > 0.0, 0.0, lowest(values.dtype)).astype(values.dtype))
 
 
-def normalized(mantissa: jax.Array, exponent: jax.Array) -> Scaled:
-    """The same numbers with mantissas in [1, 2), or 0."""
-    info = jnp.finfo(mantissa.dtype)
-    places = _bits(jax.lax.stop_gradient(mantissa)) >> info.nmant
-    factor = jax.lax.bitcast_convert_type(
-        (2 * (info.maxexp - 1) - places) << info.nmant, mantissa.dtype
-    )
-    places = (places - (info.maxexp - 1)).astype(mantissa.dtype)
-    exponent = jnp.maximum(exponent + 0.125 * places, lowest(mantissa.dtype))
-    return Scaled(mantissa * factor, exponent)
-
-
 def power(exponent: jax.Array) -> jax.Array:
-    """256**exponent for an exponent of at most 0, and 0 where it is beneath the range."""
+    """256**exponent for an exponent of at most 15, and 0 where it is beneath the range."""
     info = jnp.finfo(exponent.dtype)
     places = jnp.maximum(8.0 * exponent + (info.maxexp - 1), 0.0)
     places = places.astype(_integers(exponent.dtype)) << info.nmant
     return jax.lax.bitcast_convert_type(places, exponent.dtype)
 
 
+def top(numbers: Scaled) -> jax.Array:
+    """The exponent of the largest power of two in each number."""
+    info = jnp.finfo(numbers.mantissa.dtype)
+    mantissa = jax.lax.stop_gradient(numbers.mantissa)
+    places = jax.lax.bitcast_convert_type(mantissa, _integers(mantissa.dtype)) >> info.nmant
+    places = places.astype(mantissa.dtype) - (info.maxexp - 1)
+    return numbers.exponent + 0.125 * places
+
+
 def total(*terms: Scaled) -> Scaled:
-    """The sum of the terms, whose mantissa has yet to be normalised."""
-    exponent = terms[0].exponent
-    for term in terms[1:]:
-        exponent = jnp.maximum(exponent, term.exponent)
-    mantissa = terms[0].mantissa * power(terms[0].exponent - exponent)
-    for term in terms[1:]:
-        mantissa += term.mantissa * power(term.exponent - exponent)
-    return Scaled(mantissa, exponent)
+    """The sum of the terms, with a mantissa from 1 to twice their number."""
+    exponent = functools.reduce(jnp.maximum, map(top, terms))
+    mantissas = [term.mantissa * power(term.exponent - exponent) for term in terms]
+    return Scaled(functools.reduce(jnp.add, mantissas), exponent)
 
 
 def product(a: Scaled, b: Scaled) -> Scaled:
-    return normalized(a.mantissa * b.mantissa, a.exponent + b.exponent)
+    """The product, with the product of the mantissas."""
+    exponent = jnp.maximum(a.exponent + b.exponent, lowest(a.exponent.dtype))
+    return Scaled(a.mantissa * b.mantissa, exponent)
+
+
+def reciprocal(value: jax.Array) -> Scaled:
+    """One over a number that is not negative, and 0 for 0."""
+    exponent = top(constant(value))
+    exists = value != 0.0
+    mantissa = jnp.where(exists, value, 1.0) * power(jnp.where(exists, -exponent, 0.0))
+    exponent = jnp.where(exists, -exponent, lowest(value.dtype))
+    return Scaled(jnp.where(exists, 1.0 / mantissa, 0.0), exponent)
 
 
 def minus_log(number: Scaled) -> jax.Array:
     """-log of a number, +inf for 0, where the derivative is 0."""
-    exists = number.mantissa > 0.0
-    half = jnp.where(exists, 0.5 * number.mantissa, 0.5)
-    # Both parts have one sign for numbers below 1/2.
-    result = -jnp.log(half) - (number.exponent + 0.125) * _BYTE
-    return jnp.where(exists | jnp.isnan(number.mantissa), result, jnp.inf)
+    # With a mantissa below 1 both parts have one sign, for numbers below 1/2.
+    exponent = top(number) + 0.125
+    exists = number.mantissa != 0.0
+    mantissa = jnp.where(exists, number.mantissa, 1.0)
+    mantissa *= power(jnp.where(exists, number.exponent - exponent, 0.0))
+    return jnp.where(exists, -jnp.log(mantissa) - exponent * _BYTE, jnp.inf)
 
 
-def ratio(x: jax.Array, shift: jax.Array, total: jax.Array) -> Scaled:
-    """exp(x - shift) / total; 0 where x is -inf or the total is 0.
+def exponential(x: jax.Array, shift: jax.Array) -> Scaled:
+    """exp(x - shift), and 0 where x is -inf.
 
     Args:
         x: of any size, at most about `shift`; -inf for zero.
         shift: finite.
-        total: a sum of such exponentials.
     """
     exists = x != -jnp.inf
-    x = jnp.where(exists, x, shift)
     # Of half the size, for the difference of two finite numbers may overflow.
-    half, lost = two_part_difference(0.5 * x, 0.5 * shift)
+    half, lost = two_part_difference(0.5 * jnp.where(exists, x, shift), 0.5 * shift)
     exponent = jax.lax.stop_gradient(half) * (2.0 / _BYTE)
     is_coarse = jnp.abs(exponent) > 2.0**20
     exponent = jnp.where(is_coarse, exponent, 0.125 * jnp.round(8.0 * exponent))
     lost = jnp.where(is_coarse, 0.0, jax.lax.stop_gradient(lost))
     mantissa = jnp.exp(_rest(half, exponent, is_coarse) + 2.0 * lost)
-    mantissa = jnp.where(exists, mantissa, 0.0) * reciprocal(total)
-    exponent = jnp.where(mantissa > 0.0, exponent, lowest(x.dtype))
-    return normalized(mantissa, exponent)
+    exponent = jnp.where(exists, exponent, lowest(x.dtype))
+    return Scaled(jnp.where(exists, mantissa, 0.0), jnp.maximum(exponent, lowest(x.dtype)))
 
 
 def _rest(half: jax.Array, exponent: jax.Array, is_coarse: jax.Array) -> jax.Array:
@@ -121,10 +123,6 @@ def _rest(half: jax.Array, exponent: jax.Array, is_coarse: jax.Array) -> jax.Arr
     places = jnp.where(is_coarse, 0.0, 8.0 * exponent)
     half = half - jnp.where(is_coarse, jax.lax.stop_gradient(half), 0.0)
     return ((2.0 * half - places * high) - places * middle) - places * low
-
-
-def _bits(values: jax.Array) -> jax.Array:
-    return jax.lax.bitcast_convert_type(values, _integers(values.dtype))
 
 
 def _integers(dtype: jnp.dtype) -> jnp.dtype:
