@@ -225,9 +225,10 @@ def test_the_threshold_is_found_whatever_the_scores(kind):
         "random": np.random.default_rng(3).gumbel(size=2000),
         "two levels": np.where(count % 7 == 0, 0.0, -1e-3),
     }[kind].astype(np.float32)
-    label = np.int32(11)
-    truth = oracle.batch(truth_margin.multiclass_sparsemax_loss, scores[None], label[None])
-    value, gradient = jax.jit(jax.value_and_grad(jaxent.multiclass_sparsemax_loss))(scores, label)
+    label = np.array([11], np.int32)
+    truth = oracle.batch(truth_margin.multiclass_sparsemax_loss, scores[None], label)
+    both = jax.jit(jax.value_and_grad(jaxent.multiclass_sparsemax_loss))
+    value, gradient = both(scores, label[0])
     errors = oracle.ulps(value[None], truth.value, np.float32)
     assert errors.max() <= 4
     scale = truth.gradient_scales[0]
