@@ -531,24 +531,31 @@ def _overlaps(regions: _Regions) -> _Overlaps:
         absent = jnp.where(live, -jnp.inf if regions.is_logits else 0.0, 0.0).astype(dtype)
         x, yes = jnp.where(exists, x, absent), jnp.where(exists, yes, 0.0)
     no = 1.0 - yes if exists is None else jnp.where(exists, 1.0 - yes, 0.0)
-    if regions.targets.dtype != jnp.bool_:
-        yes = jnp.where((yes >= 0.0) & (yes <= 1.0), yes, jnp.nan)
     if not regions.is_logits:
         slack = max(1e-5, float(jnp.finfo(regions.predictions.dtype).eps))
         p = _distribution(x, exists, slack)
         rest = 1.0 - p
     elif x.shape[-1] == 1:
-        p, rest = _numerics.sigmoid_and_rest(x)
+        # Without their last axis, of size 1, the sums are vectorised.
+        yes, no = yes[..., 0], no[..., 0]
+        p, rest = _numerics.sigmoid_and_rest(x[..., 0])
     else:
         p, rest = _numerics.softmax_and_rest(x)
-    total = _numerics.sum_over_pixels
+
+    def total(values: jax.Array) -> jax.Array:
+        return _numerics.sum_over_pixels(values.reshape(x.shape))
+
     hits, extra, missed = total(p * yes), total(p * no), total(rest * yes)
     counts = None if exists is None else jnp.any(exists, axis=-2)
-    losses = _losses(hits, extra, missed, counts, regions.options)
+    # How far targets lie outside [0, 1]: a selection would keep the sums from being vectorised.
+    outside = total((jnp.abs(yes) - yes) + (jnp.abs(yes - 1.0) + (yes - 1.0)))
+    sound = jnp.sum(hits + extra + missed, axis=-1, keepdims=True)
+    valid = (sound == sound) & ~jnp.any(outside > 0.0, axis=-1, keepdims=True)
+    losses = _losses(hits, extra, missed, counts, valid, regions.options)
     return _Overlaps(losses, total(yes), counts)
 
 
-def _losses(hits, extra, missed, counts, options) -> jax.Array:
+def _losses(hits, extra, missed, counts, valid, options) -> jax.Array:
     """The losses of each class [..., C] from what was hit, added and missed."""
     numbers = {name: value.astype(hits.dtype) for name, value in options.items()}
     smooth, alpha, beta = (numbers[name] for name in ("smooth", "alpha", "beta"))
@@ -560,8 +567,7 @@ def _losses(hits, extra, missed, counts, options) -> jax.Array:
     )
     if "gamma" in numbers:
         proper &= numbers["gamma"] > 0.0
-    sound = jnp.sum(hits + extra + missed, axis=-1, keepdims=True)
-    valid = (sound == sound) & proper
+    valid &= proper
     if counts is not None:
         valid |= ~jnp.any(counts, axis=-1, keepdims=True)
     return _rows.judged(losses, valid)
