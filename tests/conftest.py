@@ -24,14 +24,17 @@ _SETTINGS = (
 
 
 _FAMILIES = (
+    "test_bregman",
     "test_calibration",
     "test_column_sweep",
     "test_contrastive",
     "test_distillation",
     "test_divergence",
     "test_embedding",
+    "test_fenchel_young",
     "test_information",
     "test_labels",
+    "test_margin",
     "test_optax_suite",
     "test_preference",
     "test_probability",

@@ -214,7 +214,9 @@ def test_sparsemax_of_a_class_that_is_nearly_1_ahead(size):
         np.testing.assert_allclose(gradient, [-exact, exact], rtol=1e-14)
 
 
-@pytest.mark.parametrize("kind", ["falling", "geometric", "harmonic", "random", "two levels"])
+@pytest.mark.parametrize(
+    "kind", ["falling", "geometric", "harmonic", "random", "two levels", "one ahead"]
+)
 def test_the_threshold_is_found_whatever_the_scores(kind):
     """Scores of which ever fewer are in the support, so that there are many steps."""
     count = np.arange(2000)
@@ -224,6 +226,8 @@ def test_the_threshold_is_found_whatever_the_scores(kind):
         "harmonic": -np.log1p(count),
         "random": np.random.default_rng(3).gumbel(size=2000),
         "two levels": np.where(count % 7 == 0, 0.0, -1e-3),
+        # What each of the others has is less than a rounding of the threshold would leave it.
+        "one ahead": np.where(count == 5, 0.4, 1e-5 * np.sin(count)),
     }[kind].astype(np.float32)
     label = np.array([11], np.int32)
     truth = oracle.batch(truth_margin.multiclass_sparsemax_loss, scores[None], label)
