@@ -270,9 +270,9 @@ def _check_batch(
     embeddings = _checks.floating(name, "embeddings", embeddings)
     given = f"`embeddings` {_checks.describe(embeddings)}"
     _checks.require(
-        embeddings.ndim == 2,
+        embeddings.ndim == 2 and embeddings.size > 0,
         name,
-        f"{given} must be a matrix [N, D] of one embedding a row; "
+        f"{given} must be a matrix [N, D] of at least one embedding, one a row; "
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
     labels = _checks.integer(
