@@ -13,6 +13,7 @@ import rows_probability
 import rows_ranking
 import rows_regression
 import rows_segmentation
+import rows_sequence
 import rows_similarity
 import rows_softmax
 import rows_variants
@@ -29,6 +30,7 @@ _FAMILIES = (
     rows_embedding,
     rows_segmentation,
     rows_ranking,
+    rows_sequence,
 )
 
 # The first rows serve to show that the obligations have teeth.

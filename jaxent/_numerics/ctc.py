@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._numerics import scaled
+from jaxent._numerics.elementary import log1p
 from jaxent._numerics.ground import reciprocal
 from jaxent._numerics.scaled import Scaled
 from jaxent._numerics.softmax import softmax, top_and_shift
-
 
 # Frames that are run through twice for the gradient.
 _SEGMENT = 16
@@ -92,8 +92,8 @@ def _loss_and_slope(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array]:
     probs = softmax(x)
 
     def ordinary():
-        possible = (success.mantissa != 0.0)[:, None, None]
-        return loss, jnp.where(possible, probs, 0.0) - _by_class(occupation, symbols, probs)
+        light = probs - _by_class(occupation, symbols, probs)
+        return loss, jnp.where((loss == jnp.inf)[:, None, None], 0.0, light)
 
     def sure():
         better, pull = jax.vjp(
@@ -164,11 +164,11 @@ def _start(symbols: jax.Array, dtype) -> States:
 
 def _forward(start: States, by_frame: Frame, symbols, exists, *, keep: bool) -> tuple[States, Any]:
     """The chance of every state after the frames, and after each [T, B, N+1] if it is to `keep`."""
-    jump = _jump(symbols, by_frame.picked.dtype)[:, :-1]
+    leap = _columns(_leap(symbols, by_frame.picked.dtype), 0, -1)
 
     def step(states: States, frame: Frame) -> tuple[States, States]:
         stay, past = _columns(states.label, 1, None), _columns(states.label, 0, -1)
-        label = scaled.total(stay, _columns(states.blank, 0, -1), _beyond(past, jump))
+        label = scaled.total(stay, _columns(states.blank, 0, -1), scaled.product(past, leap))
         label = scaled.product(label, _label_chance(frame, exists))
         blank = scaled.product(scaled.total(*states), frame.blank)
         blank = _where(frame.counts, blank, states.blank)
@@ -179,14 +179,10 @@ def _forward(start: States, by_frame: Frame, symbols, exists, *, keep: bool) -> 
     return jax.lax.scan(step, start, by_frame)
 
 
-def _jump(symbols: jax.Array, dtype) -> jax.Array:
-    """An exponent [B, N+1] that forbids the way to the next symbol if it is the same."""
-    is_same = jnp.pad(symbols[:, 1:] == symbols[:, :-1], ((0, 0), (0, 1)))
-    return jnp.where(is_same, scaled.lowest(dtype), 0.0).astype(dtype)
-
-
-def _beyond(label: Scaled, jump: jax.Array) -> Scaled:
-    return Scaled(label.mantissa, label.exponent + jump)
+def _leap(symbols: jax.Array, dtype) -> Scaled:
+    """1 [B, N+1] where a label may be followed by the next at once, 0 where that is the same."""
+    may = jnp.pad(symbols[:, 1:] != symbols[:, :-1], ((0, 0), (0, 1)))
+    return scaled.constant(may.astype(dtype))
 
 
 def _success(end: States, exists: jax.Array) -> Scaled:
@@ -257,7 +253,7 @@ def _backward(ahead: States, by_frame: Frame, after: States, symbols, exists) ->
         symbols: [B, N+1].
         exists: [B, N+1].
     """
-    jump = _jump(symbols, by_frame.picked.dtype)
+    leap = _leap(symbols, by_frame.picked.dtype)
 
     def step(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, tuple]:
         """From what the next frame that counts may be, and success from there, to this frame."""
@@ -265,7 +261,7 @@ def _backward(ahead: States, by_frame: Frame, after: States, symbols, exists) ->
         stay, move = _columns(ahead.label, 0, -1), _columns(ahead.label, 1, None)
         success = States(
             scaled.total(ahead.blank, move),
-            scaled.total(ahead.blank, stay, _beyond(move, jump)),
+            scaled.total(ahead.blank, stay, scaled.product(move, leap)),
         )
         label = scaled.product(_columns(success.label, 1, None), _label_chance(frame, exists))
         blank = scaled.product(success.blank, frame.blank)
@@ -292,7 +288,7 @@ def _sure_loss(probs, frames, symbols, exists, loss) -> jax.Array:
     """The loss from what the probability is short of 1; other sequences keep the loss they have."""
     sure = _is_sure(loss)
     short = jnp.where(sure, _shortfall(probs, frames, symbols, exists), 0.0)
-    return jnp.where(sure, -jnp.log1p(-short), loss)
+    return jnp.where(sure, -log1p(-short), loss)
 
 
 def _shortfall(probs, frames, symbols, exists) -> jax.Array:

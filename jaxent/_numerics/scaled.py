@@ -8,6 +8,8 @@ constants.
 
 The exponents are floating point, in bytes (256 to the power of the exponent), and multiples of an
 eighth: so sums of many of them are exact, and their range is that of the logarithms of the dtype.
+Only beyond 2**21 in float32, where a logarithm of 1e7 is known to 1, does a sum of exponents lose
+powers of two: such a number keeps its logarithm, and its ratio to another to a factor of the like.
 """
 
 import functools
