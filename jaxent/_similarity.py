@@ -168,14 +168,14 @@ def rows_of(vectors: Vectors) -> tuple[list[jax.Array], jax.Array | None]:
     return [jnp.broadcast_to(each.values, shape) for each in filled], filled[0].live
 
 
-def _of_pairs(function, measure, given, epsilon, axis, where) -> jax.Array:
+def _of_pairs(function: str, measure, given, epsilon: ArrayLike, axis, where) -> jax.Array:
     """What `measure` makes of pairs of vectors."""
     vectors = check_vectors(function, given, axis, where)
     _checks.within(function, "epsilon", epsilon, 0.0, math.inf)
     _checks.finite(function, "epsilon", epsilon)
-    has_floor = not (isinstance(epsilon, numbers.Real) and epsilon == 0)
-    epsilon = _checks.scalar(function, "epsilon", epsilon) if has_floor else None
-    return _measured(measure, vectors.arrays, epsilon, vectors.where, vectors.axes)
+    has_floor = not (isinstance(epsilon, numbers.Real) and float(epsilon) == 0.0)
+    floor = _checks.scalar(function, "epsilon", epsilon) if has_floor else None
+    return _measured(measure, vectors.arrays, floor, vectors.where, vectors.axes)
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "axes"), inline=True)

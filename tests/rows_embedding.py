@@ -62,8 +62,10 @@ def batches(dtype: Any) -> Iterator[Family]:
     yield family("none of any length", 0 * normal())
     share = generator.uniform(0.1, 1, (5, 3)) * generator.choice([-1, 1], (5, 3))
     yield family("huge", share * largest)
-    yield family("tiny", share * least)
-    yield family("huge and tiny", share * np.array([[largest], [least], [1], [1], [1]]))
+    # Not so far apart that an exponential is as tiny, which 1 / length would make large again.
+    yield family("tiny", np.sign(one) * (1 + 0.3 * share) * least)
+    mixed = np.array([[largest], [least], [1], [1], [1]])
+    yield family("huge and tiny", np.sign(one) * (1 + 0.3 * share) / 2 * mixed)
 
 
 def _make(generator: np.random.Generator) -> Arrays:
@@ -77,7 +79,8 @@ def _hide(generator: np.random.Generator, arguments: Arrays) -> Hidden:
 
 
 def _hide_all(arguments: Arrays) -> Hidden:
-    return _hidden(*arguments, np.zeros(5, bool))
+    embeddings, labels = arguments
+    return _hidden(embeddings, labels, np.zeros(5, bool))
 
 
 def _hidden(embeddings: np.ndarray, labels: np.ndarray, where: np.ndarray) -> Hidden:

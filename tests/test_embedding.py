@@ -1,6 +1,7 @@
 """Losses of embeddings: beside optax, beside their definitions, and where those have no answer."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -195,7 +196,7 @@ def test_options_out_of_range(loss, option):
     for value in (float("inf"), float("nan"), *(() if option == "margin" else (0, -0.1))):
         with pytest.raises(AssertionError, match=f"{loss.__name__}.*`{option}`"):
             loss(embeddings, labels, **{option: value})
-        traced = {option: jnp.float32(value)}
+        traced: Any = {option: jnp.float32(value)}
         assert np.isnan(loss(embeddings, labels, **traced)).all()
         assert np.isnan(jax.grad(total(loss, **traced))(embeddings, labels)).any(1).all()
 
@@ -259,8 +260,10 @@ def test_odd_degrees_take_the_size_of_a_difference():
 
 @pytest.mark.parametrize("degree", [1, 1.5, 2, 3])
 def test_triplets_of_one_point_without_eps(degree):
-    points = [jnp.ones((2, 3)).at[0].set(0.0)] * 3
-    loss = functools.partial(jaxent.triplet_margin_loss, norm_degree=degree, eps=0.0, margin=0.5)
+    points: Any = [jnp.ones((2, 3)).at[0].set(0.0)] * 3
+    loss: Any = functools.partial(
+        jaxent.triplet_margin_loss, norm_degree=degree, eps=0.0, margin=0.5
+    )
     with jax.debug_nans(True):
         np.testing.assert_array_equal(loss(*points), 0.5)
         slopes = jax.grad(total(loss), (0, 1, 2))(*points)
@@ -283,8 +286,8 @@ def test_distances_of_every_size():
 
 
 def test_options_of_triplets():
-    points = [jnp.ones((2, 3))] * 3
-    loss = jaxent.triplet_margin_loss
+    points: Any = [jnp.ones((2, 3))] * 3
+    loss: Any = jaxent.triplet_margin_loss
     for option, values in {
         "norm_degree": (0.5, 0, -1, float("inf"), float("nan"), jnp.float32(2.0), "two"),
         "margin": (float("inf"), float("nan"), jnp.ones(2)),
@@ -294,7 +297,7 @@ def test_options_of_triplets():
             with pytest.raises(AssertionError, match=f"triplet_margin_loss.*`{option}`"):
                 loss(*points, **{option: value})
     for option, value in (("margin", np.inf), ("eps", -1.0), ("eps", np.nan)):
-        traced = {option: jnp.float32(value)}
+        traced: Any = {option: jnp.float32(value)}
         assert np.isnan(loss(*points, **traced)).all()
         assert np.isnan(jax.grad(total(loss, **traced))(*points)).all()
     slope = jax.grad(lambda margin: jnp.sum(loss(*points, margin=margin)))(jnp.float32(0.3))

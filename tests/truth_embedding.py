@@ -79,7 +79,10 @@ def circle_loss(
         terms = {k: mpmath.exp(g * weights[k] * ahead[k]) for k in ahead}
         push, pull = (mpmath.fsum(terms[k] for k in group) for group in (others, alike))
         slope = push * pull / (1 + push * pull)
-        steepest = max(g * (weights[k] + abs(ahead[k])) for k in ahead)
+        # How far an ulp of every similarity moves the exponent, the sum of one of either group.
+        steepest = mpmath.fsum(
+            max(g * (weights[k] + abs(ahead[k])) for k in group) for group in (others, alike)
+        )
         pulls = {}
         for k in ahead:
             share = slope * terms[k] / (push if k in others else pull) * g

@@ -114,8 +114,10 @@ def _vectors(given, over_unit, square, floor: jax.Array | None) -> _Vectors:
         # A length beyond the range of the dtype is beyond the floor as well.
         reached = jnp.minimum(length * (1.0 / (over_unit * least)), 1.0)
         share = jnp.where(floor > 0.0, reached, share)
-        fixed = (1.0 / least, 1.0)
-        over = tuple(jnp.where(share == 1.0, *each) for each in zip(over, fixed, strict=True))
+        over = (
+            jnp.where(share == 1.0, over_length, 1.0 / least),
+            jnp.where(share == 1.0, over_unit, 1.0),
+        )
     return _Vectors(given, over_unit, reciprocal(square), over_length, share, over)
 
 
@@ -228,10 +230,10 @@ def _beneath_floors(a: _Vectors, b: _Vectors, a_slope, b_slope) -> tuple[jax.Arr
 @functools.partial(_slopes.defjvp, symbolic_zeros=True)
 def _slopes_jvp(primals, tangents):
     a, b, floor = primals
-    *pair, product = _pair(a, b, floor)
-    cosine = _cosine(*pair, product)
-    slopes = _beneath_floors(*pair, *_narrow_slopes(*pair, product, cosine))
-    similarity = cosine * (pair[0].share * pair[1].share)
+    first, second, product = _pair(a, b, floor)
+    pair, cosine = (first, second), _cosine(first, second, product)
+    slopes = _beneath_floors(first, second, *_narrow_slopes(first, second, product, cosine))
+    similarity = cosine * (first.share * second.share)
     # All that follows is of the order of these relative moves, until it is divided once more.
     moves = [
         jnp.zeros_like(each.given) if isinstance(dot, SymbolicZero) else each.divided(dot)
