@@ -3,17 +3,76 @@
 Every obligation names ways of breaking a loss that it must notice; most of them are made here.
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
+import pytest
 
 HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
 
 Loss = Callable[..., Any]
 Failure = type[BaseException] | tuple[type[BaseException], ...]
+
+
+class Obligation(NamedTuple):
+    """What a table holds its rows to, and ways of breaking a loss that must be noticed."""
+
+    check: Callable[[Any], None]
+    broken_by: tuple[Callable[[Loss], Loss], ...]
+    fails_with: Failure
+    applies: Callable[[Any], bool]
+
+
+def new_table() -> tuple[list[Obligation], Callable]:
+    """The obligations of a table, none yet, and the decorator by which checks are added."""
+    table: list[Obligation] = []
+
+    def obligation(
+        *broken_by: Callable[[Loss], Loss],
+        to: Callable[[Any], bool] = lambda _: True,
+        fails_with: Failure = AssertionError,
+    ):
+        """Registers a check of the rows `to` which it applies, and what breaks a loss it sees."""
+
+        def register(check: Callable[[Any], None]) -> Callable[[Any], None]:
+            assert broken_by, f"nothing shows that {check.__name__} can fail"
+            table.append(Obligation(check, broken_by, fails_with, to))
+            return check
+
+        return register
+
+    return table, obligation
+
+
+def ways_of_breaking(table: Sequence[Obligation]) -> list[Any]:
+    """Parameters of a test: each obligation with each way of breaking a loss."""
+    return [
+        pytest.param(each, break_, id=f"{each.check.__name__}-{index}")
+        for each in table
+        for index, break_ in enumerate(each.broken_by)
+    ]
+
+
+def notices(each: Obligation, break_: Callable[[Loss], Loss], rows: Sequence[Any]) -> None:
+    """Fails unless the obligation fails when the first loss it applies to is broken."""
+    row = next(row for row in rows if each.applies(row))
+    broken = functools.wraps(row.function)(break_(row.function))
+    with pytest.raises(each.fails_with):
+        each.check(row._replace(function=broken))
+
+
+def require(row: Any, what: str, names: list[str], errors: np.ndarray, bar: float) -> None:
+    """Fails if any error is above the bar, naming the families of the worst."""
+    errors = errors.reshape(len(names), -1).max(-1)
+    worst = ", ".join(f"{names[i]}: {errors[i]:.3g}" for i in np.argsort(-errors)[:5])
+    assert errors.max() <= bar, (
+        f"{row}: {what} is off by more than {bar} units in the last place in "
+        f"{np.sum(errors > bar)} of {len(errors)} cases; worst: {worst}"
+    )
 
 
 # --- tools ----------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,8 @@ from contract_table import NOT_LOSSES, ROWS
 from jax.core import Tracer
 from obligations import (
     HALF_DTYPES,
-    Failure,
     Loss,
+    Obligation,
     after,
     altered,
     close,
@@ -39,7 +38,11 @@ from obligations import (
     instead,
     is_integer,
     keeps_a_tracer,
+    new_table,
+    notices,
+    require,
     second,
+    ways_of_breaking,
     with_one,
     without,
     without_curvature,
@@ -57,18 +60,7 @@ REFUSED_OPTIONS = {
 NEGATIVE_LABELS = (-1, -100, np.iinfo(np.int32).min)
 
 
-class Obligation(NamedTuple):
-    check: Callable[[Row], None]
-    broken_by: tuple[Callable[[Loss], Loss], ...]
-    fails_with: Failure
-    applies: Callable[[Row], bool]
-
-
-OBLIGATIONS: list[Obligation] = []
-
-
-def every(_: Row) -> bool:
-    return True
+OBLIGATIONS, obligation = new_table()
 
 
 def has_classes(row: Row) -> bool:
@@ -89,21 +81,6 @@ def has_class_mask(row: Row) -> bool:
 
 def has_class_logits(row: Row) -> bool:
     return row.has_class_axis and row.arguments[0].make is LOGITS.make
-
-
-def obligation(
-    *broken_by: Callable[[Loss], Loss],
-    to: Callable[[Row], bool] = every,
-    fails_with: Failure = AssertionError,
-):
-    """Registers a check of the rows `to` which it applies, and ways of breaking a loss it sees."""
-
-    def register(check: Callable[[Row], None]) -> Callable[[Row], None]:
-        assert broken_by, f"nothing shows that {check.__name__} can fail"
-        OBLIGATIONS.append(Obligation(check, broken_by, fails_with, to))
-        return check
-
-    return register
 
 
 # --- tools ----------------------------------------------------------------------------------------
@@ -894,15 +871,6 @@ def within(row: Row, case: Case, dtype, *, eagerly: bool = False) -> None:
             require(row, f"gradient {index}", case.names, errors, bar)
 
 
-def require(row: Row, what: str, names: list[str], errors: np.ndarray, bar: float) -> None:
-    errors = errors.reshape(len(names), -1).max(-1)
-    worst = ", ".join(f"{names[i]}: {errors[i]:.3g}" for i in np.argsort(-errors)[:5])
-    assert errors.max() <= bar, (
-        f"{row}: {what} is off by more than {bar} units in the last place in "
-        f"{np.sum(errors > bar)} of {len(errors)} rows; worst: {worst}"
-    )
-
-
 @obligation(
     instead(optax.softmax_cross_entropy_with_integer_labels),
     lambda loss: lambda *a, **k: loss(*a, **k) * (1 + 1e-6),
@@ -1002,17 +970,10 @@ def test_contract(row, check):
 
 @pytest.mark.parametrize(
     ("each", "break_"),
-    [
-        pytest.param(each, break_, id=f"{each.check.__name__}-{index}")
-        for each in OBLIGATIONS
-        for index, break_ in enumerate(each.broken_by)
-    ],
+    ways_of_breaking(OBLIGATIONS),
 )
 def test_the_table_has_teeth(each, break_):
-    row = next(row for row in ROWS if each.applies(row))
-    broken = functools.wraps(row.function)(break_(row.function))
-    with pytest.raises(each.fails_with):
-        each.check(row._replace(function=broken))
+    notices(each, break_, ROWS)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +22,16 @@ from contract_whole import Hidden, Whole
 from jax.core import Tracer
 from obligations import (
     HALF_DTYPES,
-    Failure,
-    Loss,
     after,
     altered,
     before,
     close,
     first,
     keeps_a_tracer,
+    new_table,
+    notices,
+    require,
+    ways_of_breaking,
     with_one,
     without_curvature,
     without_forward_mode,
@@ -38,30 +39,7 @@ from obligations import (
 
 import jaxent
 
-
-class Obligation(NamedTuple):
-    check: Callable[[Whole], None]
-    broken_by: tuple[Callable[[Loss], Loss], ...]
-    fails_with: Failure
-    applies: Callable[[Whole], bool]
-
-
-OBLIGATIONS: list[Obligation] = []
-
-
-def obligation(
-    *broken_by: Callable[[Loss], Loss],
-    to: Callable[[Whole], bool] = lambda _: True,
-    fails_with: Failure = AssertionError,
-):
-    """Registers a check of the rows `to` which it applies, and ways of breaking a loss it sees."""
-
-    def register(check: Callable[[Whole], None]) -> Callable[[Whole], None]:
-        assert broken_by, f"nothing shows that {check.__name__} can fail"
-        OBLIGATIONS.append(Obligation(check, broken_by, fails_with, to))
-        return check
-
-    return register
+OBLIGATIONS, obligation = new_table()
 
 
 # --- tools ----------------------------------------------------------------------------------------
@@ -154,7 +132,8 @@ def is_pure(whole: Whole) -> None:
     to=lambda whole: whole.peer is not None,
 )
 def has_the_shape_of_optax(whole: Whole) -> None:
-    assert (peer := whole.peer) is not None
+    peer = whole.peer
+    assert peer is not None
     arguments = tuple(map(jnp.asarray, whole.inputs()))
     theirs = jax.eval_shape(lambda *a: whole.result(peer(*a, **whole.options)), *arguments)
     ours = jax.eval_shape(whole.loss, *arguments)
@@ -413,15 +392,6 @@ def within(whole: Whole, case, dtype) -> None:
         require(whole, f"gradient {index}", case.names, errors, bar)
 
 
-def require(whole: Whole, what: str, names: list[str], errors: np.ndarray, bar: float) -> None:
-    errors = errors.reshape(len(names), -1).max(-1)
-    worst = ", ".join(f"{names[i]}: {errors[i]:.3g}" for i in np.argsort(-errors)[:5])
-    assert errors.max() <= bar, (
-        f"{whole}: {what} is off by more than {bar} units in the last place in "
-        f"{np.sum(errors > bar)} of {len(errors)} calls; worst: {worst}"
-    )
-
-
 @obligation(
     lambda loss: lambda *a, **k: loss(*a, **k) * (1 + 3e-6),
     first(lambda x: x * (1 + 3e-6) - jax.lax.stop_gradient(x * 3e-6)),
@@ -499,17 +469,10 @@ def test_contract(whole, check):
 
 @pytest.mark.parametrize(
     ("each", "break_"),
-    [
-        pytest.param(each, break_, id=f"{each.check.__name__}-{index}")
-        for each in OBLIGATIONS
-        for index, break_ in enumerate(each.broken_by)
-    ],
+    ways_of_breaking(OBLIGATIONS),
 )
 def test_the_table_has_teeth(each, break_):
-    whole = next(whole for whole in WHOLES if each.applies(whole))
-    broken = functools.wraps(whole.function)(break_(whole.function))
-    with pytest.raises(each.fails_with):
-        each.check(whole._replace(function=broken))
+    notices(each, break_, WHOLES)
 
 
 def test_rows_speak_of_public_losses():
