@@ -522,7 +522,7 @@ def _overlaps(regions: _Regions) -> _Overlaps:
     dtype = compute_dtype(regions.predictions, regions.targets)
     lay = functools.partial(_laid_out, shape=regions.shape, axes=regions.axes)
     x, yes = lay(regions.predictions).astype(dtype), lay(regions.targets).astype(dtype)
-    exists = None
+    shape, exists = x.shape, None
     if regions.where is not None:
         where = regions.where
         where = where[..., None] if 0 < where.ndim < len(regions.shape) else where
@@ -535,22 +535,23 @@ def _overlaps(regions: _Regions) -> _Overlaps:
         slack = max(1e-5, float(jnp.finfo(regions.predictions.dtype).eps))
         p = _distribution(x, exists, slack)
         rest = 1.0 - p
-    elif x.shape[-1] == 1:
+    elif shape[-1] == 1:
         # Without their last axis, of size 1, the sums are vectorised.
-        yes, no = yes[..., 0], no[..., 0]
-        p, rest = _numerics.sigmoid_and_rest(x[..., 0])
+        yes, no, x = (a.reshape(shape[:-1]) for a in (yes, no, x))
+        p, rest = _numerics.sigmoid_and_rest(x)
     else:
         p, rest = _numerics.softmax_and_rest(x)
 
     def total(values: jax.Array) -> jax.Array:
-        return _numerics.sum_over_pixels(values.reshape(x.shape))
+        return _numerics.sum_over_pixels(values.reshape(shape))
 
     hits, extra, missed = total(p * yes), total(p * no), total(rest * yes)
     counts = None if exists is None else jnp.any(exists, axis=-2)
-    # How far targets lie outside [0, 1]: a selection would keep the sums from being vectorised.
-    outside = total((jnp.abs(yes) - yes) + (jnp.abs(yes - 1.0) + (yes - 1.0)))
+    # Not a selection within the sums, which would keep them from being vectorised.
+    pixels = tuple(range(hits.ndim - 1, yes.ndim))
+    proper = (jnp.min(yes, pixels, initial=0.0) >= 0.0) & (jnp.max(yes, pixels, initial=1.0) <= 1.0)
     sound = jnp.sum(hits + extra + missed, axis=-1, keepdims=True)
-    valid = (sound == sound) & ~jnp.any(outside > 0.0, axis=-1, keepdims=True)
+    valid = (sound == sound) & proper[..., None]
     losses = _losses(hits, extra, missed, counts, valid, regions.options)
     return _Overlaps(losses, total(yes), counts)
 

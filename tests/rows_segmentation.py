@@ -19,7 +19,7 @@ import jaxent
 DICE_VALUE, DICE_GRADIENT = 4, 8
 # The logarithm of the loss multiplies what rounding takes from the exponent.
 FOCAL_VALUE, FOCAL_GRADIENT = 16, 16
-LOVASZ_VALUE, LOVASZ_GRADIENT = 4, 4
+LOVASZ_VALUE, LOVASZ_GRADIENT = 4, 8
 
 IMAGES, PIXELS, CLASSES = 2, 4, 3
 

@@ -11,12 +11,16 @@ from jaxent._numerics.sigmoid import absolute, sigmoid
 from jaxent._numerics.softmax import curvature, softmax
 
 
+def _is_heavy(p: jax.Array) -> jax.Array:
+    """1 where p > 1/2, and 0 elsewhere, in arithmetic, which the compiler for CPUs fuses."""
+    return jnp.ceil(p - 0.5)
+
+
 @jax.custom_jvp
 def softmax_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Probabilities over the last axis, and 1 - p of each, both with relative accuracy."""
     p = softmax(x)
-    # A class with p > 1/2, as a factor 1 in arithmetic, which the compiler for CPUs fuses.
-    heavy = jnp.ceil(p - 0.5)
+    heavy = _is_heavy(p)
     light = jnp.sum(p * (1.0 - heavy), axis=-1, keepdims=True)
     return p, (1.0 - p) * (1.0 - heavy) + light * heavy
 
@@ -24,8 +28,15 @@ def softmax_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 @softmax_and_rest.defjvp
 def _softmax_and_rest_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    moved = curvature(softmax(x), x_dot)
-    return softmax_and_rest(x), (moved, -moved)
+    p, rest = softmax_and_rest(x)
+    # The `curvature` of softmax once more, cheaper, since what is left of a heavy class is known.
+    # Not p - heavy: a compiler may contract it with the product that p is, which leaves a rounding.
+    is_heavy = _is_heavy(p)
+    heavy, light = p * is_heavy, p * (1.0 - is_heavy)
+    of_light = jnp.sum(light * x_dot, axis=-1, keepdims=True)
+    of_heavy = jnp.sum(heavy * x_dot, axis=-1, keepdims=True)
+    moved = light * (x_dot - of_light - of_heavy) + heavy * (rest * x_dot - of_light)
+    return (p, rest), (moved, -moved)
 
 
 @jax.custom_jvp
