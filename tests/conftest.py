@@ -38,8 +38,12 @@ _FAMILIES = (
     "test_optax_suite",
     "test_preference",
     "test_probability",
+    "test_ranking",
     "test_regression",
     "test_row_sweep",
+    "test_segmentation",
+    "test_sequence",
+    "test_similarity",
     "test_variants",
 )
 
