@@ -642,7 +642,7 @@ def _generalized_loss(arrays, static, ignore_background) -> jax.Array:
         exists, how_many = None, float(rarity.shape[-1])
     else:
         exists = jnp.any(counts, axis=images)
-        rarity = jnp.where(exists, rarity, 0.0)
+        rarity = jnp.where(exists | ~jnp.any(exists), rarity, 0.0)
         how_many = _how_many(rarity, exists, (-1,))
     weights = how_many * _numerics.normalized(rarity)
     losses = losses * weights.reshape(*[1] * len(images), -1)

@@ -169,6 +169,20 @@ def test_masked_classes_are_as_if_they_were_not_there(logits, targets):
         close(loss(logits, targets, where=exists[None, None, None]), expected)
 
 
+def test_masked_classes_have_no_derivatives_in_the_generalized_weights(logits, targets):
+    exists = jnp.arange(SHAPE[-1])[None, None, None] != 2
+
+    def loss(targets, where):
+        return jaxent.multiclass_generalized_dice_loss(logits[:1, :1, :1], targets, where=where)
+
+    targets = targets[:1, :1, :1] / 2
+    with jax.debug_nans(True):
+        hessian = jax.jit(jax.jacfwd(jax.jacfwd(loss)))(targets, exists)
+        assert jax.jit(loss)(targets, exists & False) == 0.0
+    assert jnp.all(hessian[..., 2, :, :, :, :] == 0.0) and jnp.all(hessian[..., 2] == 0.0)
+    assert jnp.all(jnp.isfinite(hessian)) and jnp.any(hessian != 0.0)
+
+
 def test_images_that_do_not_count_are_not_in_the_generalized_mean(logits, targets):
     where = jnp.array([True, False, True])[:, None, None]
     close(

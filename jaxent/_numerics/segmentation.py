@@ -100,7 +100,7 @@ def _root_jvp(primals, tangents):
 
 @jax.custom_jvp
 def normalized(values: jax.Array) -> jax.Array:
-    """Positive values over their sum along the last axis."""
+    """Values >= 0 over their sum along the last axis; what is 0 is fixed."""
     return values / jnp.sum(values, axis=-1, keepdims=True)
 
 
@@ -108,7 +108,7 @@ def normalized(values: jax.Array) -> jax.Array:
 def _normalized_jvp(primals, tangents):
     (values,), (values_dot,) = primals, tangents
     p = normalized(values)
-    return p, curvature(p, values_dot / values)
+    return p, curvature(p, values_dot / jnp.where(values == 0.0, 1.0, values))
 
 
 def sum_over_pixels(values: jax.Array) -> jax.Array:
