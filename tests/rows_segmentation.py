@@ -1,6 +1,7 @@
 """The rows of losses of images: ordinary ones, what hides pixels, and hard inputs."""
 
 import functools
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ FOCAL_VALUE, FOCAL_GRADIENT = 16, 16
 LOVASZ_VALUE, LOVASZ_GRADIENT = 4, 8
 
 IMAGES, PIXELS, CLASSES = 2, 4, 3
+# Earlier releases add half as much smoothing.
+OPTAX_HAS_IT = "alpha" in inspect.signature(optax.losses.dice_loss).parameters
 
 
 # --- ordinary arguments ---------------------------------------------------------------------------
@@ -233,7 +236,7 @@ _dice = functools.partial(
     gradient_ulps=DICE_GRADIENT,
     hide=hide_pixels,
     hide_all=hide_images,
-    peer=optax.losses.dice_loss,
+    peer=optax.losses.dice_loss if OPTAX_HAS_IT else None,
 )
 _tversky = functools.partial(
     Whole,
@@ -267,7 +270,7 @@ WHOLES: tuple[Whole, ...] = (
         DICE_GRADIENT,
         hide=hide_pixels,
         hide_all=hide_images,
-        peer=optax.losses.binary_dice_loss,
+        peer=optax.losses.binary_dice_loss if OPTAX_HAS_IT else None,
     ),
     Whole(
         jaxent.multiclass_generalized_dice_loss,
@@ -278,7 +281,7 @@ WHOLES: tuple[Whole, ...] = (
         DICE_GRADIENT,
         hide=hide_pixels,
         hide_all=hide_images,
-        peer=_generalized_of_optax,
+        peer=_generalized_of_optax if OPTAX_HAS_IT else None,
     ),
     _tversky(),
     _tversky(
