@@ -16,13 +16,13 @@ from jaxent._divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
-from jaxent._fenchel_young import make_fenchel_young_loss
 from jaxent._embedding import (
     circle_loss,
     ntxent,
     supervised_contrastive_loss,
     triplet_margin_loss,
 )
+from jaxent._fenchel_young import make_fenchel_young_loss
 from jaxent._information import (
     binary_entropy,
     bits_per_byte,
