@@ -240,6 +240,30 @@ def test_the_threshold_is_found_whatever_the_scores(kind):
     assert errors.max() <= 4
 
 
+def test_the_plain_formulas_of_sparsemax_have_the_right_slopes():
+    """Before JAX 0.11 a scan drops the rule of the gradient, and its formulas are differentiated.
+
+    In the first row one class holds more than half, in the second none does.
+    """
+    scores = jnp.array([[3.0, 2.5, 0.0, -1.0], [0.3, 0.1, 0.2, -2.0]])
+    expected = np.zeros((2, 4, 4), np.float32)
+    expected[0, :2, :2] = np.eye(2) - 1 / 2
+    expected[1, :3, :3] = np.eye(3) - 1 / 3
+
+    def scanned(rows, label):
+        labels = jnp.full(2, label)
+
+        def add(total, rows):
+            return total + jnp.sum(jaxent.multiclass_sparsemax_loss(rows, labels)), None
+
+        return jax.lax.scan(add, jnp.float32(0.0), rows[None])[0]
+
+    for label in range(4):
+        hessian = jax.jit(jax.hessian(scanned), static_argnums=1)(scores, label)
+        blocks = jnp.stack([hessian[0, :, 0], hessian[1, :, 1]])
+        np.testing.assert_allclose(blocks, expected, atol=1e-6)
+
+
 def test_no_matrix_of_classes_by_classes():
     """The slope along a direction is found without the Jacobian, and nothing is sorted."""
     scores, labels = jnp.zeros((2, 512)), jnp.zeros(2, jnp.int32)

@@ -220,8 +220,8 @@ def _cut(x: jax.Array) -> _Cut:
 
     The sum it solves for is convex and piecewise linear in the cut, so that the steps never pass
     the solution, and end there when no more classes fall out: after a few, since every step halves
-    what is missing or the slope. Nothing is differentiated but one last step, whose derivative is
-    that of the solution.
+    what is missing or the slope. Nothing is differentiated but the top, from which the cut is
+    measured, and one last step, whose derivative is that of the solution.
     """
     fixed = jax.lax.stop_gradient(x)
     top = _quarters(jnp.max(fixed, axis=-1))
@@ -242,7 +242,7 @@ def _cut(x: jax.Array) -> _Cut:
 
     most = jnp.full_like(top, jnp.inf)
     found, _, _ = jax.lax.while_loop(is_moving, raised, (start, most, most > 0.0))
-    found = jax.lax.stop_gradient(found)
+    found = jax.lax.stop_gradient(found)._replace(top=_quarters(jnp.max(x, axis=-1)))
     return found._replace(rest=_step(x, found)[0])
 
 
