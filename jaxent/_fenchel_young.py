@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks
+from jaxent import _checks, _rows
 from jaxent._numerics import compute_dtype
 
 
@@ -31,7 +31,9 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
 
     Returns:
         A function `(scores, targets, *args, **kwargs)` of scores `[..., V]`, floating point, and
-        targets of the same shape, real. It gives one loss per example in units of the scores, shape
+        targets of the same rank and V, real. A score of `-inf` is an impossible class: it counts 0
+        against a target of 0, if `max_fun` knows it as well, and `+inf` against a positive one. It
+        gives one loss per example in units of the scores, shape
         `[...]`, float32 (float64 if any input is): scores and targets of 16 bits are converted
         first. It raises AssertionError if dtypes or shapes are refused. Whatever follows goes to
         `max_fun`, the same for all examples; to mask examples, see `jaxent.mean`.
@@ -63,11 +65,13 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         scores = _checks.floating(name, "scores", scores)
         targets = _checks.real(name, "targets", targets)
         _checks.require(
-            scores.shape == targets.shape and scores.ndim > 0,
+            scores.ndim == targets.ndim > 0 and scores.shape[-1] == targets.shape[-1],
             name,
             f"`scores` {_checks.describe(scores)} and `targets` {_checks.describe(targets)} must "
-            "have one shape [..., V]; for class indices pass `jax.nn.one_hot(labels, V)`.",
+            "have one rank and one V, [..., V]; for class indices pass "
+            "`jax.nn.one_hot(labels, V)`.",
         )
+        _checks.broadcastable(name, scores=scores, targets=targets)
         dtype = compute_dtype(scores, targets)
         x, t = scores.astype(dtype), targets.astype(dtype)
 
@@ -80,6 +84,8 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
             )
             return highest.astype(dtype)
 
-        return jnp.vectorize(of_row, signature="(n)->()")(x) - jnp.sum(t * x, axis=-1)
+        # Of an impossible class, whose score is -inf, a target of 0 takes 0.
+        lacks = jnp.sum(_rows.portion(t, -x), axis=-1)
+        return jnp.vectorize(of_row, signature="(n)->()")(x) + lacks
 
     return fenchel_young_loss

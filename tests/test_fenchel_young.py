@@ -52,6 +52,29 @@ def test_its_special_cases_are_exact_losses():
     )
 
 
+def test_axes_of_size_1_are_those_of_every_example():
+    scores, targets = scores_and_targets()
+    loss = jaxent.make_fenchel_young_loss(logsumexp)
+    theirs = optax.losses.make_fenchel_young_loss(logsumexp)
+    for given in ((scores, targets[:1]), (scores[:1], targets)):
+        np.testing.assert_allclose(loss(*given), theirs(*given), rtol=1e-5)
+
+
+def test_impossible_classes_count_only_against_their_targets():
+    """A product of 0 and -inf is NaN, in optax as well."""
+    scores, targets = jnp.array([0.0, -jnp.inf, 1.0]), jnp.array([0.25, 0.0, 0.75])
+    loss = jaxent.make_fenchel_young_loss(logsumexp)
+    kept = np.array([0, 2])
+    with jax.debug_nans(True):
+        value, slopes = jax.value_and_grad(loss, (0, 1))(scores, targets)
+        expected = jax.value_and_grad(loss, (0, 1))(scores[kept], targets[kept])
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    for slope, of_kept in zip(slopes, expected[1], strict=True):
+        np.testing.assert_allclose(slope[kept], of_kept, rtol=1e-6)
+        assert slope[1] == 0.0
+    assert loss(scores, jnp.array([0.25, 0.75, 0.0])) == jnp.inf
+
+
 def test_other_arguments_go_to_the_function():
     """In optax positional ones fail: its function is vectorised over one argument alone."""
 
@@ -97,7 +120,7 @@ def test_integer_targets_and_transformations():
         (np.zeros((4, 5), np.float32), np.zeros((4, 1), np.float32), "targets"),
         (np.zeros((4, 5), np.float32), np.zeros(5, np.float32), "targets"),
         (np.zeros((4, 5), np.float32), np.zeros(4, np.int32), "one_hot"),
-        (np.zeros((), np.float32), np.zeros((), np.float32), "one shape"),
+        (np.zeros((), np.float32), np.zeros((), np.float32), "one rank"),
         (np.zeros((4, 5), np.float32), np.zeros((4, 5), np.complex64), "targets"),
     ],
 )
