@@ -39,7 +39,7 @@ def ntxent(
         embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
             computed in float32.
         labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value.
+            value, or booleans.
         temperature: What the similarities are divided by, :math:`\tau > 0`. A number, or a scalar
             array, which can be learned (NaN if out of range).
         where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
@@ -93,7 +93,7 @@ def supervised_contrastive_loss(
         embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
             computed in float32. A vector of zeros has similarity 0 to all, and gradient 0.
         labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value.
+            value, or booleans.
         temperature: What the similarities are divided by, :math:`\tau > 0`. A number, or a scalar
             array, which can be learned (NaN if out of range).
         where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
@@ -149,7 +149,7 @@ def circle_loss(
         embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
             computed in float32. A vector of zeros has similarity 0 to all, and gradient 0.
         labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value.
+            value, or booleans.
         margin: How far from 1 and 0 similarities may stay, :math:`m`, finite; a number or a scalar
             array. The paper has 0.25 for faces and persons, and 0.4 for image retrieval.
         gamma: The scale of the similarities, :math:`\gamma > 0`; a number, or a scalar array (NaN
@@ -209,8 +209,8 @@ def triplet_margin_loss(
         negatives: Vectors of the rank and the V of `anchors`, real, that do not.
         axis: The axis or axes of the features; None for all of them.
         norm_degree: The degree k of the norm, a number that is at least 1 and finite; a constant.
-        margin: By how much farther the negative is to be, :math:`m`, finite; a number or a scalar
-            array.
+        margin: By how much farther the negative is to be, :math:`m`, finite; a number, a scalar
+            array, or one per triplet, an array of the rank of the examples `[...]`.
         eps: Added to the sum of powers, :math:`\epsilon \ge 0`; a number, or a scalar array (NaN if
             out of range). Nothing is differentiated along it. With 0 a distance of 0 has gradient
             0.
@@ -252,7 +252,12 @@ def triplet_margin_loss(
     _checks.finite(name, "margin", margin)
     _checks.within(name, "eps", eps, 0.0, math.inf)
     _checks.finite(name, "eps", eps)
-    margin, eps = _checks.scalar(name, "margin", margin), _checks.scalar(name, "eps", eps)
+    margin, eps = _checks.real(name, "margin", margin), _checks.scalar(name, "eps", eps)
+    of_points = {
+        f"examples of `{each}`": _rows.examples(array, vectors.axes)
+        for each, array in zip(given, vectors.arrays, strict=True)
+    }
+    _checks.broadcastable(name, margin=margin, **of_points)
     return _triplets(vectors.arrays, margin, eps, vectors.where, vectors.axes, float(norm_degree))
 
 
@@ -291,11 +296,11 @@ def _check_batch(
 
 
 def _numbered(labels: ArrayLike) -> ArrayLike:
-    """Labels that are no JAX array yet by the numbers of their groups, which fit any dtype."""
+    """Booleans as numbers; labels that are no JAX array by numbers that fit any dtype."""
     if isinstance(labels, jax.Array):
-        return labels
+        return labels.astype(jnp.int32) if labels.dtype == jnp.bool_ else labels
     given = np.asarray(labels)
-    if given.dtype.kind not in "iu":
+    if given.dtype.kind not in "biu":
         return given
     return np.unique(given, return_inverse=True)[1].reshape(given.shape).astype(np.int32)
 
@@ -365,8 +370,14 @@ def _circle(batch: _Batch, margin: jax.Array, gamma: jax.Array) -> jax.Array:
 def _triplets(arrays, margin, eps, where, axes, degree) -> jax.Array:
     points, live = rows_of(Vectors(arrays, axes, where))
     margin, eps = margin.astype(points[0].dtype), eps.astype(points[0].dtype)
-    proper = (eps >= 0.0) & (eps < jnp.inf) & (jnp.abs(margin) < jnp.inf)
+    proper = (eps >= 0.0) & (eps < jnp.inf)
     floor = jnp.where(proper, jax.lax.stop_gradient(eps), 0.0) ** (1.0 / degree)
-    excess = _numerics.distance_gap(degree, *points, floor) + margin
-    losses = _rows.judged(jax.nn.relu(excess), proper)
-    return _rows.masked(losses, live)
+    gap = _numerics.distance_gap(degree, *points, floor)
+    shape = jnp.broadcast_shapes(gap.shape, margin.shape)
+    gap, margin = jnp.broadcast_to(gap, shape), jnp.broadcast_to(margin, shape)
+    if live is not None:
+        margin = jnp.where(live, margin, 0.0)
+    excess = gap + margin
+    # Before the maximum, which has no gradient at NaN.
+    excess = _rows.judged(excess, proper & (jnp.abs(margin) < jnp.inf) & ~jnp.isnan(excess))
+    return _rows.masked(jax.nn.relu(excess), live)

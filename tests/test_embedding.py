@@ -172,7 +172,7 @@ def test_labels_may_be_any_integers(loss):
     for names in (ends, np.array([7, 255, 0], np.uint8), jnp.array([-100, 3, 2**31 - 1])):
         np.testing.assert_array_equal(loss(embeddings, names[labels]), expected)
     np.testing.assert_array_equal(loss(embeddings, ends[labels].tolist()), expected)
-    for refused in (labels.astype(np.float32), labels > 0, labels[:7], labels[:, None]):
+    for refused in (labels.astype(np.float32), labels[:7], labels[:, None]):
         with pytest.raises(AssertionError, match=f"{loss.__name__}.*`labels`"):
             loss(embeddings, refused)
     for refused in (embeddings[0], embeddings[None], embeddings[:0], embeddings[:, :0]):
@@ -291,15 +291,45 @@ def test_options_of_triplets():
     loss: Any = jaxent.triplet_margin_loss
     for option, values in {
         "norm_degree": (0.5, 0, -1, float("inf"), float("nan"), jnp.float32(2.0), "two"),
-        "margin": (float("inf"), float("nan"), jnp.ones(2)),
+        "margin": (float("inf"), float("nan"), jnp.ones(3), jnp.ones((2, 1))),
         "eps": (-1e-9, float("inf"), jnp.ones(2)),
     }.items():
         for value in values:
             with pytest.raises(AssertionError, match=f"triplet_margin_loss.*`{option}`"):
                 loss(*points, **{option: value})
-    for option, value in (("margin", np.inf), ("eps", -1.0), ("eps", np.nan)):
+    for option, value in (
+        *(("margin", bad) for bad in (np.inf, -np.inf, np.nan)),
+        *(("eps", bad) for bad in (-1.0, np.nan)),
+    ):
         traced: Any = {option: jnp.float32(value)}
         assert np.isnan(loss(*points, **traced)).all()
         assert np.isnan(jax.grad(total(loss, **traced))(*points)).all()
     slope = jax.grad(lambda margin: jnp.sum(loss(*points, margin=margin)))(jnp.float32(0.3))
     np.testing.assert_allclose(slope, 2.0)
+
+
+def test_a_margin_for_each_triplet():
+    a, p, n = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    margin = np.array([1.0, 2.0, np.nan, 0.5], np.float32)
+    where = np.arange(4) != 2
+    loss = functools.partial(jaxent.triplet_margin_loss, a, p, n)
+    expected = optax.losses.triplet_margin_loss(a, p, n, margin=margin)
+    np.testing.assert_allclose(loss(margin=margin), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss(margin=margin, where=where), np.where(where, expected, 0), rtol=1e-6
+    )
+    for mask in (None, where):
+        of_margins = total(lambda margin, mask=mask: loss(margin=margin, where=mask))
+        slope = jax.grad(of_margins)(jnp.asarray(margin))
+        missing = np.nan if mask is None else 0.0
+        np.testing.assert_array_equal(slope, np.where(where, expected > 0, missing))
+
+
+def test_booleans_are_two_labels():
+    embeddings, _ = batch(6, 5)
+    labels = np.array([True, False, True, True, False, False])
+    for loss in (jaxent.ntxent, jaxent.supervised_contrastive_loss, jaxent.circle_loss):
+        for given in (labels, jnp.asarray(labels)):
+            np.testing.assert_array_equal(
+                loss(embeddings, given), loss(embeddings, labels.astype(int))
+            )
