@@ -175,6 +175,7 @@ def test_nothing_costs_nothing():
         (4, 0, 3),
         (4, 0, 2),
     ]
+    assert jax.grad(lambda x: jnp.sum(jaxent.ctc_loss(x, *nothing[1:])))(nothing[0]).size == 0
     short = jnp.zeros((2, 0, 3)), jnp.zeros((2, 0)), jnp.ones((2, 1), int), jnp.array([[0], [1]])
     losses, blank, label = jaxent.ctc_loss_with_forward_probs(*short)
     np.testing.assert_array_equal(losses, [np.inf, 0.0])

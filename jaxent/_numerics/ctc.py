@@ -232,7 +232,7 @@ def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
     inputs = by_segment, starts
     _, (blank, label) = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
     both = jnp.concatenate([blank, label[..., 1:]], axis=-1)
-    both = both.reshape(-1, *both.shape[2:])[:size]
+    both = jax.lax.collapse(both, 0, 2)[:size]
     return _success(end, exists), both * reciprocal(jnp.sum(both, axis=-1, keepdims=True))
 
 
