@@ -32,7 +32,7 @@ def ctc_loss(
     multiplications and additions, with an exponent beside each number. Of a sequence with a
     probability above 1/2 the loss is computed from what is missing to 1, so that it keeps its
     relative accuracy as it vanishes, and is never negative; a batch in which there is such a
-    sequence takes about twice the time.
+    sequence takes about three times as long.
 
     Args:
         logits: Unnormalised log-probabilities in nats, shape `[B, T, K]`: sequences, frames,

@@ -30,10 +30,10 @@ _SEGMENT = 16
 
 
 class States(NamedTuple):
-    """A chance (or a share of it) for each state, [..., B, N+1] each."""
+    """A chance for each state, [..., B, N+1] each."""
 
-    blank: jax.Array | Scaled
-    label: jax.Array | Scaled
+    blank: Scaled
+    label: Scaled
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -52,9 +52,8 @@ def ctc(x: jax.Array, frames: jax.Array, symbols: jax.Array, exists: jax.Array) 
     Returns:
         [B] losses; +inf where there is no alignment.
     """
-    by_frame = _by_frame(x, frames, symbols)
-    end, _ = _forward(_start(symbols, x.dtype), by_frame, symbols, exists, keep=False)
-    loss = scaled.minus_log(_success(end, exists))
+    end, _ = _run(_split(_by_frame(x, frames, symbols)), symbols, exists)
+    loss = scaled.minus_log(_probability(end, exists))
     return _with_sure(
         loss, lambda: _sure_loss(softmax(x), frames, symbols, exists, loss), lambda: loss
     )
@@ -66,7 +65,8 @@ def ctc_with_forward(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array, 
     They are [T, B, N+1] of blanks and [T, B, N] of labels; the last of the former are of both.
     """
     by_frame = _by_frame(x, frames, symbols)
-    end, after = _forward(_start(symbols, x.dtype), by_frame, symbols, exists, keep=True)
+    chance = _label_chance(by_frame, exists)
+    end, after = _forward(_start(symbols, x.dtype), by_frame, chance, symbols, keep=True)
     blank, label = (_log(numbers) for numbers in after)
     ends = _log(scaled.total(*end))[None]
     blank = jnp.concatenate([blank[:-1], ends[: len(blank)]])
@@ -87,25 +87,27 @@ def _ctc_jvp(primals, tangents):
 
 def _loss_and_slope(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array]:
     """The loss and its gradient [B, T, K], both of which may be differentiated further."""
-    success, occupation = _sweeps(_by_frame(x, frames, symbols), symbols, exists)
-    loss = scaled.minus_log(success)
-    probs = softmax(x)
+    probability, occupation = _sweeps(_by_frame(x, frames, symbols), symbols, exists)
+    loss = scaled.minus_log(probability)
 
     def ordinary():
-        light = probs - _by_class(occupation, symbols, probs)
-        return loss, jnp.where((loss == jnp.inf)[:, None, None], 0.0, light)
+        return loss, _by_class(occupation, symbols, x.shape[-1])
 
     def sure():
+        # Once more, or the compiler would store what it can fuse where there is no need of it.
+        probs = softmax(x)
         better, pull = jax.vjp(
             lambda probs: _sure_loss(probs, frames, symbols, exists, loss), probs
         )
         (rejected,) = pull(jnp.ones_like(loss))
         mean = jnp.sum(probs * rejected, axis=-1, keepdims=True)
-        return better, jnp.where(
-            _is_sure(loss)[:, None, None], probs * (rejected - mean), ordinary()[1]
-        )
+        return better, jnp.where(is_sure, probs * (rejected - mean), ordinary()[1])
 
+    is_sure = _is_sure(loss)[:, None, None]
+    probs = softmax(x)
     loss, light = _with_sure(loss, sure, ordinary)
+    light = jnp.where(is_sure, light, probs - light)
+    light = jnp.where((loss == jnp.inf)[:, None, None], 0.0, light)
     # The entry of a class with p > 1/2 is minus the sum of the others.
     heavy = probs > 0.5
     light = jnp.where(heavy, 0.0, light)
@@ -150,10 +152,10 @@ def _picked(x: jax.Array, symbols: jax.Array) -> jax.Array:
     return jnp.moveaxis(picked, 1, 0)
 
 
-def _label_chance(frame: Frame, exists: jax.Array) -> Scaled:
-    """The probability [B, N] of each label."""
-    picked = jnp.where(exists[:, 1:], frame.picked, -jnp.inf)
-    return scaled.product(scaled.exponential(picked, frame.shift), frame.scale)
+def _label_chance(frames: Frame, exists: jax.Array) -> Scaled:
+    """The probability [T, B, N] of each label."""
+    picked = jnp.where(exists[None, :, 1:], frames.picked, -jnp.inf)
+    return scaled.product(scaled.exponential(picked, frames.shift), frames.scale)
 
 
 def _start(symbols: jax.Array, dtype) -> States:
@@ -162,21 +164,24 @@ def _start(symbols: jax.Array, dtype) -> States:
     return States(scaled.constant(nothing.at[:, 0].set(1.0)), scaled.constant(nothing))
 
 
-def _forward(start: States, by_frame: Frame, symbols, exists, *, keep: bool) -> tuple[States, Any]:
+def _forward(
+    start: States, by_frame: Frame, chance: Scaled, symbols, *, keep: bool
+) -> tuple[States, Any]:
     """The chance of every state after the frames, and after each [T, B, N+1] if it is to `keep`."""
     leap = _columns(_leap(symbols, by_frame.picked.dtype), 0, -1)
 
-    def step(states: States, frame: Frame) -> tuple[States, States]:
+    def step(states: States, inputs: tuple[Frame, Scaled]) -> tuple[States, Any]:
+        frame, chance = inputs
         stay, past = _columns(states.label, 1, None), _columns(states.label, 0, -1)
         label = scaled.total(stay, _columns(states.blank, 0, -1), scaled.product(past, leap))
-        label = scaled.product(label, _label_chance(frame, exists))
+        label = scaled.product(label, chance)
         blank = scaled.product(scaled.total(*states), frame.blank)
         blank = _where(frame.counts, blank, states.blank)
         label = _where(frame.counts, label, stay)
         moved = States(blank, jax.tree.map(_behind, states.label, label))
         return moved, moved if keep else None
 
-    return jax.lax.scan(step, start, by_frame)
+    return jax.lax.scan(step, start, (by_frame, chance))
 
 
 def _leap(symbols: jax.Array, dtype) -> Scaled:
@@ -185,7 +190,7 @@ def _leap(symbols: jax.Array, dtype) -> Scaled:
     return scaled.constant(may.astype(dtype))
 
 
-def _success(end: States, exists: jax.Array) -> Scaled:
+def _probability(end: States, exists: jax.Array) -> Scaled:
     """The probability [B] of all labels in the states after the last frame."""
     last = jnp.sum(exists, axis=1, keepdims=True) - 1
     at_last = jax.tree.map(
@@ -194,46 +199,69 @@ def _success(end: States, exists: jax.Array) -> Scaled:
     return scaled.total(*at_last)
 
 
-def _by_class(occupation: jax.Array, symbols: jax.Array, probs: jax.Array) -> jax.Array:
-    """The occupation of the symbols as one of the classes [B, T, K]."""
-    rows = jnp.zeros((len(symbols), probs.shape[-1], probs.shape[1]), probs.dtype)
-    batch = jnp.arange(len(symbols), dtype=symbols.dtype)[:, None]
-    shares = jnp.moveaxis(occupation, 0, -1)
-    return rows.at[batch, symbols].add(shares, mode="promise_in_bounds").swapaxes(1, 2)
+def _by_class(occupation: jax.Array, symbols: jax.Array, classes: int) -> jax.Array:
+    """The occupation of the symbols as one of the classes [B, T, K].
+
+    On a CPU a product with one-hot rows is faster than a scatter while there are few classes.
+    """
+    if classes <= 512:
+        one_hot = jax.nn.one_hot(symbols, classes, dtype=occupation.dtype)
+        return jnp.einsum("tbn,bnk->btk", occupation, one_hot, precision="highest")
+    frames, batch, _ = occupation.shape
+    rows = jnp.arange(frames * batch, dtype=symbols.dtype).reshape(batch, frames)[..., None]
+    places = jnp.broadcast_to(symbols[:, None], (batch, frames, symbols.shape[1]))
+    flat = jnp.zeros((frames * batch, classes), occupation.dtype)
+    added = flat.at[rows, places].add(occupation.swapaxes(0, 1), mode="promise_in_bounds")
+    return added.reshape(batch, frames, classes)
 
 
 def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
     """The probability [B] of the labels, and what the frames are, given that, [T, B, N+1].
 
     The latter are the probabilities of the symbols at each frame; 0 where there is no alignment.
-    Only the states at the start of a few frames each are kept: to run through these frames again
-    takes less time than to write all of the states to memory and read them.
     """
-    size = len(by_frame.counts)
-    segments = max(1, -(-size // _SEGMENT))
-    length = -(-size // segments)
+    dtype = by_frame.picked.dtype
+    leap = _leap(symbols, dtype)
+    by_segment = _split(by_frame)
+    end, starts = _run(by_segment, symbols, exists)
+    probability = _probability(end, exists)
+
+    def run_back(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, jax.Array]:
+        segment, start = inputs
+        chance = _label_chance(segment, exists)
+        _, after = _forward(start, segment, chance, symbols, keep=True)
+        before, aheads = _backward(ahead, segment, chance, symbols)
+        return before, _occupied(after, _success(aheads, leap), probability)
+
+    inputs = by_segment, starts
+    _, occupied = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
+    return probability, jax.lax.collapse(occupied, 0, 2)[: len(by_frame.counts)]
+
+
+def _split(by_frame: Any) -> Any:
+    """Arrays [T, ...] in segments [T / 16, 16, ...], padded by frames that do not count.
+
+    Only the states at the start of a segment are kept: to run through it again takes no more time
+    than to write all of the states to memory and read them.
+    """
 
     def split(array: jax.Array) -> jax.Array:
-        padding = [(0, segments * length - size), *[(0, 0)] * (array.ndim - 1)]
+        segments = max(1, -(-len(array) // _SEGMENT))
+        length = -(-len(array) // segments)
+        padding = [(0, segments * length - len(array)), *[(0, 0)] * (array.ndim - 1)]
         return jnp.pad(array, padding).reshape(segments, length, *array.shape[1:])
 
+    return jax.tree.map(split, by_frame)
+
+
+def _run(by_segment: Frame, symbols, exists) -> tuple[States, States]:
+    """The chance of every state after the last frame, and before each segment."""
+
     def run(states: States, segment: Frame) -> tuple[States, States]:
-        return _forward(states, segment, symbols, exists, keep=False)[0], states
+        chance = _label_chance(segment, exists)
+        return _forward(states, segment, chance, symbols, keep=False)[0], states
 
-    def run_back(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, tuple]:
-        segment, start = inputs
-        _, after = _forward(start, segment, symbols, exists, keep=True)
-        return _backward(ahead, segment, after, symbols, exists)
-
-    # The padding is of frames that do not count.
-    by_segment = jax.tree.map(split, by_frame)
-    dtype = by_frame.picked.dtype
-    end, starts = jax.lax.scan(run, _start(symbols, dtype), by_segment)
-    inputs = by_segment, starts
-    _, (blank, label) = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
-    both = jnp.concatenate([blank, label[..., 1:]], axis=-1)
-    both = jax.lax.collapse(both, 0, 2)[:size]
-    return _success(end, exists), both * reciprocal(jnp.sum(both, axis=-1, keepdims=True))
+    return jax.lax.scan(run, _start(symbols, by_segment.picked.dtype), by_segment)
 
 
 def _end(exists: jax.Array, dtype) -> States:
@@ -242,43 +270,64 @@ def _end(exists: jax.Array, dtype) -> States:
     return States(scaled.constant(_at_last(exists).astype(dtype)), scaled.constant(nothing))
 
 
-def _backward(ahead: States, by_frame: Frame, after: States, symbols, exists) -> tuple[States, Any]:
-    """The chance of success by way of each symbol at the first frame, and what the frames are.
+def _backward(ahead: States, by_frame: Frame, chance: Scaled, symbols) -> tuple[States, States]:
+    """The chance of success by way of each symbol, at the first frame and at what follows each.
 
     Args:
         ahead: that chance at the frame that follows the last of these. The labels [B, N+2] stand
             between two dead states.
         by_frame: frames.
-        after: the states after each.
+        chance: the probabilities of the labels at each.
         symbols: [B, N+1].
-        exists: [B, N+1].
     """
     leap = _leap(symbols, by_frame.picked.dtype)
 
-    def step(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, tuple]:
-        """From what the next frame that counts may be, and success from there, to this frame."""
-        frame, states = inputs
-        stay, move = _columns(ahead.label, 0, -1), _columns(ahead.label, 1, None)
-        success = States(
-            scaled.total(ahead.blank, move),
-            scaled.total(ahead.blank, stay, scaled.product(move, leap)),
-        )
-        label = scaled.product(_columns(success.label, 1, None), _label_chance(frame, exists))
+    def step(ahead: States, inputs: tuple[Frame, Scaled]) -> tuple[States, States]:
+        frame, chance = inputs
+        success = _success(ahead, leap)
+        label = scaled.product(_columns(success.label, 1, None), chance)
         blank = scaled.product(success.blank, frame.blank)
         blank = _where(frame.counts, blank, ahead.blank)
-        label = _where(frame.counts, label, _columns(stay, 1, None))
-        moved = States(blank, jax.tree.map(_between, ahead.label, label))
-        return moved, _occupied(states, success)
+        label = _where(frame.counts, label, _columns(ahead.label, 1, -1))
+        return States(blank, jax.tree.map(_between, ahead.label, label)), ahead
 
-    return jax.lax.scan(step, ahead, (by_frame, after), reverse=True)
+    return jax.lax.scan(step, ahead, (by_frame, chance), reverse=True)
 
 
-def _occupied(states: States, success: States) -> tuple[jax.Array, jax.Array]:
-    """In common units, the chance of any blank [B, 1] and of each label [B, N+1] at a frame."""
-    blank, label = (scaled.product(a, b) for a, b in zip(states, success, strict=True))
-    top = jnp.maximum(blank.exponent, label.exponent).max(axis=1, keepdims=True)
-    blank, label = (each.mantissa * scaled.power(each.exponent - top) for each in (blank, label))
-    return jnp.sum(blank, axis=1, keepdims=True), label
+def _success(ahead: States, leap: Scaled) -> States:
+    """The chance of success from each state [..., B, N+1], by way of what the next frame may be."""
+    stay, move = _columns(ahead.label, 0, -1), _columns(ahead.label, 1, None)
+    leap = jax.tree.map(lambda a: jnp.broadcast_to(a, move.mantissa.shape), leap)
+    return States(
+        scaled.total(ahead.blank, move),
+        scaled.total(ahead.blank, stay, scaled.product(move, leap)),
+    )
+
+
+def _occupied(states: States, success: States, probability: Scaled) -> jax.Array:
+    """What the frames are, given the labels: the probability [..., B, N+1] of each symbol."""
+    blank = scaled.product(states.blank, success.blank)
+    label = scaled.product(states.label, success.label)
+
+    def largest() -> jax.Array:
+        return jnp.maximum(blank.exponent, label.exponent).max(axis=-1, keepdims=True)
+
+    # At every frame the sum over the states is the probability of the labels: a unit to measure
+    # them by, but for exponents so large that they are rounded.
+    unit = jnp.where(probability.mantissa == 0.0, 0.0, probability.exponent)[:, None]
+    unit = jax.lax.cond(
+        jnp.any(jnp.abs(unit) > 2.0**20),
+        largest,
+        lambda: jnp.broadcast_to(unit, (*blank.exponent.shape[:-1], 1)),
+    )
+    by_blank, by_label = (
+        each.mantissa * scaled.power(each.exponent - unit) for each in (blank, label)
+    )
+    # As a product, which is faster on a CPU than a sum of terms that are computed on the way.
+    ones = jnp.ones((by_blank.shape[-1], 1), by_blank.dtype)
+    blanks, labels = (jnp.matmul(each, ones, precision="highest") for each in (by_blank, by_label))
+    occupied = jnp.concatenate([blanks, by_label[..., 1:]], axis=-1)
+    return occupied * reciprocal(blanks + labels)
 
 
 # --- sequences that are more likely right than wrong ----------------------------------------------
@@ -297,39 +346,39 @@ def _shortfall(probs, frames, symbols, exists) -> jax.Array:
     These chances are that a frame is a class that no alignment has there, and that the frames end
     before the labels do. In no more than the range of the dtype: what is lost is tiny.
     """
-    # As rows, for which the way back, a scatter, is several times as fast.
-    rows = probs.swapaxes(1, 2)
-    emissions = jnp.take_along_axis(rows, symbols[..., None], axis=1, mode="promise_in_bounds")
-    emissions = jnp.where(exists[..., None], emissions, 0.0)
-    may_jump = (symbols[:, 1:] != symbols[:, :-1]).astype(probs.dtype)
-
-    def step(states: States, frame) -> tuple[States, States]:
-        emission, counts = frame
-        blank, label = states
-        to_label = label[:, 1:] + blank[:, :-1] + may_jump * label[:, :-1]
-        to_label = jnp.where(counts, to_label * emission[:, 1:], label[:, 1:])
-        to_blank = jnp.where(counts, (blank + label) * emission[:, :1], blank)
-        return States(to_blank, _behind(label, to_label)), states
-
-    nothing = jnp.zeros(symbols.shape, probs.dtype)
-    start = States(nothing.at[:, 0].set(1.0), nothing)
-    by_frame = jnp.moveaxis(emissions, -1, 0), frames.T[..., None]
-    end, before = jax.lax.scan(step, start, by_frame)
-    unfinished = jnp.sum(jnp.where(_at_last(exists), 0.0, end.blank + end.label), axis=1)
-    leaving = sum(
-        jnp.einsum("tbn,bnk->btk", states, wrong, precision="highest")
-        for states, wrong in zip(before, _wrong(probs, symbols, exists), strict=True)
-    )
-    return unfinished + jnp.sum(jnp.where(frames[..., None], probs * leaving, 0.0), axis=(1, 2))
-
-
-def _wrong(probs: jax.Array, symbols: jax.Array, exists: jax.Array) -> States:
-    """1 [B, N+1, K] for each class that is wrong in a state, else 0."""
-    classes = jnp.arange(probs.shape[-1], dtype=symbols.dtype)
-    own = (symbols[..., None] == classes[None, None]) & exists[..., None]
+    classes = jnp.arange(probs.shape[-1], dtype=symbols.dtype)[None, None]
+    own = (symbols[..., None] == classes) & exists[..., None]
     following = jnp.pad(own[:, 1:], ((0, 0), (0, 1), (0, 0)))
     right = own[:, :1] | following
-    return States((~right).astype(probs.dtype), (~(right | own)).astype(probs.dtype))
+    # [B, N+1, K] each: the class of a symbol, and those that are wrong after a blank or a label.
+    own, *wrong = (each.astype(probs.dtype) for each in (own, ~right, ~(right | own)))
+    may_leap = (symbols[:, 1:] != symbols[:, :-1]).astype(probs.dtype)
+
+    def step(states, frame):
+        chance, counts = frame
+        blank, label = states
+        to_label = label[:, 1:] + blank[:, :-1] + may_leap * label[:, :-1]
+        to_label = jnp.where(counts, to_label * chance[:, 1:], label[:, 1:])
+        to_blank = jnp.where(counts, (blank + label) * chance[:, :1], blank)
+        return (to_blank, _behind(label, to_label)), states
+
+    @jax.checkpoint
+    def run(states, segment):
+        probs, counts = segment
+        # As products, of which the way back is no scatter.
+        chance = jnp.einsum("tbk,bnk->tbn", probs, own, precision="highest")
+        states, before = jax.lax.scan(step, states, (chance, counts))
+        leaving = (
+            jnp.einsum("tbn,bnk->tbk", each, unfit, precision="highest")
+            for each, unfit in zip(before, wrong, strict=True)
+        )
+        return states, jnp.sum(jnp.where(counts, probs * sum(leaving), 0.0), axis=(0, 2))
+
+    nothing = jnp.zeros(symbols.shape, probs.dtype)
+    start = nothing.at[:, 0].set(1.0), nothing
+    by_frame = jnp.moveaxis(probs, 1, 0), frames.T[..., None]
+    (blank, label), left = jax.lax.scan(run, start, _split(by_frame))
+    return jnp.sum(left, axis=0) + jnp.sum(jnp.where(_at_last(exists), 0.0, blank + label), axis=1)
 
 
 # --- small parts ----------------------------------------------------------------------------------
@@ -341,7 +390,7 @@ def _at_last(exists: jax.Array) -> jax.Array:
 
 
 def _columns(numbers: Scaled, start: int, stop: int | None) -> Scaled:
-    return Scaled(numbers.mantissa[:, start:stop], numbers.exponent[:, start:stop])
+    return Scaled(numbers.mantissa[..., start:stop], numbers.exponent[..., start:stop])
 
 
 def _behind(old: jax.Array, new: jax.Array) -> jax.Array:
