@@ -8,6 +8,7 @@ an alignment; there jaxent computes the loss from what its probability is short 
 
 import argparse
 import functools
+import importlib
 import importlib.util
 from collections.abc import Callable
 
@@ -46,7 +47,7 @@ def jax_contestants(loss):
 
 
 def torch_contestants():
-    import torch
+    torch = importlib.import_module("torch")
 
     def losses(logits, logit_paddings, labels, label_paddings):
         frames, places = (

@@ -49,7 +49,7 @@ def dice_loss(
             or booleans, of the shape of `predictions`; with C = 1 either may lack the last axis.
             A number outside [0, 1] makes its image NaN.
         class_weights: A factor for the loss of each class, shape `[C]`, finite and not negative
-            (NaN if it is); None is 1.
+            (NaN otherwise); None is 1.
         smooth: The number :math:`s \ge 0` that is added to numerator and denominator of the
             coefficient. With 0, a class that is nowhere predicted and nowhere true has loss 0 and
             gradient 0. A number, or a scalar array (NaN if out of range).
@@ -241,7 +241,7 @@ def tversky_loss(
         targets: Numbers in [0, 1] (one-hot for hard labels) or booleans, of that shape; as in
             `dice_loss`.
         class_weights: A factor for the loss of each class, shape `[C]`, finite and not negative
-            (NaN if it is); None is 1.
+            (NaN otherwise); None is 1.
         smooth: The number :math:`s \ge 0`, as in `dice_loss`. A number, or a scalar array (NaN if
             out of range).
         alpha: Weight of what is wrongly predicted, :math:`\alpha \ge 0`; likewise.

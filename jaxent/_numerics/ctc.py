@@ -25,8 +25,8 @@ from jaxent._numerics.ground import reciprocal
 from jaxent._numerics.scaled import Scaled
 from jaxent._numerics.softmax import softmax, top_and_shift
 
-# Frames that are run through twice for the gradient.
-_SEGMENT = 16
+# Frames that are dealt with together.
+_SEGMENT = 64
 
 
 class States(NamedTuple):
@@ -52,7 +52,7 @@ def ctc(x: jax.Array, frames: jax.Array, symbols: jax.Array, exists: jax.Array) 
     Returns:
         [B] losses; +inf where there is no alignment.
     """
-    end, _ = _run(_split(_by_frame(x, frames, symbols)), symbols, exists)
+    end, _ = _run(_split(_by_frame(x, frames, symbols)), symbols, exists, keep=False)
     loss = scaled.minus_log(_probability(end, exists))
     return _with_sure(
         loss, lambda: _sure_loss(softmax(x), frames, symbols, exists, loss), lambda: loss
@@ -223,17 +223,16 @@ def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
     dtype = by_frame.picked.dtype
     leap = _leap(symbols, dtype)
     by_segment = _split(by_frame)
-    end, starts = _run(by_segment, symbols, exists)
+    end, after = _run(by_segment, symbols, exists, keep=True)
     probability = _probability(end, exists)
 
     def run_back(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, jax.Array]:
-        segment, start = inputs
+        segment, after = inputs
         chance = _label_chance(segment, exists)
-        _, after = _forward(start, segment, chance, symbols, keep=True)
         before, aheads = _backward(ahead, segment, chance, symbols)
         return before, _occupied(after, _success(aheads, leap), probability)
 
-    inputs = by_segment, starts
+    inputs = by_segment, after
     _, occupied = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
     return probability, jax.lax.collapse(occupied, 0, 2)[: len(by_frame.counts)]
 
@@ -241,8 +240,7 @@ def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
 def _split(by_frame: Any) -> Any:
     """Arrays [T, ...] in segments [T / 16, 16, ...], padded by frames that do not count.
 
-    Only the states at the start of a segment are kept: to run through it again takes no more time
-    than to write all of the states to memory and read them.
+    What is of use for a segment only stays in the cache.
     """
 
     def split(array: jax.Array) -> jax.Array:
@@ -254,12 +252,11 @@ def _split(by_frame: Any) -> Any:
     return jax.tree.map(split, by_frame)
 
 
-def _run(by_segment: Frame, symbols, exists) -> tuple[States, States]:
-    """The chance of every state after the last frame, and before each segment."""
+def _run(by_segment: Frame, symbols, exists, *, keep: bool) -> tuple[States, Any]:
+    """The chance of every state after the last frame, and after each if it is to `keep`."""
 
-    def run(states: States, segment: Frame) -> tuple[States, States]:
-        chance = _label_chance(segment, exists)
-        return _forward(states, segment, chance, symbols, keep=False)[0], states
+    def run(states: States, segment: Frame) -> tuple[States, Any]:
+        return _forward(states, segment, _label_chance(segment, exists), symbols, keep=keep)
 
     return jax.lax.scan(run, _start(symbols, by_segment.picked.dtype), by_segment)
 
