@@ -1,6 +1,7 @@
 """CTC: what the contract table does not say about sequences, labels, paddings and alignments."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,11 @@ def losses_and_slopes(loss, logits, *rest):
 # --- the numbers ----------------------------------------------------------------------------------
 
 
-def test_agrees_with_optax():
-    arguments = batch(37, 8)  # more frames than are run through at once, and no multiple of them
+@pytest.mark.parametrize(("frames", "few"), [(37, 10**6), (36, 0)])
+def test_agrees_with_optax(frames, few, monkeypatch):
+    """Whether all states are kept or not, with frames that make no whole number of segments."""
+    monkeypatch.setattr(sys.modules["jaxent._numerics.ctc"], "_FEW", few)
+    arguments = batch(frames, 8)
     losses, slopes = losses_and_slopes(jaxent.ctc_loss, *arguments)
     expected, expected_slopes = losses_and_slopes(optax.ctc_loss, *arguments)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)

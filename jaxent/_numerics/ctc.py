@@ -25,8 +25,10 @@ from jaxent._numerics.ground import reciprocal
 from jaxent._numerics.scaled import Scaled
 from jaxent._numerics.softmax import softmax, top_and_shift
 
-# Frames that are dealt with together.
-_SEGMENT = 64
+# Frames that are dealt with together. Of many states [T, B, N+1] only those at the start of such a
+# segment are kept: to run through it again takes less time than to write them all to memory.
+_SEGMENT = 16
+_FEW = 2**19
 
 
 class States(NamedTuple):
@@ -223,16 +225,19 @@ def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
     dtype = by_frame.picked.dtype
     leap = _leap(symbols, dtype)
     by_segment = _split(by_frame)
-    end, after = _run(by_segment, symbols, exists, keep=True)
+    keep = by_frame.picked.size <= _FEW
+    end, kept = _run(by_segment, symbols, exists, keep=keep)
     probability = _probability(end, exists)
 
     def run_back(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, jax.Array]:
         segment, after = inputs
         chance = _label_chance(segment, exists)
+        if not keep:
+            _, after = _forward(after, segment, chance, symbols, keep=True)
         before, aheads = _backward(ahead, segment, chance, symbols)
         return before, _occupied(after, _success(aheads, leap), probability)
 
-    inputs = by_segment, after
+    inputs = by_segment, kept
     _, occupied = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
     return probability, jax.lax.collapse(occupied, 0, 2)[: len(by_frame.counts)]
 
@@ -252,11 +257,13 @@ def _split(by_frame: Any) -> Any:
     return jax.tree.map(split, by_frame)
 
 
-def _run(by_segment: Frame, symbols, exists, *, keep: bool) -> tuple[States, Any]:
-    """The chance of every state after the last frame, and after each if it is to `keep`."""
+def _run(by_segment: Frame, symbols, exists, *, keep: bool) -> tuple[States, States]:
+    """The chance of every state after the last frame, and after each or before each segment."""
 
-    def run(states: States, segment: Frame) -> tuple[States, Any]:
-        return _forward(states, segment, _label_chance(segment, exists), symbols, keep=keep)
+    def run(states: States, segment: Frame) -> tuple[States, States]:
+        chance = _label_chance(segment, exists)
+        end, after = _forward(states, segment, chance, symbols, keep=keep)
+        return end, after if keep else states
 
     return jax.lax.scan(run, _start(symbols, by_segment.picked.dtype), by_segment)
 
