@@ -61,7 +61,7 @@ def test_source_distribution_can_be_tested_and_holds_no_strays(tmp_path):
     tops = {name.split("/")[0] for name in names}
     assert {"jaxent", "tests", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO"} <= tops
     assert tops <= {
-        *("jaxent", "tests", "benchmarks", "notebooks"),
+        *("jaxent", "tests", "benchmarks", "docs", "notebooks"),
         *("LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"),
     }
 
