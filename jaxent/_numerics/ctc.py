@@ -5,15 +5,17 @@ last frame was the n-th label. Both kinds are arrays [B, N+1], with a dead state
 label before the first. The columns of `symbols` [B, N+1] go with them: first the blank, then the
 labels in their order.
 
-The chance of each state is a number of any size (`scaled`), so that the sweep over the frames
-multiplies and adds and nothing else. The gradient is the occupation of the symbols at each frame,
-which a sweep back over the stored states shares out among the states a path may have come from:
-these shares are probabilities and need no exponents.
+The chance of each state is a number of any size (`scaled`), so that a sweep over the frames
+multiplies and adds and nothing else. Two sweeps meet in the middle, from the front and from the
+back: the same recursion with the frames and the labels reversed, and so one of twice as many
+sequences and half as many steps. The gradient is the occupation of the symbols at each frame: each
+sweep goes back over its states with what the other has brought to the middle.
 
 Where a sequence is more likely right than wrong, what it is short of certainty is summed up, loss
 by loss, as the path leaves the alignments that are allowed: `1 - P` would lose it.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +27,9 @@ from jaxent._numerics.ground import reciprocal
 from jaxent._numerics.scaled import Scaled
 from jaxent._numerics.softmax import softmax, top_and_shift
 
-# Frames that are dealt with together. Of many states [T, B, N+1] only those at the start of such a
+# Frames that are dealt with together. Of the states [T, B, N+1] only those at the start of such a
 # segment are kept: to run through it again takes less time than to write them all to memory.
-_SEGMENT = 16
-_FEW = 2**19
+_SEGMENT = 8
 
 
 class States(NamedTuple):
@@ -54,8 +55,8 @@ def ctc(x: jax.Array, frames: jax.Array, symbols: jax.Array, exists: jax.Array) 
     Returns:
         [B] losses; +inf where there is no alignment.
     """
-    end, _ = _run(_split(_by_frame(x, frames, symbols)), symbols, exists, keep=False)
-    loss = scaled.minus_log(_probability(end, exists))
+    probability, _ = _to_the_middle(*_two_ways(x, frames, symbols, exists)[2:])
+    loss = scaled.minus_log(probability)
     return _with_sure(
         loss, lambda: _sure_loss(softmax(x), frames, symbols, exists, loss), lambda: loss
     )
@@ -66,9 +67,12 @@ def ctc_with_forward(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array, 
 
     They are [T, B, N+1] of blanks and [T, B, N] of labels; the last of the former are of both.
     """
-    by_frame = _by_frame(x, frames, symbols)
-    chance = _label_chance(by_frame, exists)
-    end, after = _forward(_start(symbols, x.dtype), by_frame, chance, symbols, keep=True)
+    batch, length = frames.shape
+    place = jnp.arange(length)[:, None] + length * jnp.arange(batch)[None]
+    by_frame = _by_frame(x, place, frames.T, symbols)
+    labels = _labels(symbols, exists, jnp.zeros(batch, symbols.dtype), x.dtype)
+    chance = _label_chance(by_frame, labels)
+    end, after = _forward(labels.start, by_frame, chance, labels, keep=True)
     blank, label = (_log(numbers) for numbers in after)
     ends = _log(scaled.total(*end))[None]
     blank = jnp.concatenate([blank[:-1], ends[: len(blank)]])
@@ -89,11 +93,12 @@ def _ctc_jvp(primals, tangents):
 
 def _loss_and_slope(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array]:
     """The loss and its gradient [B, T, K], both of which may be differentiated further."""
-    probability, occupation = _sweeps(_by_frame(x, frames, symbols), symbols, exists)
+    place, both, *ways = _two_ways(x, frames, symbols, exists)
+    probability, occupation = _sweeps(*ways)
     loss = scaled.minus_log(probability)
 
     def ordinary():
-        return loss, _by_class(occupation, symbols, x.shape[-1])
+        return loss, _by_class(occupation, place, both, x.shape)
 
     def sure():
         # Once more, or the compiler would store what it can fuse where there is no need of it.
@@ -138,44 +143,53 @@ class Frame(NamedTuple):
     blank: Scaled  # [B, 1]: the probability of the blank
 
 
-def _by_frame(x, frames, symbols) -> Frame:
+class Labels(NamedTuple):
+    """What the sweeps need of the labels."""
+
+    exists: jax.Array  # [B, N] booleans
+    leap: Scaled  # [B, N+1]: 1 where a label may be followed by the next at once, else 0
+    start: States  # [B, N+1]: before the first frame there is certainly no label
+
+
+def _labels(symbols: jax.Array, exists: jax.Array, first: jax.Array, dtype) -> Labels:
+    """Of symbols and which of them exist [B, N+1], with the start [B] in some column."""
+    start = (jnp.arange(symbols.shape[1])[None] == first[:, None]).astype(dtype)
+    start = States(scaled.constant(start), scaled.constant(jnp.zeros_like(start)))
+    leap = jnp.pad(symbols[:, 1:] != symbols[:, :-1], ((0, 0), (0, 1))).astype(dtype)
+    return Labels(exists[:, 1:], scaled.constant(leap), start)
+
+
+def _by_frame(x: jax.Array, place: jax.Array, counts: jax.Array, symbols: jax.Array) -> Frame:
+    """The frames at the places [T', B'] of all [B T], which count or not [T', B']."""
     _, shift = top_and_shift(x)
-    scale = scaled.reciprocal(jnp.sum(jnp.exp(x - shift[..., None]), axis=-1).T[..., None])
-    shift = shift.T[..., None]
-    blank = scaled.exponential(_picked(x, symbols[:, :1]), shift)
-    picked = _picked(x, symbols[:, 1:])
-    return Frame(frames.T[..., None], picked, shift, scale, scaled.product(blank, scale))
+    scale = scaled.reciprocal(jnp.sum(jnp.exp(x - shift[..., None]), axis=-1))
+    x, shift, scale = jax.tree.map(lambda a: jax.lax.collapse(a, 0, 2), (x, shift, scale))
+
+    def at(array: jax.Array, *indices: jax.Array) -> jax.Array:
+        return array.at[place[..., None], *indices].get(mode="promise_in_bounds")
+
+    shift, scale = jax.tree.map(at, (shift, scale))
+    blank = scaled.exponential(at(x, symbols[:, :1]), shift)
+    picked = at(x, symbols[:, 1:])
+    return Frame(counts[..., None], picked, shift, scale, scaled.product(blank, scale))
 
 
-def _picked(x: jax.Array, symbols: jax.Array) -> jax.Array:
-    """The entries [T, B, N] of the symbols [B, N] in [B, T, K]."""
-    symbols = jnp.broadcast_to(symbols[:, None], (*x.shape[:2], symbols.shape[1]))
-    picked = jnp.take_along_axis(x, symbols, axis=-1, mode="promise_in_bounds")
-    return jnp.moveaxis(picked, 1, 0)
-
-
-def _label_chance(frames: Frame, exists: jax.Array) -> Scaled:
+def _label_chance(frames: Frame, labels: Labels) -> Scaled:
     """The probability [T, B, N] of each label."""
-    picked = jnp.where(exists[None, :, 1:], frames.picked, -jnp.inf)
+    picked = jnp.where(labels.exists, frames.picked, -jnp.inf)
     return scaled.product(scaled.exponential(picked, frames.shift), frames.scale)
 
 
-def _start(symbols: jax.Array, dtype) -> States:
-    """Before the first frame there is certainly no label."""
-    nothing = jnp.zeros(symbols.shape, dtype)
-    return States(scaled.constant(nothing.at[:, 0].set(1.0)), scaled.constant(nothing))
-
-
 def _forward(
-    start: States, by_frame: Frame, chance: Scaled, symbols, *, keep: bool
+    start: States, by_frame: Frame, chance: Scaled, labels: Labels, *, keep: bool
 ) -> tuple[States, Any]:
     """The chance of every state after the frames, and after each [T, B, N+1] if it is to `keep`."""
-    leap = _columns(_leap(symbols, by_frame.picked.dtype), 0, -1)
 
     def step(states: States, inputs: tuple[Frame, Scaled]) -> tuple[States, Any]:
         frame, chance = inputs
         stay, past = _columns(states.label, 1, None), _columns(states.label, 0, -1)
-        label = scaled.total(stay, _columns(states.blank, 0, -1), scaled.product(past, leap))
+        past = scaled.product(past, _columns(labels.leap, 0, -1))
+        label = scaled.total(stay, _columns(states.blank, 0, -1), past)
         label = scaled.product(label, chance)
         blank = scaled.product(scaled.total(*states), frame.blank)
         blank = _where(frame.counts, blank, states.blank)
@@ -186,95 +200,81 @@ def _forward(
     return jax.lax.scan(step, start, (by_frame, chance))
 
 
-def _leap(symbols: jax.Array, dtype) -> Scaled:
-    """1 [B, N+1] where a label may be followed by the next at once, 0 where that is the same."""
-    may = jnp.pad(symbols[:, 1:] != symbols[:, :-1], ((0, 0), (0, 1)))
-    return scaled.constant(may.astype(dtype))
+def _two_ways(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array, Frame, Labels]:
+    """Two sequences of half the length of each: to the middle from the front, and from the back.
 
-
-def _probability(end: States, exists: jax.Array) -> Scaled:
-    """The probability [B] of all labels in the states after the last frame."""
-    last = jnp.sum(exists, axis=1, keepdims=True) - 1
-    at_last = jax.tree.map(
-        lambda a: jnp.take_along_axis(a, last, axis=1, mode="promise_in_bounds")[:, 0], end
-    )
-    return scaled.total(*at_last)
-
-
-def _by_class(occupation: jax.Array, symbols: jax.Array, classes: int) -> jax.Array:
-    """The occupation of the symbols as one of the classes [B, T, K].
-
-    On a CPU a product with one-hot rows is faster than a scatter while there are few classes.
+    Returns:
+        The places [T', 2B] of their frames in [B T], where those that fill the last segments have
+        the first place behind them all; the symbols [2B, N+1]; what is needed of the frames, in
+        segments [S, T' / S, 2B, .], since what is of use for a segment only stays in the cache;
+        and what is needed of the labels.
     """
-    if classes <= 512:
-        one_hot = jax.nn.one_hot(symbols, classes, dtype=occupation.dtype)
-        return jnp.einsum("tbn,bnk->btk", occupation, one_hot, precision="highest")
-    frames, batch, _ = occupation.shape
-    rows = jnp.arange(frames * batch, dtype=symbols.dtype).reshape(batch, frames)[..., None]
-    places = jnp.broadcast_to(symbols[:, None], (batch, frames, symbols.shape[1]))
-    flat = jnp.zeros((frames * batch, classes), occupation.dtype)
-    added = flat.at[rows, places].add(occupation.swapaxes(0, 1), mode="promise_in_bounds")
-    return added.reshape(batch, frames, classes)
+    batch, length = frames.shape
+    segments = max(1, -(-length // (2 * _SEGMENT)))
+    half = -(-length // (2 * segments)) * segments
+    time = jnp.arange(half)[:, None]
+    row = length * jnp.arange(batch)[None]
+    place = jnp.concatenate(
+        [jnp.where(at < length, row + at, batch * length) for at in (time, 2 * half - 1 - time)],
+        axis=1,
+    )
+    existing = jnp.minimum(place, batch * length - 1)
+    counts = frames.reshape(-1).at[existing].get(mode="promise_in_bounds") & (place == existing)
+    first = jnp.sum(~exists, axis=1)
+    symbols, exists = (
+        jnp.concatenate([a, jnp.concatenate([a[:, :1], a[:, :0:-1]], axis=1)])
+        for a in (symbols, exists)
+    )
+    labels = _labels(symbols, exists, jnp.concatenate([jnp.zeros_like(first), first]), x.dtype)
+    by_frame = _by_frame(x, existing, counts, symbols)
+    by_frame = jax.tree.map(lambda a: a.reshape(segments, half // segments, *a.shape[1:]), by_frame)
+    return place, symbols, by_frame, labels
 
 
-def _sweeps(by_frame: Frame, symbols, exists) -> tuple[Scaled, jax.Array]:
-    """The probability [B] of the labels, and what the frames are, given that, [T, B, N+1].
+def _to_the_middle(by_segment: Frame, labels: Labels) -> tuple[Scaled, tuple[States, Any]]:
+    """The probability [B] of the labels; what is ahead of the middle; states before segments."""
+
+    def run(states: States, segment: Frame) -> tuple[States, States]:
+        chance = _label_chance(segment, labels)
+        end, _ = _forward(states, segment, chance, labels, keep=False)
+        return end, states
+
+    middle, kept = jax.lax.scan(run, labels.start, by_segment)
+    # What the other way has come from is ahead of each.
+    other = jax.tree.map(lambda a: jnp.roll(a[:, ::-1], len(a) // 2, axis=0), middle)
+    dead = _columns(middle.label, 0, 1)
+    ahead = other._replace(label=_joined(dead, other.label))
+    success = _success(ahead, labels.leap)
+    by_state = (
+        scaled.product(*(jax.tree.map(lambda a: a[: len(a) // 2], each) for each in pair))
+        for pair in zip(middle, success, strict=True)
+    )
+    probability = scaled.sum_of(scaled.total(*by_state))
+    return probability, (ahead, kept)
+
+
+def _sweeps(by_segment: Frame, labels: Labels) -> tuple[Scaled, jax.Array]:
+    """The probability [B] of the labels, and what the frames are, given that, [T', 2B, N+1].
 
     The latter are the probabilities of the symbols at each frame; 0 where there is no alignment.
     """
-    dtype = by_frame.picked.dtype
-    leap = _leap(symbols, dtype)
-    by_segment = _split(by_frame)
-    keep = by_frame.picked.size <= _FEW
-    end, kept = _run(by_segment, symbols, exists, keep=keep)
-    probability = _probability(end, exists)
+    probability, (ahead, kept) = _to_the_middle(by_segment, labels)
+    twice = jax.tree.map(lambda a: jnp.tile(a, 2), probability)
 
     def run_back(ahead: States, inputs: tuple[Frame, States]) -> tuple[States, jax.Array]:
-        segment, after = inputs
-        chance = _label_chance(segment, exists)
-        if not keep:
-            _, after = _forward(after, segment, chance, symbols, keep=True)
-        before, aheads = _backward(ahead, segment, chance, symbols)
-        return before, _occupied(after, _success(aheads, leap), probability)
+        segment, before = inputs
+        chance = _label_chance(segment, labels)
+        _, after = _forward(before, segment, chance, labels, keep=True)
+        ahead, aheads = _backward(ahead, segment, chance, labels)
+        return ahead, _occupied(after, aheads, States(segment.blank, chance), twice)
 
-    inputs = by_segment, kept
-    _, occupied = jax.lax.scan(run_back, _end(exists, dtype), inputs, reverse=True)
-    return probability, jax.lax.collapse(occupied, 0, 2)[: len(by_frame.counts)]
+    _, occupied = jax.lax.scan(run_back, ahead, (by_segment, kept), reverse=True)
+    return probability, jax.lax.collapse(occupied, 0, 2)
 
 
-def _split(by_frame: Any) -> Any:
-    """Arrays [T, ...] in segments [T / 16, 16, ...], padded by frames that do not count.
-
-    What is of use for a segment only stays in the cache.
-    """
-
-    def split(array: jax.Array) -> jax.Array:
-        segments = max(1, -(-len(array) // _SEGMENT))
-        length = -(-len(array) // segments)
-        padding = [(0, segments * length - len(array)), *[(0, 0)] * (array.ndim - 1)]
-        return jnp.pad(array, padding).reshape(segments, length, *array.shape[1:])
-
-    return jax.tree.map(split, by_frame)
-
-
-def _run(by_segment: Frame, symbols, exists, *, keep: bool) -> tuple[States, States]:
-    """The chance of every state after the last frame, and after each or before each segment."""
-
-    def run(states: States, segment: Frame) -> tuple[States, States]:
-        chance = _label_chance(segment, exists)
-        end, after = _forward(states, segment, chance, symbols, keep=keep)
-        return end, after if keep else states
-
-    return jax.lax.scan(run, _start(symbols, by_segment.picked.dtype), by_segment)
-
-
-def _end(exists: jax.Array, dtype) -> States:
-    """After the last frame there is success in the last states, as if a blank were to follow."""
-    nothing = jnp.zeros((len(exists), exists.shape[1] + 1), dtype)
-    return States(scaled.constant(_at_last(exists).astype(dtype)), scaled.constant(nothing))
-
-
-def _backward(ahead: States, by_frame: Frame, chance: Scaled, symbols) -> tuple[States, States]:
+def _backward(
+    ahead: States, by_frame: Frame, chance: Scaled, labels: Labels
+) -> tuple[States, States]:
     """The chance of success by way of each symbol, at the first frame and at what follows each.
 
     Args:
@@ -282,18 +282,18 @@ def _backward(ahead: States, by_frame: Frame, chance: Scaled, symbols) -> tuple[
             between two dead states.
         by_frame: frames.
         chance: the probabilities of the labels at each.
-        symbols: [B, N+1].
+        labels: labels.
     """
-    leap = _leap(symbols, by_frame.picked.dtype)
 
     def step(ahead: States, inputs: tuple[Frame, Scaled]) -> tuple[States, States]:
         frame, chance = inputs
-        success = _success(ahead, leap)
+        success = _success(ahead, labels.leap)
         label = scaled.product(_columns(success.label, 1, None), chance)
         blank = scaled.product(success.blank, frame.blank)
         blank = _where(frame.counts, blank, ahead.blank)
         label = _where(frame.counts, label, _columns(ahead.label, 1, -1))
-        return States(blank, jax.tree.map(_between, ahead.label, label)), ahead
+        moved = States(blank, jax.tree.map(_between, ahead.label, label))
+        return moved, moved
 
     return jax.lax.scan(step, ahead, (by_frame, chance), reverse=True)
 
@@ -308,16 +308,46 @@ def _success(ahead: States, leap: Scaled) -> States:
     )
 
 
-def _occupied(states: States, success: States, probability: Scaled) -> jax.Array:
-    """What the frames are, given the labels: the probability [..., B, N+1] of each symbol."""
-    blank = scaled.product(states.blank, success.blank)
-    label = scaled.product(states.label, success.label)
+def _by_class(occupation: jax.Array, place, symbols, shape) -> jax.Array:
+    """The occupation of the symbols [T', 2B, N+1] as one of the classes, of the shape [B, T, K].
+
+    On a CPU a product with one-hot rows is faster than a scatter while there are few classes.
+    """
+    batch, frames, classes = shape
+    if classes <= 512:
+        one_hot = jax.nn.one_hot(symbols, classes, dtype=occupation.dtype)
+        by_class = jnp.einsum("tbn,bnk->btk", occupation, one_hot, precision="highest")
+        by_class = jnp.concatenate([by_class[:batch], by_class[batch:, ::-1]], axis=1)
+        return by_class[:, :frames]
+    flat = jnp.zeros((frames * batch, classes), occupation.dtype)
+    added = flat.at[place[..., None], symbols].add(occupation, mode="drop")
+    return added.reshape(shape)
+
+
+def _occupied(after: States, ahead: States, chances: States, probability: Scaled) -> jax.Array:
+    """What the frames are, given the labels: the probability [..., B, N+1] of each symbol.
+
+    Args:
+        after: states, the chance of the frame in them.
+        ahead: success by way of them, the chance of the frame in it as well.
+        chances: of the symbols in each frame.
+        probability: of the labels.
+    """
+    labels = _columns(after.label, 1, None), _columns(ahead.label, 1, -1)
+    blank, label = (
+        scaled.quotient(scaled.product(*both), chance)
+        for both, chance in zip(((after.blank, ahead.blank), labels), chances, strict=True)
+    )
 
     def largest() -> jax.Array:
-        return jnp.maximum(blank.exponent, label.exponent).max(axis=-1, keepdims=True)
+        tops = (
+            jnp.max(each.exponent, axis=-1, keepdims=True, initial=low) for each in (blank, label)
+        )
+        return functools.reduce(jnp.maximum, tops)
 
     # At every frame the sum over the states is the probability of the labels: a unit to measure
     # them by, but for exponents so large that they are rounded.
+    low = scaled.lowest(blank.exponent.dtype)
     unit = jnp.where(probability.mantissa == 0.0, 0.0, probability.exponent)[:, None]
     unit = jax.lax.cond(
         jnp.any(jnp.abs(unit) > 2.0**20),
@@ -328,10 +358,23 @@ def _occupied(states: States, success: States, probability: Scaled) -> jax.Array
         each.mantissa * scaled.power(each.exponent - unit) for each in (blank, label)
     )
     # As a product, which is faster on a CPU than a sum of terms that are computed on the way.
-    ones = jnp.ones((by_blank.shape[-1], 1), by_blank.dtype)
-    blanks, labels = (jnp.matmul(each, ones, precision="highest") for each in (by_blank, by_label))
-    occupied = jnp.concatenate([blanks, by_label[..., 1:]], axis=-1)
-    return occupied * reciprocal(blanks + labels)
+    blanks, labels = (
+        jnp.matmul(each, jnp.ones((each.shape[-1], 1), each.dtype), precision="highest")
+        for each in (by_blank, by_label)
+    )
+    return jnp.concatenate([blanks, by_label], axis=-1) * reciprocal(blanks + labels)
+
+
+def _split(by_frame: Any) -> Any:
+    """Arrays [T, ...] in segments [T / 16, 16, ...], padded by frames that do not count."""
+
+    def split(array: jax.Array) -> jax.Array:
+        segments = max(1, -(-len(array) // _SEGMENT))
+        length = -(-len(array) // segments)
+        padding = [(0, segments * length - len(array)), *[(0, 0)] * (array.ndim - 1)]
+        return jnp.pad(array, padding).reshape(segments, length, *array.shape[1:])
+
+    return jax.tree.map(split, by_frame)
 
 
 # --- sequences that are more likely right than wrong ----------------------------------------------
@@ -400,6 +443,10 @@ def _columns(numbers: Scaled, start: int, stop: int | None) -> Scaled:
 def _behind(old: jax.Array, new: jax.Array) -> jax.Array:
     """The new labels behind the dead state, as it was."""
     return jnp.concatenate([old[:, :1], new], axis=1)
+
+
+def _joined(a: Scaled, b: Scaled) -> Scaled:
+    return jax.tree.map(lambda *both: jnp.concatenate(both, axis=-1), a, b)
 
 
 def _between(old: jax.Array, new: jax.Array) -> jax.Array:

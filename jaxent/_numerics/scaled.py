@@ -70,10 +70,25 @@ def total(*terms: Scaled) -> Scaled:
     return Scaled(functools.reduce(jnp.add, mantissas), exponent)
 
 
+def sum_of(terms: Scaled) -> Scaled:
+    """The sum along the last axis, with a mantissa from 1 to twice the number of terms."""
+    exponent = jnp.max(top(terms), axis=-1, keepdims=True)
+    mantissa = jnp.sum(terms.mantissa * power(terms.exponent - exponent), axis=-1)
+    return Scaled(mantissa, exponent[..., 0])
+
+
 def product(a: Scaled, b: Scaled) -> Scaled:
     """The product, with the product of the mantissas."""
     exponent = jnp.maximum(a.exponent + b.exponent, lowest(a.exponent.dtype))
     return Scaled(a.mantissa * b.mantissa, exponent)
+
+
+def quotient(a: Scaled, b: Scaled) -> Scaled:
+    """The quotient, with that of the mantissas, and 0 for 0 / 0."""
+    exists = b.mantissa != 0.0
+    exponent = jnp.maximum(a.exponent - b.exponent, lowest(a.exponent.dtype))
+    exponent = jnp.where(exists, exponent, lowest(a.exponent.dtype))
+    return Scaled(a.mantissa / jnp.where(exists, b.mantissa, 1.0), exponent)
 
 
 def reciprocal(value: jax.Array) -> Scaled:
