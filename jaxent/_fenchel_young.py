@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _rows
-from jaxent._numerics import compute_dtype
+from jaxent import _checks, _numerics
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., jax.Array]:
@@ -72,7 +71,7 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
             "`jax.nn.one_hot(labels, V)`.",
         )
         _checks.broadcastable(name, scores=scores, targets=targets)
-        dtype = compute_dtype(scores, targets)
+        dtype = _numerics.compute_dtype(scores, targets)
         x, t = scores.astype(dtype), targets.astype(dtype)
 
         def of_row(row: jax.Array) -> jax.Array:
@@ -85,7 +84,7 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
             return highest.astype(dtype)
 
         # Of an impossible class, whose score is -inf, a target of 0 takes 0.
-        lacks = jnp.sum(_rows.portion(t, -x), axis=-1)
-        return jnp.vectorize(of_row, signature="(n)->()")(x) + lacks
+        x, t = jnp.broadcast_arrays(x, t)
+        return jnp.vectorize(of_row, signature="(n)->()")(x) - _numerics.expected(t, x)
 
     return fenchel_young_loss

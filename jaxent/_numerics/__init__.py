@@ -52,6 +52,7 @@ from jaxent._numerics.embedding import (
 from jaxent._numerics.ground import (
     along,
     compute_dtype,
+    expected,
     like,
     long_sum,
     reciprocal,
@@ -145,6 +146,7 @@ __all__ = [
     "ctc_with_forward",
     "curvature",
     "distance_gap",
+    "expected",
     "focal_binary_cross_entropy",
     "focal_of",
     "gaussian",

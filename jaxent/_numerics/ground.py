@@ -1,5 +1,7 @@
 """What every primitive stands on: the dtype of a computation, tangents, and sums."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
@@ -47,3 +49,34 @@ def long_sum(values: jax.Array) -> jax.Array:
 def reciprocal(total: jax.Array) -> jax.Array:
     """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities."""
     return jnp.where(total == 0.0, 0.0, 1.0 / jnp.where(total == 0.0, 1.0, total))
+
+
+@jax.custom_jvp
+def expected(shares: jax.Array, scores: jax.Array) -> jax.Array:
+    """sum(shares * scores) over the last axis, where a share of 0 of -inf is 0."""
+    return _expected(shares, scores)
+
+
+@jax.jit
+def _expected(shares, scores):
+    # Only a NaN can be due to a -inf: else there is nothing to select, which takes longer.
+    plain = jnp.sum(shares * scores, axis=-1)
+    return jax.lax.cond(
+        jnp.any(jnp.isnan(plain)),
+        lambda: jnp.sum(shares * _counting(shares, scores), axis=-1),
+        lambda: plain,
+    )
+
+
+def _counting(shares: jax.Array, scores: jax.Array) -> jax.Array:
+    return jnp.where((shares == 0.0) & (scores == -jnp.inf), 0.0, scores)
+
+
+@functools.partial(expected.defjvp, symbolic_zeros=True)
+def _expected_jvp(primals, tangents):
+    shares, scores = primals
+    shares_dot, scores_dot = tangents
+    result = expected(shares, scores)
+    result_dot = summed_along(_counting(shares, scores), shares_dot)
+    result_dot += summed_along(shares, scores_dot)
+    return result, like(result_dot, result)
