@@ -151,9 +151,9 @@ def circle_loss(
         labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
             value, or booleans.
         margin: How far from 1 and 0 similarities may stay, :math:`m`, finite; a number or a scalar
-            array. The paper has 0.25 for faces and persons, and 0.4 for image retrieval.
+            array. The default is the paper's for faces.
         gamma: The scale of the similarities, :math:`\gamma > 0`; a number, or a scalar array (NaN
-            if out of range). The paper has 256 for faces, 128 for persons, and 80 for retrieval.
+            if out of range). The default is the paper's for faces; small batches take less.
         where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
             nobody's sum and has loss 0 and gradient 0, whatever it holds.
 
@@ -174,7 +174,7 @@ def circle_loss(
 
     References:
         Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
-        <https://arxiv.org/abs/2002.10857>`_, 2020, equation 6.
+        <https://arxiv.org/abs/2002.10857>`_, 2020, section 3.
     """
     name = "circle_loss"
     batch = _check_batch(name, embeddings, labels, where)
