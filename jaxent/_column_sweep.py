@@ -148,19 +148,33 @@ class _Sweep(NamedTuple):
     classes: int
     tile_rows: int
     row_tiles: int
-    block: int
+    parts: int
+    width: int
     blocks: int
     dtype: Any
     operand: Any
 
     @property
+    def length(self) -> int:
+        """The number of classes in each part of the vocabulary."""
+        return self.classes // self.parts
+
+    @property
+    def block(self) -> int:
+        """The number of classes in a block: so many next to each other in every part."""
+        return self.parts * self.width
+
+    @property
     def is_ragged(self) -> bool:
         """Whether the last block reaches back over classes already seen."""
-        return self.blocks * self.block != self.classes
+        return self.blocks * self.width != self.length
 
 
 class _Parameters(NamedTuple):
-    """What the results are differentiated by; rows as [tile_rows, row_tiles, D]."""
+    """What the results are differentiated by.
+
+    Rows are [tile_rows, row_tiles, D], and [parts, length] stands for the axis of the vocabulary.
+    """
 
     hidden: Any
     kernel: Any
@@ -170,7 +184,7 @@ class _Parameters(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """What they are not differentiated by: labels [tile_rows, row_tiles] and the classes' mask."""
+    """What they are not: labels [tile_rows, row_tiles] and the classes' mask [parts, length]."""
 
     labels: Any
     exists: Any
@@ -222,12 +236,13 @@ def _compiled(
         hidden = jnp.where(where[:, None], hidden, jnp.zeros((), hidden.dtype))
     parameters = _Parameters(
         _cut(sweep, hidden),
-        head.kernel,
-        head.bias,
+        _in_parts(sweep, head.kernel, sweep.vocab_axis),
+        None if head.bias is None else _in_parts(sweep, head.bias, 0),
         None if soft_cap is None else soft_cap.astype(dtype),
         None if temperature is None else temperature.astype(dtype),
     )
-    results, _ = _statistics(sweep, parameters, _Targets(_cut(sweep, labels), class_where))
+    exists = None if class_where is None else _in_parts(sweep, class_where, 0)
+    results, _ = _statistics(sweep, parameters, _Targets(_cut(sweep, labels), exists))
     results = LinearSoftmax(*(_join(sweep, result)[:count] for result in results))
     results = results._replace(cross_entropy=judged(results.cross_entropy, in_range))
     if where is not None:
@@ -242,20 +257,28 @@ def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
     noise; elsewhere it has not been measured. Rows and classes are evened out, so that the last
     tile is nearly full. Rows are missing at the end of the last tile; the last block of classes
     reaches back over classes already seen.
+
+    A block takes an equal share of each of up to 64 equal parts of the vocabulary. If the parts lie
+    on several devices, each device has its share of every block, and no block has to be gathered.
     """
     on_cpu = jax.default_backend() == "cpu"
     if block_size is None:
         block_size = 1024 if on_cpu else 8192
-    blocks = -(-head.vocabulary // block_size)
-    block = -(-head.vocabulary // blocks)
-    row_tiles = -(-count // max(128, (2**20 if on_cpu else 2**24) // block))
+    parts = math.gcd(head.vocabulary, 64)
+    while parts > block_size:
+        parts //= 2
+    length = head.vocabulary // parts
+    blocks = -(-length // (block_size // parts))
+    width = -(-length // blocks)
+    row_tiles = -(-count // max(128, (2**20 if on_cpu else 2**24) // (parts * width)))
     same = head.hidden.dtype == head.kernel.dtype
     return _Sweep(
         head.vocab_axis,
         head.vocabulary,
         -(-count // row_tiles),
         row_tiles,
-        block,
+        parts,
+        width,
         blocks,
         dtype,
         head.kernel.dtype if same else dtype,
@@ -278,27 +301,36 @@ def _join(sweep: _Sweep, tiles: jax.Array) -> jax.Array:
     return tiles.reshape(sweep.tile_rows * sweep.row_tiles)
 
 
+def _in_parts(sweep: _Sweep, array: jax.Array, axis: int) -> jax.Array:
+    """The axis of the vocabulary as two, [parts, length]."""
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    return array.reshape(*before, sweep.parts, -1, *after)
+
+
 def _loop(step, start: Any, length: int) -> Any:
     """The carry after so many steps, which are numbered."""
     return jax.lax.scan(step, start, jnp.arange(length, dtype=jnp.int32))[0]
 
 
 class _Block(NamedTuple):
-    """A block of the vocabulary: the head's part of it, and which classes count, None for all."""
+    """A block of the vocabulary: what the head has of it, and which classes count, None for all.
+
+    It begins at the same place in every part.
+    """
 
     kernel: Any
     bias: Any
     start: Any
-    fresh: Any  # the first class that no earlier block has seen
+    fresh: Any  # the first place that no earlier block has seen
     counts: Any
 
 
 def _block(sweep: _Sweep, kernel, bias, exists, index) -> _Block:
-    fresh = index * sweep.block
-    start = jnp.minimum(fresh, sweep.classes - sweep.block)
+    fresh = index * sweep.width
+    start = jnp.minimum(fresh, sweep.length - sweep.width)
     counts = None
     if sweep.is_ragged:
-        counts = start + jnp.arange(sweep.block, dtype=jnp.int32) >= fresh
+        counts = start + jnp.arange(sweep.block, dtype=jnp.int32) % sweep.width >= fresh
     if exists is not None:
         known = _columns(sweep, exists, start, 0)
         counts = known if counts is None else counts & known
@@ -312,7 +344,8 @@ def _block(sweep: _Sweep, kernel, bias, exists, index) -> _Block:
 
 
 def _columns(sweep: _Sweep, array: jax.Array, start: jax.Array, axis: int) -> jax.Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, sweep.block, axis)
+    columns = jax.lax.dynamic_slice_in_dim(array, start, sweep.width, axis + 1)
+    return columns.reshape(*array.shape[:axis], sweep.block, *array.shape[axis + 2 :])
 
 
 def _tile_of(tree: Any, index: jax.Array) -> Any:
@@ -367,8 +400,14 @@ def _number(sweep: _Sweep, block: _Block) -> jax.Array | float:
 
 def _place(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
     """Where in the block the class of each row is; -1 if an earlier block has seen it."""
-    inside = (classes >= block.fresh) & (classes < block.start + sweep.block)
-    return jnp.where(inside, classes - block.start, -1)
+    part, place = classes // sweep.length, classes % sweep.length
+    inside = (classes >= 0) & (place >= block.fresh) & (place < block.start + sweep.width)
+    return jnp.where(inside, part * sweep.width + place - block.start, -1)
+
+
+def _class_at(sweep: _Sweep, block: _Block, place: jax.Array) -> jax.Array:
+    """The class at a place in the block."""
+    return place // sweep.width * sweep.length + block.start + place % sweep.width
 
 
 def _is_class(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
@@ -488,7 +527,7 @@ def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> 
     kept = (known.beneath + jnp.where(stays, 0.0, top_before)) * before
     ties = jnp.sum(is_top, axis=1, dtype=sweep.dtype)
     tied = jnp.where(stays, ties, ties - 1.0) * jnp.exp(top - shift)
-    first = jnp.argmax(is_top, axis=1).astype(jnp.int32)
+    first = _class_at(sweep, block, jnp.argmax(is_top, axis=1).astype(jnp.int32))
 
     rest = _possible(top)[:, None]
     largest = jnp.finfo(sweep.dtype).max  # instead of an infinity: 0 times that would be NaN
@@ -505,7 +544,11 @@ def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> 
         beneath=kept + tied + jnp.sum(jnp.where(is_top, 0.0, terms), axis=1),
         spread=spread + jnp.sum(terms * jnp.minimum(rest - x, largest), axis=1),
         half_depth=known.half_depth + seen * half_rise + jnp.sum(half_depth, axis=1),
-        top_class=jnp.where(here > known.top, block.start + first, known.top_class),
+        top_class=jnp.where(
+            here > known.top,
+            first,
+            jnp.where(here == known.top, jnp.minimum(known.top_class, first), known.top_class),
+        ),
     )
 
 
@@ -659,7 +702,7 @@ def _sweep_back(
     everything = _Parameters(
         hidden=zero(parameters.hidden.shape),
         kernel=jnp.zeros_like(parameters.kernel, dtype=storage),
-        bias=zero((sweep.classes,)),
+        bias=zero((sweep.parts, sweep.length)),
         soft_cap=zero(()),
         temperature=zero(()),
     )
@@ -736,10 +779,9 @@ def _in_units(sweep: _Sweep, cotangents) -> tuple[jax.Array | float, Any]:
 def _add_columns(sweep: _Sweep, array, columns, block: _Block, axis: int) -> jax.Array:
     """An array over the vocabulary with a block added; where blocks overlap, it brings zeros."""
     if sweep.is_ragged:
-        before = jax.lax.dynamic_slice_in_dim(array, block.start, sweep.block, axis)
-        columns += _with_bits_as(columns.dtype, before)
-    columns = _with_bits_as(array.dtype, columns)
-    return jax.lax.dynamic_update_slice_in_dim(array, columns, block.start, axis)
+        columns += _with_bits_as(columns.dtype, _columns(sweep, array, block.start, axis))
+    columns = _in_parts(sweep, _with_bits_as(array.dtype, columns), axis)
+    return jax.lax.dynamic_update_slice_in_dim(array, columns, block.start, axis + 1)
 
 
 def _with_bits_as(dtype: Any, array: jax.Array) -> jax.Array:
