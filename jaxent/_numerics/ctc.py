@@ -369,7 +369,7 @@ def _split(by_frame: Any) -> Any:
     """Arrays [T, ...] in segments [T / 16, 16, ...], padded by frames that do not count."""
 
     def split(array: jax.Array) -> jax.Array:
-        segments = max(1, -(-len(array) // _SEGMENT))
+        segments = max(1, -(-len(array) // (2 * _SEGMENT)))
         length = -(-len(array) // segments)
         padding = [(0, segments * length - len(array)), *[(0, 0)] * (array.ndim - 1)]
         return jnp.pad(array, padding).reshape(segments, length, *array.shape[1:])
