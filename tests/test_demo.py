@@ -1,6 +1,7 @@
 """The main job, `python -m jaxent`: its parts, and small runs of the whole of it."""
 
 import collections
+import functools
 import itertools
 import math
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_devices
 import pytest
 
 import jaxent
-from jaxent.demo import baselines, corpus, loop, scoring, text, training, vocabulary
+from jaxent.demo import baselines, corpus, loop, mesh, scoring, text, training, vocabulary
 from jaxent.demo.command import main
 from jaxent.demo.model import hidden_states
 from jaxent.demo.text import Split, TextFile
@@ -37,18 +39,20 @@ def small() -> corpus.Corpus:
 
 @pytest.fixture(scope="module")
 def start(small) -> training.Start:
-    return training.start(0, small.log_frequencies, STEPS)
+    return training.start(mesh.make((1, 1)), 0, small.log_frequencies, STEPS)
 
 
 def losses_of_a_run(
-    program: jax.stages.Compiled, start: training.Start, stream: np.ndarray
+    program: jax.stages.Compiled, start: training.Start, stream: np.ndarray, windows: int = 2
 ) -> list[float]:
     parameters, state, steps = start
+    put = functools.partial(mesh.put_windows, mesh.of(parameters))
     losses = []
-    for first in range(0, 64 * steps, 64):
-        window = stream[first : first + 65]
-        inputs, labels = window[:64].reshape(2, 32), window[1:].reshape(2, 32)
-        parameters, state, loss = program(parameters, state, inputs, labels)
+    size = 32 * windows
+    for first in range(0, size * steps, size):
+        part = stream[first : first + size + 1]
+        inputs, labels = part[:-1].reshape(windows, 32), part[1:].reshape(windows, 32)
+        parameters, state, loss = program(parameters, state, *put(inputs, labels))
         losses.append(float(loss))
     return losses
 
@@ -193,7 +197,7 @@ def test_no_score_depends_on_what_comes_later(small, start):
 
 def test_the_heads_agree_and_a_run_repeats_itself(small, start):
     with jax.numpy_dtype_promotion("standard"):  # Schedules of optax mix integers and floats.
-        programs = {head: training.compile_step(head, start, 32) for head in training.HEADS}
+        programs = {head: training.compile_step(head, start, 2, 32) for head in training.HEADS}
     streamed = losses_of_a_run(programs["streamed"], start, small.training)
     plain = losses_of_a_run(programs["plain"], start, small.training)
     np.testing.assert_allclose(plain, streamed, rtol=2e-4)
@@ -202,18 +206,23 @@ def test_the_heads_agree_and_a_run_repeats_itself(small, start):
 
 
 def test_a_batch_pairs_each_token_with_the_next(small):
-    inputs, labels = next(training.batches(small.training, 0))
-    assert inputs.shape == labels.shape == (training.BATCH, training.WINDOW)
+    inputs, labels = next(training.batches(small.training, 0, 3))
+    assert inputs.shape == labels.shape == (3, training.WINDOW)
     assert inputs[:, 1:].tolist() == labels[:, :-1].tolist()
-    again, _ = next(training.batches(small.training, 0))
-    other, _ = next(training.batches(small.training, 1))
+    again, _ = next(training.batches(small.training, 0, 3))
+    other, _ = next(training.batches(small.training, 1, 3))
     assert inputs.tolist() == again.tolist() != other.tolist()
 
 
 def test_interrupted_before_the_first_step_nothing_is_learned(small, start):
     program = jax.jit(lambda: 0).lower().compile()  # Never run.
+    batches = training.batches(small.training, 0, 2)
     with pytest.raises(loop.NothingLearnedError):
-        loop.train(program, start, small, 0, interrupted=lambda: True)
+        loop.train(program, start, small, batches, interrupted=lambda: True)
+
+
+def test_on_a_mesh_it_is_the_same():
+    on_devices.run("mesh_demo.py")
 
 
 # The command.
@@ -268,6 +277,19 @@ def test_the_whole_job_on_a_small_text(tmp_path):
     picture = (tmp_path / "new" / "directory" / "learning-curve.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_the_whole_job_on_a_mesh(tmp_path):
+    (tmp_path / "text").write_bytes(SOURCE[:3000])
+    options = ["--text", "text", "--steps", "3", "--vocabulary", "301", "--out", "."]
+    with command(*options, "--mesh", "4x2", directory=tmp_path) as process:
+        report, progress = process.communicate(timeout=120)
+    assert process.returncode == 0, progress
+    assert "  devices        8: 4 parts of the data by 2 of the vocabulary\n" in report
+    assert "costs each device" in report
+    assert "    all-reduce " in report
+    assert max(map(len, report.splitlines())) <= 80
+    assert 0 < figures(report)["this model"] < 9
 
 
 def stop_at(process: subprocess.Popen[str], sign: str) -> tuple[str, str]:
@@ -344,6 +366,12 @@ def test_a_text_that_cannot_be_learned_from_is_one_line_and_exit_code_2(
         ("--seed", str(2**32)),
         ("--head", "fast"),
         ("--text", ""),
+        ("--batch", "0"),
+        ("--mesh", "4"),
+        ("--mesh", "0x2"),
+        ("--mesh", "4x2x1"),
+        ("--processes", "0"),
+        ("--process", "-1"),
         ("--no-such-option", ""),
     ],
 )
@@ -357,6 +385,20 @@ def test_a_directory_that_cannot_be_written_is_found_out_first(tmp_path, capsys)
     assert "cannot write" in refusal(capsys, "--text", str(path), "--out", str(path))
     (tmp_path / "learning-curve.png").mkdir()
     assert "is a directory" in refusal(capsys, "--text", str(path), "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--mesh", "4x2", "--batch", "6"], "take 8"),
+        (["--mesh", "3x3", "--processes", "2"], "cannot be divided among 2 processes"),
+        (["--mesh", "4x4"], "--xla_force_host_platform_device_count=16"),
+    ],
+)
+def test_a_mesh_that_cannot_be_had_is_one_line_with_the_remedy(options, reason, tmp_path, capsys):
+    jax.devices()  # Their number is fixed from here on.
+    (tmp_path / "text").write_bytes(SOURCE)
+    assert reason in refusal(capsys, "--text", str(tmp_path / "text"), *options)
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "tqdm"])
@@ -377,5 +419,8 @@ def test_help_names_every_option(capsys):
         main(["--help"])
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
-    for option in ("--text", "--vocabulary", "--steps", "--head", "--seed", "--out"):
-        assert option in printed
+    options = (
+        "--text --vocabulary --steps --head --batch --mesh --processes --process --coordinator"
+    )
+    for option in f"{options} --seed --out".split():
+        assert f" {option} " in printed

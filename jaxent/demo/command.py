@@ -3,13 +3,17 @@
 import argparse
 import contextlib
 import errno
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import jax
+
 from jaxent.demo import curve, text, training, vocabulary
+from jaxent.demo import mesh as meshes
 from jaxent.demo.experiment import run
 from jaxent.demo.interrupt import interrupt_noted
 from jaxent.demo.loop import NothingLearnedError
@@ -21,7 +25,8 @@ _DESCRIPTION = """\
 Train a small language model on the source of Python's standard library, and report what its
 cross-entropy means: how many bits it takes to write down files that it never saw, beside gzip, lzma
 and models that only count words. The loss runs through jaxent's streamed head; the report says what
-that saves. Takes less than three minutes on two processor cores.
+that saves. Takes less than three minutes on two processor cores. With --mesh the same job is spread
+over devices, of one process or of several: start the same command in each, with its own --process.
 """
 _EPILOGUE = f"""\
 Ctrl-C ends the training and still prints the report of what was learned, with exit code
@@ -35,26 +40,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     picture = options.out / _PICTURE
+    batch = _batch(options, parser)
+    processes = meshes.Processes(options.processes, options.process, options.coordinator)
     try:
         split = text.given_files(options.text) if options.text else text.standard_library()
-        with _errors_about(picture, parser):
-            _prepare_to_write(picture)
-        with interrupt_noted() as interrupted:
+        mesh = meshes.make(options.mesh, processes)
+        reports = meshes.is_first_process()
+        if reports:
+            with _errors_about(picture, parser):
+                _prepare_to_write(picture)
+        with interrupt_noted() as interrupted_here:
+            interrupted = meshes.agreed(interrupted_here)
             findings, learning_curve = run(
                 split,
                 vocabulary_size=options.vocabulary,
                 steps=options.steps,
                 head=options.head,
                 seed=options.seed,
+                mesh=mesh,
+                batch=batch,
                 interrupted=interrupted,
             )
-            print(report(findings), flush=True)
-            with _errors_about(picture, parser):
-                curve.draw(picture, learning_curve, findings.baseline_bits_per_byte)
-            print(f"\nThe learning curve is in {picture}")
+            if reports:
+                print(report(findings), flush=True)
+                with _errors_about(picture, parser):
+                    curve.draw(picture, learning_curve, findings.baseline_bits_per_byte)
+                print(f"\nThe learning curve is in {picture}", flush=True)
             return _INTERRUPTED if interrupted() else 0
-    except text.TextError as error:
+    except (text.TextError, meshes.MeshError) as error:
         parser.error(str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if processes.number == 1:
+            raise
+        meshes.leave(f"python -m jaxent: error: lost another process: {meshes.first_line(error)}")
     except NothingLearnedError:
         return _interrupted("interrupted before the first step: nothing was learned")
     except KeyboardInterrupt:
@@ -102,6 +120,40 @@ def _parser() -> argparse.ArgumentParser:
         help="train through jaxent's streamed head, or from plain logits (default: %(default)s)",
     )
     add(
+        "--batch",
+        type=_integer(1),
+        metavar="WINDOWS",
+        help=f"windows of {training.WINDOW} tokens in a training step, a multiple of DATA "
+        f"(default: {training.BATCH}, or the next multiple)",
+    )
+    add(
+        "--mesh",
+        type=_mesh,
+        default=(1, 1),
+        metavar="DATAxVOCABULARY",
+        help="run on so many devices, such as 4x2, with the data split over the first axis and the "
+        "vocabulary over the second; on CPUs, each core may be several (default: 1x1)",
+    )
+    add(
+        "--processes",
+        type=_integer(1),
+        default=1,
+        metavar="PROCESSES",
+        help="how many processes hold the devices of the mesh together (default: %(default)s)",
+    )
+    add(
+        "--process",
+        type=_integer(0),
+        metavar="PROCESS",
+        help="which of them this is; 0 prints the report",
+    )
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="where the processes meet, a free port of the host of process 0; where JAX knows the "
+        "cluster, it finds out this and --process by itself",
+    )
+    add(
         "--seed",
         type=_integer(0, 2**32 - 1),
         default=0,
@@ -131,6 +183,26 @@ def _integer(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _mesh(written: str) -> tuple[int, int]:
+    """A reader of two sizes with an x between them."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", written)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{written!r} is not a mesh such as 4x2")
+    return int(found[1]), int(found[2])
+
+
+def _batch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Windows in a step, of which each part of the data axis gets as many as any other."""
+    data, _ = options.mesh
+    batch = options.batch or data * -(-training.BATCH // data)
+    if batch % data:
+        parser.error(
+            f"argument --batch: {batch} windows cannot be split evenly into {data}; take "
+            f"{data * -(-batch // data)}"
+        )
+    return batch
 
 
 @contextlib.contextmanager

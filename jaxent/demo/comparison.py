@@ -1,20 +1,31 @@
-"""What the training step costs with either head: compiled memory, and time measured in turns."""
+"""What the training step costs on each device with either head.
+
+Memory and what is sent to other devices are read from the compiled program, time is measured in
+turns.
+"""
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
+from jaxent.plan import collectives
+
 _ROUNDS = 5
 
 
 class StepCost(NamedTuple):
-    """Memory besides arguments and results, None where JAX does not know it, and median seconds."""
+    """Memory besides arguments and results, None where JAX does not know it, and median seconds.
+
+    What is sent is in bytes, by the kind of collective.
+    """
 
     temporary_bytes: int | None
     seconds: float
+    sent_bytes: Mapping[str, float]
 
 
 def compare(programs: Mapping[str, jax.stages.Compiled], *arguments: Any) -> dict[str, StepCost]:
@@ -27,10 +38,19 @@ def compare(programs: Mapping[str, jax.stages.Compiled], *arguments: Any) -> dic
             if turn > 0:  # The first turn warms up.
                 seconds[name].append(time.perf_counter() - begin)
     return {
-        name: StepCost(_temporary_bytes(program), statistics.median(seconds[name]))
+        name: StepCost(
+            _temporary_bytes(program), statistics.median(seconds[name]), _sent_bytes(program)
+        )
         for name, program in programs.items()
     }
 
 
 def _temporary_bytes(program: jax.stages.Compiled) -> int | None:
     return getattr(program.memory_analysis(), "temp_size_in_bytes", None)
+
+
+def _sent_bytes(program: jax.stages.Compiled) -> Mapping[str, float]:
+    sent = defaultdict(float)
+    for collective in collectives(program.as_text() or ""):
+        sent[collective.kind] += collective.sent
+    return sent

@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Callable
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from jaxent.demo import baselines, comparison, corpus, examples, loop, scoring, training
+from jaxent.demo import mesh as meshes
 from jaxent.demo.curve import Curve
 from jaxent.demo.report import Findings
 from jaxent.demo.text import Split
@@ -19,16 +22,19 @@ def run(
     steps: int,
     head: str,
     seed: int,
+    mesh: Mesh,
+    batch: int,
     interrupted: Callable[[], bool],
 ) -> tuple[Findings, Curve]:
     """Do it all, showing on stderr how far it is; interrupted, leave out what can be left out."""
     _say("counting words")
     texts = corpus.prepare(split, vocabulary_size)
-    window = training.window_length(texts.training)
+    length = training.window_length(texts.training)
     _say("compiling the training step")
-    start = training.start(seed, texts.log_frequencies, steps)
-    program = training.compile_step(head, start, window)
-    learned = loop.train(program, start, texts, seed, interrupted)
+    start = training.start(mesh, seed, texts.log_frequencies, steps)
+    program = training.compile_step(head, start, batch, length)
+    batches = training.batches(texts.training, seed, batch)
+    learned = loop.train(program, start, texts, batches, interrupted)
     if interrupted():
         _say("interrupted: scoring what was learned; Ctrl-C again leaves at once")
     windows = tqdm(scoring.windows(texts.held_out), "scoring", dynamic_ncols=True, leave=False)
@@ -37,11 +43,11 @@ def run(
     if not interrupted():
         _say("comparing the streamed head with plain logits")
         programs = {
-            name: program if name == head else training.compile_step(name, start, window)
+            name: program if name == head else training.compile_step(name, start, batch, length)
             for name in training.HEADS
         }
-        batch = next(training.batches(texts.training, seed))
-        costs = comparison.compare(programs, start.parameters, start.state, *batch)
+        tokens = meshes.put_windows(mesh, *next(batches))
+        costs = comparison.compare(programs, start.parameters, start.state, *tokens)
     words = texts.vocabulary, texts.held_out, nats
     words += (baselines.unigram_nats(texts.log_frequencies, texts.held_out),)
     findings = Findings(
@@ -52,9 +58,11 @@ def run(
         vocabulary=len(texts.vocabulary.entries),
         parameters=sum(leaf.size for leaf in learned.parameters.values()),
         head=head,
+        mesh=(mesh.devices.shape[0], mesh.devices.shape[1]),
+        processes=jax.process_count(),
         steps=learned.steps,
         planned_steps=steps,
-        tokens_per_step=training.BATCH * window,
+        tokens_per_step=batch * length,
         training_seconds=learned.seconds,
         model_nats=nats,
         baseline_bits=baselines.code_lengths(

@@ -6,7 +6,7 @@ what that code needs for a byte of the whole held-out text, all of them are comp
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxent.demo import baselines, scoring, training
+from jaxent.demo import mesh as meshes
 from jaxent.demo.corpus import Corpus
 from jaxent.demo.curve import Curve
 from jaxent.demo.model import Parameters
@@ -41,23 +42,25 @@ def train(
     program: jax.stages.Compiled,
     start: training.Start,
     corpus: Corpus,
-    seed: int,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
     interrupted: Callable[[], bool],
 ) -> Learned:
     """Take all the steps, or those that are done when an interruption comes."""
     parameters, state, steps = start
+    mesh = meshes.of(parameters)
     bits_per_byte, curve = _unigram_bits_per_byte(corpus), Curve([], [])
     sampled_after = {int(share * steps) for share in _SAMPLED_AFTER}
     step, seen, seconds = 0, 0, 0.0
     with tqdm(desc="training", total=steps, bar_format=_BAR, dynamic_ncols=True) as bar:
-        for inputs, labels in training.batches(corpus.training, seed):
+        for inputs, labels in batches:
             if interrupted() or step == steps:
                 break
             if step in sampled_after:
                 part = _sampled_part(parameters, corpus)
                 curve.held_out.append((seen, bits_per_byte * part))
             begin = time.perf_counter()
-            parameters, state, loss = program(parameters, state, inputs, labels)
+            tokens = meshes.put_windows(mesh, inputs, labels)
+            parameters, state, loss = program(parameters, state, *tokens)
             nats = float(loss)  # Waits for the step.
             seconds += time.perf_counter() - begin
             step, seen = step + 1, seen + labels.size

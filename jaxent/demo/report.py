@@ -24,6 +24,8 @@ class Findings:
     vocabulary: int
     parameters: int
     head: str
+    mesh: tuple[int, int]
+    processes: int
     steps: int
     planned_steps: int
     tokens_per_step: int
@@ -38,6 +40,11 @@ class Findings:
     def model_bits(self) -> float:
         """The length in bits of the model's code for the held-out text."""
         return float(self.model_nats.sum(dtype=np.float64)) / math.log(2)
+
+    @property
+    def devices(self) -> int:
+        """How many devices took part."""
+        return math.prod(self.mesh)
 
     @property
     def model_bits_per_byte(self) -> float:
@@ -72,8 +79,20 @@ def _what_was_done(findings: Findings) -> list[str]:
         f"  held out       {_files(findings.held_out_files, findings.held_out_bytes)}",
         f"  vocabulary     {findings.vocabulary:,} entries",
         f"  model          {findings.parameters:,} parameters, {_HEADS[findings.head]}",
+        *_devices(findings),
         f"  training       {findings.steps:,}{planned} steps of {findings.tokens_per_step:,} tokens"
         f" in {findings.training_seconds:.0f} s, {rate:,.0f} tokens/s",
+    ]
+
+
+def _devices(findings: Findings) -> list[str]:
+    if findings.devices == 1:
+        return []
+    data, vocabulary = findings.mesh
+    several = f", in {findings.processes} processes" if findings.processes > 1 else ""
+    return [
+        f"  devices        {findings.devices}: {data} parts of the data by {vocabulary} of the "
+        f"vocabulary{several}"
     ]
 
 
@@ -108,20 +127,39 @@ def _code_lengths(findings: Findings) -> list[str]:
 def _step_costs(findings: Findings) -> list[str]:
     if findings.step_costs is None:
         return []
-    plain, streamed = findings.step_costs["plain"], findings.step_costs["streamed"]
-    memory = "-"
-    if plain.temporary_bytes and streamed.temporary_bytes is not None:
-        memory = f"{streamed.temporary_bytes / plain.temporary_bytes:.2f} x"
-    size = f"{findings.tokens_per_step:,} tokens x {findings.vocabulary:,} entries"
-    return [
-        *_title(f"What a training step costs, {size}"),
-        f"  {'':<14}{'memory':>12}{'time':>12}",
-        *(
-            f"  {_HEADS[name]:<14}{_memory(cost.temporary_bytes):>12}{cost.seconds * 1e3:>9,.0f} ms"
-            for name, cost in (("plain", plain), ("streamed", streamed))
-        ),
-        f"  {'ratio':<14}{memory:>12}{f'{streamed.seconds / plain.seconds:.2f} x':>12}",
+    plain, streamed = (_cost(findings.step_costs[name]) for name in ("plain", "streamed"))
+    rows = [
+        ("", "memory", "time", "sent"),
+        (_HEADS["plain"], _memory(plain[0]), f"{plain[1]:,.0f} ms", _memory(plain[2])),
+        (_HEADS["streamed"], _memory(streamed[0]), f"{streamed[1]:,.0f} ms", _memory(streamed[2])),
+        ("ratio", *(_ratio(*pair) for pair in zip(streamed, plain, strict=True))),
     ]
+    size = f"{findings.tokens_per_step:,} tokens x {findings.vocabulary:,} entries"
+    if findings.devices == 1:
+        title, columns, kinds = f"What a training step costs, {size}", 2, []
+    else:
+        title, columns = f"What a training step costs each device, {size}", 3
+        kinds = _kinds(findings.head, findings.step_costs[findings.head])
+    table = [
+        f"  {name:<14}" + "".join(f"{cell:>12}" for cell in cells[:columns])
+        for name, *cells in rows
+    ]
+    return [*_title(title), *table, *kinds]
+
+
+def _cost(cost: StepCost) -> tuple[float | None, float, float]:
+    """Bytes of memory, milliseconds, bytes sent."""
+    return cost.temporary_bytes, cost.seconds * 1e3, sum(cost.sent_bytes.values())
+
+
+def _ratio(streamed: float | None, plain: float | None) -> str:
+    return f"{streamed / plain:.2f} x" if plain and streamed is not None else "-"
+
+
+def _kinds(head: str, cost: StepCost) -> list[str]:
+    """What is sent, by the kind of collective."""
+    sent = [f"{kind} {_memory(size)}" for kind, size in cost.sent_bytes.items()]
+    return ["", f"  The {_HEADS[head]} sends:", *(f"    {kind}" for kind in sent)]
 
 
 def _examples(title: str, examples: Sequence[Example]) -> list[str]:
@@ -147,5 +185,5 @@ def _bytes(size: int) -> str:
     return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
-def _memory(size: int | None) -> str:
+def _memory(size: float | None) -> str:
     return "unknown" if size is None else f"{size / 2**20:,.1f} MiB"

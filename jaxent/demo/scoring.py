@@ -1,11 +1,13 @@
 """The code length of a text under the model: every token of it, each from what comes before."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 import jaxent
+from jaxent.demo import mesh as meshes
 from jaxent.demo.model import Parameters, hidden_states
 from jaxent.demo.vocabulary import BOUNDARY
 
@@ -28,9 +30,16 @@ def score(
     parameters: Parameters, stream: np.ndarray, windows: Iterable[int]
 ) -> Iterator[np.ndarray]:
     """For each window, what each of its tokens costs in nats."""
-    for window in windows:
-        inputs, labels, real = _filled_up(stream, window)
-        yield np.asarray(_costs(parameters, inputs, labels, real))[real]
+    mesh, windows = meshes.of(parameters), iter(windows)
+    together = meshes.windows_at_once(mesh)
+    while some := list(itertools.islice(windows, together)):
+        # Each device has its window; what is left over scores the last one once more.
+        filled = [_filled_up(stream, window) for window in some]
+        filled += filled[-1:] * (together - len(some))
+        inputs, labels, real = map(np.stack, zip(*filled, strict=True))
+        costs = _costs(parameters, *meshes.put_windows(mesh, inputs, labels, real))
+        for cost, counts in zip(meshes.on_host(costs)[: len(some)], real, strict=False):
+            yield cost[counts]
 
 
 @jax.jit
@@ -61,4 +70,4 @@ def _filled_up(stream: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray,
         constant_values=BOUNDARY,
     )
     labels = np.pad(labels, (0, missing), constant_values=-1)
-    return inputs[None], labels[None], (labels >= 0)[None]
+    return inputs, labels, labels >= 0

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import jaxent
+from jaxent.demo import mesh as meshes
 from jaxent.demo.model import Parameters, hidden_states, initialise
 
 WINDOW = 512
@@ -20,7 +22,10 @@ _PEAK_LEARNING_RATE = 0.006
 
 
 class Start(NamedTuple):
-    """Parameters and the optimizer's state before the first step, and how many will follow."""
+    """Parameters and the optimizer's state before the first step, and how many will follow.
+
+    The arrays are on a mesh.
+    """
 
     parameters: Parameters
     state: optax.OptState
@@ -50,14 +55,22 @@ def plain_loss(parameters: Parameters, inputs: jax.Array, labels: jax.Array) -> 
 HEADS = {"streamed": streamed_loss, "plain": plain_loss}
 
 
-def start(seed: int, log_frequencies: np.ndarray, steps: int) -> Start:
+def start(mesh: Mesh, seed: int, log_frequencies: np.ndarray, steps: int) -> Start:
     """A new model, and an optimizer that has yet to learn anything about it."""
-    parameters = initialise(jax.random.key(seed), jnp.asarray(log_frequencies))
-    return Start(parameters, _optimizer(steps).init(parameters), steps)
+    frequencies = meshes.fill_up(mesh, log_frequencies)
+
+    def begin() -> tuple[Parameters, optax.OptState]:
+        parameters = initialise(jax.random.key(seed), jnp.asarray(frequencies))
+        return parameters, _optimizer(steps).init(parameters)
+
+    # Each device makes its own part: none has to hold all of them.
+    shardings = meshes.shardings(mesh, jax.eval_shape(begin))
+    parameters, state = jax.jit(begin, out_shardings=shardings)()
+    return Start(parameters, state, steps)
 
 
-def compile_step(head: str, start: Start, window: int) -> jax.stages.Compiled:
-    """A whole step as one program, for batches of `BATCH` windows of that many tokens.
+def compile_step(head: str, start: Start, windows: int, length: int) -> jax.stages.Compiled:
+    """A whole step as one program, for batches of so many windows of so many tokens.
 
     It takes parameters, state, inputs and labels, and returns parameters, state and the loss.
     """
@@ -68,8 +81,13 @@ def compile_step(head: str, start: Start, window: int) -> jax.stages.Compiled:
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(parameters, updates), state, loss
 
-    tokens = jax.ShapeDtypeStruct((BATCH, window), jnp.int32)
-    return jax.jit(training_step).lower(start.parameters, start.state, tokens, tokens).compile()
+    mesh = meshes.of(start.parameters)
+    everywhere = meshes.shardings(mesh, jax.ShapeDtypeStruct((), jnp.float32))
+    before = start.parameters, start.state
+    after = *jax.tree.map(lambda leaf: leaf.sharding, before), everywhere
+    tokens = jax.ShapeDtypeStruct((windows, length), jnp.int32, sharding=meshes.over_data(mesh))
+    step = jax.jit(training_step, out_shardings=after)
+    return step.lower(*before, tokens, tokens).compile()
 
 
 def window_length(stream: np.ndarray) -> int:
@@ -77,13 +95,13 @@ def window_length(stream: np.ndarray) -> int:
     return min(WINDOW, len(stream) - 1)
 
 
-def batches(stream: np.ndarray, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(stream: np.ndarray, seed: int, windows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Random windows of the stream without end, and for each token the one that follows it."""
     random = np.random.default_rng(seed)
-    window = window_length(stream)
+    length = window_length(stream)
     while True:
-        starts = random.integers(0, len(stream) - window, size=BATCH)
-        positions = starts[:, None] + np.arange(window)[None, :]
+        starts = random.integers(0, len(stream) - length, size=windows)
+        positions = starts[:, None] + np.arange(length)[None, :]
         yield stream[positions], stream[positions + 1]
 
 

@@ -1,0 +1,173 @@
+"""The devices that the job runs on: a mesh of data x vocabulary, of one process or of several.
+
+How arrays lie on it is all that is said here; the partitioner makes the same training step a
+parallel one. Windows of text are split over the data axis, and the table of words with its bias
+over the vocabulary axis; everything else is on every device.
+"""
+
+import contextlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+_DATA, _VOCABULARY = "data", "vocabulary"
+_SPECS = {"words": P(_VOCABULARY, None), "bias": P(_VOCABULARY)}
+# Seconds: how long to wait for processes that have yet to start, and for one that says no more.
+_PATIENCE = {
+    "initialization_timeout": 60,
+    "heartbeat_timeout_seconds": 30,
+    "shutdown_timeout_seconds": 30,
+}
+
+
+class MeshError(Exception):
+    """Devices or processes that are not there; its message is one line for the user."""
+
+
+class Processes(NamedTuple):
+    """How many there are, which of them this is, and the address where they meet."""
+
+    number: int = 1
+    this: int | None = None
+    coordinator: str | None = None
+
+
+ALONE = Processes()
+
+
+def make(shape: tuple[int, int], processes: Processes = ALONE) -> Mesh:
+    """A mesh of data x vocabulary devices, the same number in each process.
+
+    It is the first thing that JAX is asked for, since the number of devices is fixed then; those
+    of a CPU are as many as are asked for.
+    """
+    name = "{}x{}".format(*shape)
+    share, rest = divmod(math.prod(shape), processes.number)
+    if rest:
+        raise MeshError(f"a mesh of {name} cannot be divided among {processes.number} processes")
+    _ask_for_cpus(share)
+    if processes.number > 1:
+        _join(processes)
+    by_process = [
+        [device for device in jax.devices() if device.process_index == index]
+        for index in range(processes.number)
+    ]
+    least = min(map(len, by_process))
+    if least < share:
+        raise MeshError(
+            f"a mesh of {name} needs {share} devices in each process, and "
+            f"{jax.default_backend()} has {least}; ask for a smaller one, or set "
+            f"JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count={share}"
+        )
+    devices = [device for local in by_process for device in local[:share]]
+    return Mesh(
+        np.array(devices).reshape(shape),
+        (_DATA, _VOCABULARY),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints the report."""
+    return jax.process_index() == 0
+
+
+def agreed(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether any process is interrupted: all of them have to stop after the same step."""
+    if jax.process_count() == 1:
+        return interrupted
+    return lambda: bool(np.any(multihost_utils.process_allgather(np.array(interrupted()))))
+
+
+def leave(message: str) -> NoReturn:
+    """End this process with an error; a usual exit would first wait for those that are lost."""
+    print(f"\n{message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def windows_at_once(mesh: Mesh) -> int:
+    """How many windows give each part of the data axis one."""
+    return mesh.shape[_DATA]
+
+
+def fill_up(mesh: Mesh, log_frequencies: np.ndarray) -> np.ndarray:
+    """Entries without a word and without a probability, until the vocabulary axis divides them.
+
+    Of logits of minus infinity the losses and their gradients are not touched.
+    """
+    missing = -len(log_frequencies) % mesh.shape[_VOCABULARY]
+    return np.pad(log_frequencies, (0, missing), constant_values=-np.inf)
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+    """How parameters lie on the mesh, and all that an optimizer keeps for each of them."""
+
+    def sharding(path, _):
+        name = getattr(path[-1], "key", "") if path else ""
+        return NamedSharding(mesh, _SPECS.get(name, P()))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def over_data(mesh: Mesh) -> NamedSharding:
+    """How windows lie on the mesh."""
+    return NamedSharding(mesh, P(_DATA))
+
+
+def put_windows(mesh: Mesh, *windows: np.ndarray) -> list[jax.Array]:
+    """Windows that every process holds as arrays on the mesh."""
+    return [
+        jax.make_array_from_callback(array.shape, over_data(mesh), array.__getitem__)
+        for array in windows
+    ]
+
+
+def of(parameters: dict[str, jax.Array]) -> Mesh:
+    """The mesh that these parameters are on."""
+    sharding = parameters["words"].sharding
+    assert isinstance(sharding, NamedSharding)
+    assert isinstance(sharding.mesh, Mesh)
+    return sharding.mesh
+
+
+def on_host(array: jax.Array) -> np.ndarray:
+    """The whole of an array, wherever its parts are."""
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _ask_for_cpus(count: int) -> None:
+    """Split the CPU into so many devices, unless something has fixed their number."""
+    if count == 1:
+        return
+    with contextlib.suppress(RuntimeError):  # JAX has started, perhaps with enough of them.
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def _join(processes: Processes) -> None:
+    """Meet the other processes, and take none for alive that has not been heard of for long."""
+    known = inspect.signature(jax.distributed.initialize).parameters
+    patience: dict[str, Any] = {
+        name: seconds for name, seconds in _PATIENCE.items() if name in known
+    }
+    try:
+        jax.distributed.initialize(
+            processes.coordinator, processes.number, processes.this, **patience
+        )
+    except (RuntimeError, ValueError) as error:
+        raise MeshError(f"cannot meet the other processes: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of JAX says first."""
+    return str(error).partition("\n")[0]
