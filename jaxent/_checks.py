@@ -139,6 +139,24 @@ def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[
     return axes
 
 
+def mesh_axis(function: str, axis_name: Any) -> None:
+    """Refuses the name of a mesh axis that is not in scope; None passes."""
+    if axis_name is None:
+        return
+    try:
+        jax.lax.axis_size(axis_name)
+        is_bound = True
+    except (NameError, TypeError, KeyError):
+        is_bound = False
+    require(
+        is_bound,
+        function,
+        f"`axis_name` {axis_name!r} names no mesh axis here; call it inside `jax.shard_map` over a "
+        "mesh with that axis, or leave it out where logits are whole: under `jax.jit` sharded "
+        "arrays need no name.",
+    )
+
+
 def same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> None:
     """Refuses arrays whose class axes differ from those of the first; numbers pass."""
     (name, first), *others = arrays.items()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._numerics import compute_dtype
+from jaxent._numerics import across, compute_dtype
 
 
 class Fill(NamedTuple):
@@ -37,7 +37,13 @@ class Rows(NamedTuple):
     live: jax.Array | None  # [...], or None for all examples
 
 
-def rows(array: jax.Array, where: jax.Array | None, axes: tuple[int, ...], fill: Fill) -> Rows:
+def rows(
+    array: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+    fill: Fill,
+    axis_name: across.AxisName = None,
+) -> Rows:
     """An array ready for a primitive: what is masked is gone, whatever it was.
 
     The selection keeps it from values and, through its transpose, from gradients.
@@ -51,7 +57,7 @@ def rows(array: jax.Array, where: jax.Array | None, axes: tuple[int, ...], fill:
     exists = classes_last(
         jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, array.shape)), axes
     )
-    live = jnp.any(exists, axis=-1)
+    live = across.somewhere(jnp.any(exists, axis=-1), axis_name)
     filling = jnp.where(live, fill.absent, fill.idle)[..., None].astype(values.dtype)
     return Rows(jnp.where(exists, values, filling), exists, live)
 
@@ -60,7 +66,7 @@ class LabelledRows(NamedTuple):
     """Rows with the index of a class each, all of one leading shape."""
 
     values: jax.Array  # [..., V]
-    labels: jax.Array  # [...], 0 where masked
+    labels: jax.Array  # [...], 0 where masked; counted from the first class of this device
     exists: jax.Array | None  # [..., V], or None for all classes
     live: jax.Array | None  # [...], or None for all examples
     valid: jax.Array  # [...]: the label is a class that exists, or the example does not count
@@ -76,19 +82,21 @@ def labelled_rows(
     where: jax.Array | None,
     axes: tuple[int, ...],
     fill: Fill,
+    axis_name: across.AxisName = None,
 ) -> LabelledRows:
     """Rows and integer labels ready for a primitive, in the dtype of the computation."""
-    x, exists, live = rows(array.astype(compute_dtype(array)), where, axes, fill)
+    x, exists, live = rows(array.astype(compute_dtype(array)), where, axes, fill, axis_name)
     labels = wide(labels)
     shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
     x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
     labels = jnp.broadcast_to(labels, shape)
     if live is not None:
         labels = jnp.where(live, labels, 0)
-    valid = (labels >= 0) & (labels < x.shape[-1])
+    valid = (labels >= 0) & (labels < across.count(x.shape[-1], axis_name))
+    labels = across.from_block(labels, x.shape[-1], axis_name)
     if exists is not None:
         exists = jnp.broadcast_to(exists, x.shape)
-        at_label = jnp.take_along_axis(exists, labels[..., None], axis=-1, mode="clip")[..., 0]
+        at_label = across.entry(exists, labels, axis_name)
         valid &= at_label if live is None else at_label | ~live
     return LabelledRows(x, labels, exists, live, valid)
 
@@ -108,9 +116,12 @@ def portion(share: jax.Array, losses: jax.Array) -> jax.Array:
     return share * jnp.where((share == 0.0) & (losses == jnp.inf), 0.0, losses)
 
 
-def within(values: jax.Array, low: float, high: float) -> jax.Array:
+def within(
+    values: jax.Array, low: float, high: float, axis_name: across.AxisName = None
+) -> jax.Array:
     """Whether all of each row lies in [low, high]; NaN does not."""
-    return (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
+    here = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
+    return across.everywhere(here, axis_name)
 
 
 def masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
@@ -196,6 +207,7 @@ def check_labelled(
     axis: _checks.Axis,
     where: ArrayLike | None,
     remedy: str,
+    axis_name: across.AxisName = None,
 ) -> Labelled:
     """Arguments of a loss whose targets are class indices, refused where they do not fit.
 
@@ -207,7 +219,9 @@ def check_labelled(
         axis: the class axis or axes as given.
         where: the mask as given.
         remedy: what to use for labels that are no integers.
+        axis_name: the mesh axis that the classes are split over, as given.
     """
+    _checks.mesh_axis(function, axis_name)
     array = _checks.floating(function, name, array)
     labels = _checks.integer(function, "labels", labels, remedy)
     axes = _checks.class_axes(function, name, array, axis)
@@ -222,6 +236,7 @@ def per_example(
     fills: tuple[Fill, ...],
     axis: _checks.Axis,
     where: ArrayLike | None,
+    axis_name: across.AxisName = None,
     **options: Any,
 ) -> jax.Array:
     """One number per example from arguments that all have a class axis, or are a number.
@@ -234,24 +249,30 @@ def per_example(
         fills: what masks put into each of them.
         axis: the class axis or axes as given.
         where: the mask as given.
+        axis_name: the mesh axis that the classes are split over, if the primitive takes one.
         **options: hashable keywords of the primitive; numbers in them are constants.
     """
+    _checks.mesh_axis(function, axis_name)
     first = next(iter(arrays))
     axes = _checks.class_axes(function, first, arrays[first], axis)
     _checks.broadcastable(function, **arrays)
     _checks.same_classes(function, axes, **arrays)
     where = mask(function, where, axes, arrays)
+    if axis_name is not None:
+        options["axis_name"] = axis_name
     given = tuple(sorted(options.items()))
-    return _per_example(primitive, tuple(arrays.values()), where, fills, axes, given)
+    return _per_example(primitive, tuple(arrays.values()), where, fills, axes, axis_name, given)
 
 
-@functools.partial(jax.jit, static_argnames=("primitive", "fills", "axes", "options"), inline=True)
-def _per_example(primitive, arrays, where, fills, axes, options) -> jax.Array:
+@functools.partial(
+    jax.jit, static_argnames=("primitive", "fills", "axes", "axis_name", "options"), inline=True
+)
+def _per_example(primitive, arrays, where, fills, axes, axis_name, options) -> jax.Array:
     dtype = compute_dtype(*arrays)
-    shape = arrays[0].shape
+    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in arrays]
     filled = [
-        rows(jnp.broadcast_to(array, array.shape or shape).astype(dtype), where, axes, fill)
-        for array, fill in zip(arrays, fills, strict=True)
+        rows(values.astype(dtype), where, axes, fill, axis_name)
+        for values, fill in zip(full, fills, strict=True)
     ]
     common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
     values = [jnp.broadcast_to(each.values, common) for each in filled]

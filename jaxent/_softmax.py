@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _numerics, _rows
-from jaxent._numerics import compute_dtype
+from jaxent._numerics import across, compute_dtype
+from jaxent._numerics.across import AxisName
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -18,6 +19,7 @@ def softmax_cross_entropy_with_integer_labels(
     where: ArrayLike | None = None,
     *,
     label_smoothing: ArrayLike = 0.0,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and one true class per example.
 
@@ -40,6 +42,9 @@ def softmax_cross_entropy_with_integer_labels(
             does not is out of range, and an example without classes is masked.
         label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
             over all K classes that exist. A number, or a scalar array (NaN if out of range).
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits` and a class mask are then one
+            block; labels count all classes (of several `axis`, the first is split). None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 for float64 logits). Masked
@@ -63,9 +68,9 @@ def softmax_cross_entropy_with_integer_labels(
     """
     name = "softmax_cross_entropy_with_integer_labels"
     remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
-    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, remedy)
+    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, remedy, axis_name)
     smoothing = _smoothing(name, label_smoothing)
-    return _integer_label_losses(given.array, given.labels, given.where, smoothing, given.axes)
+    return _integer_label_losses(*given[:3], smoothing, given.axes, axis_name)
 
 
 def softmax_cross_entropy(
@@ -75,6 +80,7 @@ def softmax_cross_entropy(
     where: ArrayLike | None = None,
     *,
     label_smoothing: ArrayLike = 0.0,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and a distribution over the classes.
 
@@ -94,6 +100,9 @@ def softmax_cross_entropy(
             are ignored, and an example without classes is masked.
         label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
             over all K classes that exist. A number, or a scalar array (NaN if out of range).
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits`, `labels` and a class mask are
+            then one block. None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
@@ -116,7 +125,7 @@ def softmax_cross_entropy(
         2015, section 7.
     """
     return _soft_cross_entropy(
-        "softmax_cross_entropy", logits, labels, axis, where, label_smoothing
+        "softmax_cross_entropy", logits, labels, axis, where, label_smoothing, axis_name
     )
 
 
@@ -125,6 +134,8 @@ def safe_softmax_cross_entropy(
     labels: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Another name of `jaxent.softmax_cross_entropy`, which is safe, for those from optax.
 
@@ -142,6 +153,9 @@ def safe_softmax_cross_entropy(
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits`: True where the class exists; logits and targets of the others
             are ignored, and an example without classes is masked.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits`, `labels` and a class mask are
+            then one block. None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
@@ -160,13 +174,16 @@ def safe_softmax_cross_entropy(
     References:
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13.
     """
-    return _soft_cross_entropy("safe_softmax_cross_entropy", logits, labels, axis, where, 0.0)
+    name = "safe_softmax_cross_entropy"
+    return _soft_cross_entropy(name, logits, labels, axis, where, 0.0, axis_name)
 
 
 def z_loss(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""The squared log-normaliser of the logits, which keeps them from drifting.
 
@@ -180,6 +197,9 @@ def z_loss(
         axis: The class axis or axes; None for all of them.
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits`: True where the class exists.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, or a tuple of such axes. `logits` and a class mask are then one block. None for
+            none.
 
     Returns:
         One penalty per example in nats squared, shape `[...]`, float32 (float64 for float64
@@ -207,10 +227,14 @@ def z_loss(
         (_rows.LOGITS,),
         axis,
         where,
+        axis_name,
     )
 
 
-def _soft_cross_entropy(name: str, logits, labels, axis, where, label_smoothing) -> jax.Array:
+def _soft_cross_entropy(
+    name: str, logits, labels, axis, where, label_smoothing, axis_name
+) -> jax.Array:
+    _checks.mesh_axis(name, axis_name)
     logits = _checks.floating(name, "logits", logits)
     labels = _checks.real(name, "labels", labels)
     axes = _checks.class_axes(name, "logits", logits, axis)
@@ -218,31 +242,34 @@ def _soft_cross_entropy(name: str, logits, labels, axis, where, label_smoothing)
     _checks.broadcastable(name, logits=logits, labels=labels)
     _checks.same_classes(name, axes, logits=logits, labels=labels)
     where = _rows.mask(name, where, axes, {"logits": logits, "labels": labels})
-    return _soft_label_losses(logits, labels, where, smoothing, axes)
+    return _soft_label_losses(logits, labels, where, smoothing, axes, axis_name)
 
 
-@functools.partial(jax.jit, static_argnames="axes", inline=True)
-def _integer_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
-    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS)
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
+def _integer_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax.Array:
+    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS, axis_name)
     if smoothing is not None:
         smoothing, proper = _proper_smoothing(smoothing, rows.values.dtype)
         valid = proper if rows.live is None else proper | ~rows.live
         rows = rows._replace(valid=rows.valid & valid)
-    losses = _numerics.label_cross_entropy(rows.values, rows.labels, smoothing, rows.exists)
-    return rows.losses(losses)
+    given = rows.values, rows.labels, smoothing, rows.exists
+    return rows.losses(_numerics.label_cross_entropy(*given, axis_name))
 
 
-@functools.partial(jax.jit, static_argnames="axes", inline=True)
-def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
+def _soft_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax.Array:
     dtype = compute_dtype(logits, labels)
-    x, exists, live = _rows.rows(logits.astype(dtype), where, axes, _rows.LOGITS)
+    x, exists, live = _rows.rows(logits.astype(dtype), where, axes, _rows.LOGITS, axis_name)
     targets = _rows.classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
     targets = targets.astype(dtype)
     shape = jnp.broadcast_shapes(x.shape, targets.shape, (1,) if live is None else (*live.shape, 1))
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
     if smoothing is not None:
         smoothing, proper = _proper_smoothing(smoothing, dtype)
-        count = shape[-1] if exists is None else jnp.sum(exists, -1, dtype=dtype, keepdims=True)
+        if exists is None:
+            count = across.count(shape[-1], axis_name)
+        else:
+            count = across.total(jnp.sum(exists, -1, dtype=dtype, keepdims=True), axis_name)
         targets = (1.0 - smoothing) * targets + smoothing / jnp.maximum(
             jnp.asarray(count, dtype), 1.0
         )
@@ -251,7 +278,7 @@ def _soft_label_losses(logits, labels, where, smoothing, axes) -> jax.Array:
         targets = jnp.where(exists, targets, 0.0)
     if live is not None:
         targets = jnp.where(live[..., None], targets, 0.0)
-    return _rows.masked(_numerics.soft_cross_entropy(x, targets), live)
+    return _rows.masked(_numerics.soft_cross_entropy(x, targets, axis_name), live)
 
 
 def _smoothing(name: str, value: ArrayLike) -> jax.Array | None:

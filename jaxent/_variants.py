@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _numerics, _rows
 from jaxent._numerics import compute_dtype
+from jaxent._numerics.across import AxisName
 
 _REMEDY = "for one target per class use `jaxent.softmax_cross_entropy`."
 
@@ -82,6 +83,7 @@ def softmax_focal_loss(
     where: ArrayLike | None = None,
     *,
     gamma: ArrayLike = 2.0,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy against one true class per example, in which easy examples weigh little.
 
@@ -100,6 +102,9 @@ def softmax_focal_loss(
         gamma: How much easy examples are discounted, finite and at least 0, where 0 is plain
             cross-entropy. A number, or a scalar array (NaN if out of range). Relative errors grow
             in proportion to it.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits` and a class mask are then one
+            block; labels count all classes (of several `axis`, the first is split). None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 for float64 logits). Masked
@@ -121,9 +126,9 @@ def softmax_focal_loss(
         using Focal Loss <https://arxiv.org/abs/2002.09437>`_, 2020, section 4.
     """
     name = "softmax_focal_loss"
-    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY)
+    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY, axis_name)
     number, traced = _exponent(name, "gamma", gamma, math.inf)
-    return _softmax_focal_losses(*given, number=number, gamma=traced)
+    return _softmax_focal_losses(*given, axis_name, number=number, gamma=traced)
 
 
 def generalized_cross_entropy(
@@ -133,6 +138,7 @@ def generalized_cross_entropy(
     where: ArrayLike | None = None,
     *,
     q: ArrayLike = 0.7,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""A bounded loss between cross-entropy and absolute error, for labels that may be wrong.
 
@@ -150,6 +156,9 @@ def generalized_cross_entropy(
             does not is out of range, and an example without classes is masked.
         q: The exponent in [0, 1]: 0 is cross-entropy, and 1 is :math:`1 - p_y`, which is half of
             the absolute error. A number, or a scalar array (NaN if out of range).
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits` and a class mask are then one
+            block; labels count all classes (of several `axis`, the first is split). None for none.
 
     Returns:
         One loss per example, at most 1/q, shape `[...]`, float32 (float64 for float64 logits), in
@@ -171,9 +180,9 @@ def generalized_cross_entropy(
         Noisy Labels <https://arxiv.org/abs/1805.07836>`_, 2018, equation 6.
     """
     name = "generalized_cross_entropy"
-    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY)
+    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY, axis_name)
     number, traced = _exponent(name, "q", q, 1.0)
-    return _generalized_losses(*given, number=number, q=traced)
+    return _generalized_losses(*given, axis_name, number=number, q=traced)
 
 
 def symmetric_cross_entropy(
@@ -185,6 +194,7 @@ def symmetric_cross_entropy(
     alpha: ArrayLike = 0.1,
     beta: ArrayLike = 1.0,
     log_zero: ArrayLike = -4.0,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy in both directions between prediction and label, which may be wrong.
 
@@ -207,6 +217,9 @@ def symmetric_cross_entropy(
         beta: Weight of the reverse cross-entropy, finite and at least 0.
         log_zero: A in nats, finite and at most 0. All three are numbers, or scalar arrays (NaN if
             out of range).
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits` and a class mask are then one
+            block; labels count all classes (of several `axis`, the first is split). None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 for float64 logits). Masked
@@ -227,13 +240,13 @@ def symmetric_cross_entropy(
         <https://arxiv.org/abs/1908.06112>`_, 2019, equations 5 and 7.
     """
     name = "symmetric_cross_entropy"
-    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY)
+    given = _rows.check_labelled(name, "logits", logits, labels, axis, where, _REMEDY, axis_name)
     options = {"alpha": alpha, "beta": beta, "log_zero": log_zero}
     for option, value in options.items():
         low, high = (-math.inf, 0.0) if option == "log_zero" else (0.0, math.inf)
         _finite(name, option, value, low, high)
     arrays = {option: _checks.scalar(name, option, value) for option, value in options.items()}
-    return _symmetric_losses(*given, **arrays)
+    return _symmetric_losses(*given, axis_name, **arrays)
 
 
 def poly_loss_cross_entropy(
@@ -243,6 +256,7 @@ def poly_loss_cross_entropy(
     where: ArrayLike | None = None,
     *,
     epsilon: ArrayLike = 2.0,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy against a distribution, with the first term of its expansion reweighted.
 
@@ -265,6 +279,9 @@ def poly_loss_cross_entropy(
             are ignored, and an example without classes is masked.
         epsilon: What is added to the coefficient: a finite number, or a scalar array (NaN if it is
             not finite). From -1 up the loss is never negative.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `logits`, `labels` and a class mask are
+            then one block. None for none.
 
     Returns:
         One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
@@ -286,6 +303,7 @@ def poly_loss_cross_entropy(
         <https://arxiv.org/abs/2204.12511>`_, 2022, section 4.
     """
     name = "poly_loss_cross_entropy"
+    _checks.mesh_axis(name, axis_name)
     arrays = {
         "logits": _checks.floating(name, "logits", logits),
         "labels": _checks.real(name, "labels", labels),
@@ -297,7 +315,7 @@ def poly_loss_cross_entropy(
     _finite(name, "epsilon", epsilon, -math.inf, math.inf)
     signs = _signs(epsilon)
     epsilon = _checks.scalar(name, "epsilon", epsilon)
-    return _poly_losses(*arrays.values(), where, epsilon, axes=axes, signs=signs)
+    return _poly_losses(*arrays.values(), where, epsilon, axes, axis_name, signs)
 
 
 def ordinal_cross_entropy(
@@ -377,38 +395,38 @@ def _sigmoid_focal_losses(logits, labels, alpha=None, *, number, gamma) -> jax.A
     return losses
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "number"), inline=True)
-def _softmax_focal_losses(logits, labels, where, axes, number, gamma) -> jax.Array:
-    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS)
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name", "number"), inline=True)
+def _softmax_focal_losses(logits, labels, where, axes, axis_name, number, gamma) -> jax.Array:
+    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS, axis_name)
     if gamma is not None:
         gamma, proper = _proper(gamma, rows.values.dtype, 0.0, math.inf)
         rows = _if_proper(rows, proper)
-    loss, p = _loss_and_power(rows, 1.0)
+    loss, p = _loss_and_power(rows, 1.0, axis_name)
     return rows.losses(_numerics.focal_of(number, loss, p, gamma))
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "number"), inline=True)
-def _generalized_losses(logits, labels, where, axes, number, q) -> jax.Array:
-    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS)
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name", "number"), inline=True)
+def _generalized_losses(logits, labels, where, axes, axis_name, number, q) -> jax.Array:
+    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS, axis_name)
     dtype = rows.values.dtype
     if q is not None:
         q, proper = _proper(q, dtype, 0.0, 1.0)
         rows = _if_proper(rows, proper)
-    loss, power = _loss_and_power(rows, number, q)
+    loss, power = _loss_and_power(rows, number, axis_name, q)
     q = jnp.asarray(number, dtype) if q is None else q
     return rows.losses(_numerics.truncated(loss, power, q))
 
 
-@functools.partial(jax.jit, static_argnames="axes", inline=True)
-def _symmetric_losses(logits, labels, where, axes, alpha, beta, log_zero) -> jax.Array:
-    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS)
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
+def _symmetric_losses(logits, labels, where, axes, axis_name, alpha, beta, log_zero) -> jax.Array:
+    rows = _rows.labelled_rows(logits, labels, where, axes, _rows.LOGITS, axis_name)
     dtype = rows.values.dtype
     options = [_proper(each, dtype, 0.0, math.inf) for each in (alpha, beta)]
     options.append(_proper(log_zero, dtype, -math.inf, 0.0))
     for _, proper in options:
         rows = _if_proper(rows, proper)
     alpha, beta, log_zero = (value for value, _ in options)
-    loss, p = _loss_and_power(rows, 1.0)
+    loss, p = _loss_and_power(rows, 1.0, axis_name)
     # What weighs nothing may be infinite.
     forward = alpha * jnp.where((alpha == 0.0) & (loss == jnp.inf), 0.0, loss)
     return rows.losses(
@@ -416,19 +434,19 @@ def _symmetric_losses(logits, labels, where, axes, alpha, beta, log_zero) -> jax
     )
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "signs"), inline=True)
-def _poly_losses(logits, labels, where, epsilon, axes, signs) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("axes", "axis_name", "signs"), inline=True)
+def _poly_losses(logits, labels, where, epsilon, axes, axis_name, signs) -> jax.Array:
     dtype = compute_dtype(logits, labels)
-    x, _, live = _rows.rows(logits.astype(dtype), where, axes, _rows.LOGITS)
+    x, _, live = _rows.rows(logits.astype(dtype), where, axes, _rows.LOGITS, axis_name)
     targets = jnp.broadcast_to(labels, labels.shape or logits.shape).astype(dtype)
-    targets = _rows.rows(targets, where, axes, _rows.TARGETS).values
+    targets = _rows.rows(targets, where, axes, _rows.TARGETS, axis_name).values
     shape = jnp.broadcast_shapes(x.shape, targets.shape)
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
     epsilon, proper = _proper(epsilon, dtype, -math.inf, math.inf)
     above = jnp.maximum(epsilon, 0.0) if "+" in signs else None
     below = jnp.minimum(epsilon, 0.0) if "-" in signs else None
-    valid = _rows.within(targets, 0.0, math.inf) & proper
-    losses = _numerics.poly_cross_entropy(x, targets, above, below)
+    valid = _rows.within(targets, 0.0, math.inf, axis_name) & proper
+    losses = _numerics.poly_cross_entropy(x, targets, above, below, axis_name)
     return _rows.masked(_rows.judged(losses, valid), live)
 
 
@@ -450,10 +468,12 @@ def _ordinal_losses(logits, labels, where, axes) -> jax.Array:
     return _rows.masked(_numerics.interval_loss(low, high), rows.live)
 
 
-def _loss_and_power(rows: _rows.LabelledRows, number, exponent=None) -> tuple[jax.Array, jax.Array]:
+def _loss_and_power(
+    rows: _rows.LabelledRows, number, axis_name: AxisName, exponent=None
+) -> tuple[jax.Array, jax.Array]:
     """The cross-entropy of each row, and the probability of its label to a power."""
-    loss = _numerics.label_cross_entropy(rows.values, rows.labels)
-    return loss, _numerics.label_power(number, rows.values, rows.labels, exponent)
+    loss = _numerics.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
+    return loss, _numerics.label_power(number, rows.values, rows.labels, exponent, axis_name)
 
 
 def _finite(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:

@@ -46,6 +46,7 @@ ORDER = (
 )
 # The same within the package of the primitives; its __init__ gathers them for the others.
 PRIMITIVES = (
+    "across",
     "ground",
     "elementary",
     "softmax",

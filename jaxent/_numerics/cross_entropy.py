@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.across import AxisName, count, entry, largest, total
 from jaxent._numerics.ground import along, like, long_sum, reciprocal, summed_along
 from jaxent._numerics.softmax import curvature, log_total, softmax, top_and_excess, top_and_shift
 
 # Cross-entropy against one class per row.
 
 
-def _share(x: jax.Array, exists: jax.Array | None) -> jax.Array:
+def _share(x: jax.Array, exists: jax.Array | None, axis_name: AxisName) -> jax.Array:
     """1/K per class [..., V], with K the number of classes that exist, and 0 at the others."""
     if exists is None:
-        return jnp.full(x.shape, 1.0 / x.shape[-1], x.dtype)
-    count = jnp.sum(exists, axis=-1, dtype=x.dtype, keepdims=True)
-    return jnp.where(exists, 1.0 / jnp.maximum(count, 1.0), 0.0)
+        return jnp.full(x.shape, 1.0 / count(x.shape[-1], axis_name), x.dtype)
+    number = total(jnp.sum(exists, axis=-1, dtype=x.dtype, keepdims=True), axis_name)
+    return jnp.where(exists, 1.0 / jnp.maximum(number, 1.0), 0.0)
 
 
 def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -31,11 +32,7 @@ def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None], zero
 
 
-def _label_logit(x: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
-
-
-def _smoothed_distance(x, label_logit, top, smoothing, exists) -> jax.Array:
+def _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name) -> jax.Array:
     """Mean distance of the logits to the top under the smoothed target.
 
     Distances are taken at half size: the difference of two finite logits may overflow.
@@ -43,17 +40,19 @@ def _smoothed_distance(x, label_logit, top, smoothing, exists) -> jax.Array:
     to_label = 0.5 * top - 0.5 * label_logit
     if smoothing is None:
         return 2.0 * to_label
-    share = _share(x, exists)
+    share = _share(x, exists, axis_name)
     distances = 0.5 * top[..., None] - 0.5 * x
-    to_all = jnp.sum(jnp.where(share > 0.0, distances, 0.0) * share, axis=-1)
+    to_all = total(jnp.sum(jnp.where(share > 0.0, distances, 0.0) * share, axis=-1), axis_name)
     # What weighs nothing may be infinite; if it is not, it has a derivative by the smoothing.
     to_label = jnp.where((smoothing == 1.0) & (to_label == jnp.inf), 0.0, to_label)
     to_all = jnp.where((smoothing == 0.0) & (to_all == jnp.inf), 0.0, to_all)
     return 2.0 * ((1.0 - smoothing) * to_label + smoothing * to_all)
 
 
-@functools.partial(jax.custom_jvp)
-def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def label_cross_entropy(
+    x, labels, smoothing=None, exists=None, axis_name: AxisName = None
+) -> jax.Array:
     """-sum(t log softmax(x)) over the last axis, t = (1-e) onehot(labels) + e/K.
 
     Args:
@@ -61,21 +60,25 @@ def label_cross_entropy(x, labels, smoothing=None, exists=None) -> jax.Array:
         labels: [...] integers in [0, V); callers deal with others.
         smoothing: e, a scalar, or None for 0.
         exists: [..., V] booleans, or None for all; K counts them.
+        axis_name: the axis that the classes are split over, see `across`.
 
     Returns:
         [...] losses.
     """
-    top, shift = top_and_shift(x)
+    top, shift = top_and_shift(x, axis_name)
     others = jnp.sum(jnp.exp(jnp.minimum(x - shift[..., None], leaving_out(x, labels))), axis=-1)
-    return _label_parts(x, labels, smoothing, exists, top, shift, others)[0]
+    others = total(others, axis_name)
+    return _label_parts(x, labels, smoothing, exists, axis_name, top, shift, others)[0]
 
 
-def _label_parts(x, labels, smoothing, exists, top, shift, others) -> tuple[jax.Array, ...]:
+def _label_parts(
+    x, labels, smoothing, exists, axis_name, top, shift, others
+) -> tuple[jax.Array, ...]:
     """The loss of `label_cross_entropy`, and the label's logit and term."""
-    label_logit = _label_logit(x, labels)
+    label_logit = entry(x, labels, axis_name)
     label_term, top_term = jnp.exp(label_logit - shift), jnp.exp(top - shift)
     excess = log_total(others, label_term, top_term, label_logit == top)
-    distance = _smoothed_distance(x, label_logit, top, smoothing, exists)
+    distance = _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name)
     return distance + excess, label_logit, label_term
 
 
@@ -94,14 +97,16 @@ def leaving_out(x: jax.Array, labels: jax.Array) -> jax.Array:
     return offset * offset - 2.0**11
 
 
-@jax.custom_jvp
-def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name):
     """`label_cross_entropy` and its gradient with respect to x, [..., V], from one set of terms."""
-    top, shift = top_and_shift(x)
+    top, shift = top_and_shift(x, axis_name)
     is_label, zero = _is_label(x, labels)
     terms = jnp.where(is_label, zero, jnp.exp(x - shift[..., None]))
-    others = jnp.sum(terms, axis=-1)
-    loss, label_logit, label_term = _label_parts(x, labels, smoothing, exists, top, shift, others)
+    others = total(jnp.sum(terms, axis=-1), axis_name)
+    loss, label_logit, label_term = _label_parts(
+        x, labels, smoothing, exists, axis_name, top, shift, others
+    )
 
     # A NaN at the label is in no term; the scale carries it to the rest of the row.
     scale = reciprocal(others + label_term)
@@ -109,9 +114,11 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
     if smoothing is None:
         slope, at_label = p, -p_others
     else:
-        on_each = smoothing * _share(x, exists)
+        on_each = smoothing * _share(x, exists, axis_name)
         slope = jnp.where(x == -jnp.inf, 0.0, p - on_each)
-        share = 1.0 / x.shape[-1] if exists is None else jnp.max(_share(x, exists), axis=-1)
+        share = 1.0 / count(x.shape[-1], axis_name)
+        if exists is not None:
+            share = largest(jnp.max(_share(x, exists, axis_name), axis=-1), axis_name)
         beside = smoothing - smoothing * share
         at_label = beside * p_label - (1.0 - beside) * p_others
     at_label = jnp.where(label_logit == -jnp.inf, 0.0, at_label)
@@ -119,43 +126,44 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists):
 
 
 @functools.partial(label_cross_entropy.defjvp, symbolic_zeros=True)
-def _label_cross_entropy_jvp(primals, tangents):
+def _label_cross_entropy_jvp(axis_name, primals, tangents):
     x, labels, smoothing, exists = primals
     x_dot, _, smoothing_dot, _ = tangents
-    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists)
-    loss_dot = summed_along(slope, x_dot)
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name)
+    loss_dot = summed_along(slope, x_dot, axis_name)
     if smoothing is not None:
-        loss_dot += along(_smoothing_slope(x, labels, exists), smoothing_dot)
+        loss_dot += along(_smoothing_slope(x, labels, exists, axis_name), smoothing_dot)
     return loss, like(loss_dot, loss)
 
 
 @functools.partial(_label_cross_entropy_and_slope.defjvp, symbolic_zeros=True)
-def _label_cross_entropy_and_slope_jvp(primals, tangents):
+def _label_cross_entropy_and_slope_jvp(axis_name, primals, tangents):
     x, labels, smoothing, exists = primals
     x_dot, _, smoothing_dot, _ = tangents
-    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists)
-    loss_dot = summed_along(slope, x_dot)
-    slope_dot = 0.0 if isinstance(x_dot, SymbolicZero) else curvature(softmax(x), x_dot)
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name)
+    loss_dot, slope_dot = summed_along(slope, x_dot, axis_name), 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        slope_dot = curvature(softmax(x, axis_name), x_dot, axis_name)
     if smoothing is not None:
-        loss_dot += along(_smoothing_slope(x, labels, exists), smoothing_dot)
-        if not isinstance(smoothing_dot, SymbolicZero):
-            spread = jax.vjp(lambda logits: _smoothing_slope(logits, labels, exists), x)[1]
-            slope_dot += spread(jnp.broadcast_to(smoothing_dot, loss.shape))[0]
+        loss_dot += along(_smoothing_slope(x, labels, exists, axis_name), smoothing_dot)
+        # The derivative of that by the logits.
+        apart = _is_label(x, labels)[0].astype(x.dtype) - _share(x, exists, axis_name)
+        slope_dot += along(jnp.where(x == -jnp.inf, 0.0, apart), smoothing_dot)
     return (loss, slope), (like(loss_dot, loss), like(slope_dot, slope))
 
 
-def _smoothing_slope(x, labels, exists) -> jax.Array:
+def _smoothing_slope(x, labels, exists, axis_name) -> jax.Array:
     """Derivative of the smoothed loss with respect to the smoothing: x_label - mean(x)."""
-    share = _share(x, exists)
-    difference = _label_logit(x, labels)[..., None] - jnp.where(share > 0.0, x, 0.0)
-    return jnp.sum(difference * share, axis=-1)
+    share = _share(x, exists, axis_name)
+    difference = entry(x, labels, axis_name)[..., None] - jnp.where(share > 0.0, x, 0.0)
+    return total(jnp.sum(difference * share, axis=-1), axis_name)
 
 
 # Cross-entropy against a distribution per row.
 
 
-@jax.custom_jvp
-def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def soft_cross_entropy(x: jax.Array, targets: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """-sum(targets * log softmax(x)) over the last axis, for targets >= 0 of any total.
 
     A target of 0 on a logit of -inf counts 0; a negative target makes the row NaN.
@@ -167,15 +175,17 @@ def soft_cross_entropy(x: jax.Array, targets: jax.Array) -> jax.Array:
     Selections are bounds here, and no two sums share an intermediate result or a constant: that
     is what the compiler for CPUs fuses into sums instead of writing buffers of [rows, classes].
     """
-    top, shift = top_and_shift(x)
-    mass = long_sum(targets)
+    top, shift = top_and_shift(x, axis_name)
+    mass = total(long_sum(targets), axis_name)
     half, steep = _majority(jax.lax.stop_gradient(mass))
     light = (half[..., None] - jax.lax.stop_gradient(targets)) * steep[..., None] + 2.0**10
-    others = long_sum(jnp.exp(jnp.minimum(x - shift[..., None], light)))
-    return _soft_parts(x, targets, top, shift, mass, half, steep, others)[0]
+    others = total(long_sum(jnp.exp(jnp.minimum(x - shift[..., None], light))), axis_name)
+    return _soft_parts(x, targets, axis_name, top, shift, mass, half, steep, others)[0]
 
 
-def _soft_parts(x, targets, top, shift, mass, half, steep, others) -> tuple[jax.Array, jax.Array]:
+def _soft_parts(
+    x, targets, axis_name, top, shift, mass, half, steep, others
+) -> tuple[jax.Array, jax.Array]:
     """The loss of `soft_cross_entropy`, and the term of the heavy class."""
     # After the sum over the others, or it would share its operands with these after all.
     half, steep, below, _ = jax.lax.optimization_barrier(
@@ -183,16 +193,18 @@ def _soft_parts(x, targets, top, shift, mass, half, steep, others) -> tuple[jax.
     )
     heavy = (jax.lax.stop_gradient(targets) - half[..., None]) * steep[..., None] - 2.0**11
     heavy_logit = jnp.max(jnp.minimum(x - below[..., None], heavy), axis=-1)
-    left_out, top_term = jnp.exp(heavy_logit), jnp.exp(top - shift)
-    excess = log_total(others, left_out, top_term, heavy_logit == top - shift)
+    # On a device without the heavy class the term is 0.
+    left_out, top_term = total(jnp.exp(heavy_logit), axis_name), jnp.exp(top - shift)
+    on_top = largest(heavy_logit, axis_name) == top - shift
+    excess = log_total(others, left_out, top_term, on_top)
 
     # Finite, inf or NaN where the target is 0, positive or negative: so 0 * inf cannot arise, and
     # a negative target cannot pass. Half sizes, since two finite logits may be too far apart.
     huge = 2.0 ** (jnp.finfo(x.dtype).maxexp - 1)
     limit = jnp.sqrt(jax.lax.stop_gradient(targets) * huge) * huge + float(jnp.finfo(x.dtype).max)
     half_top = 0.5 * top
-    distance = 2.0 * jnp.sum(targets * jnp.minimum(half_top[..., None] - 0.5 * x, limit), axis=-1)
-    return distance + mass * excess, left_out
+    distance = jnp.sum(targets * jnp.minimum(half_top[..., None] - 0.5 * x, limit), axis=-1)
+    return 2.0 * total(distance, axis_name) + mass * excess, left_out
 
 
 def _majority(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -208,11 +220,11 @@ def _majority(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
     return half, 2.0 ** (info.nmant + 15) / half
 
 
-@jax.custom_jvp
-def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array, axis_name: AxisName):
     """`soft_cross_entropy` and its gradient with respect to x, from one set of terms."""
-    top, shift = top_and_shift(x)
-    mass = long_sum(targets)
+    top, shift = top_and_shift(x, axis_name)
+    mass = total(long_sum(targets), axis_name)
     half, steep = _majority(mass)
     # What elementwise operations and sums share would be written to a buffer of [rows, classes].
     half, beside, steep, zero = jax.lax.optimization_barrier(
@@ -220,12 +232,12 @@ def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
     )
     is_heavy = targets > half[..., None]
     terms = jnp.where(is_heavy, zero[..., None], jnp.exp(x - shift[..., None]))
-    others = long_sum(terms)
-    loss, left_out = _soft_parts(x, targets, top, shift, mass, beside, steep, others)
+    others = total(long_sum(terms), axis_name)
+    loss, left_out = _soft_parts(x, targets, axis_name, top, shift, mass, beside, steep, others)
     # The bound of a target near half is to exceed it, whatever the mass.
     light = (beside[..., None] - targets) * 2.0 ** (jnp.finfo(x.dtype).nmant + 15)
     light += 2.0 * beside[..., None]
-    rest = long_sum(jnp.maximum(jnp.minimum(targets, light), 0.0))
+    rest = total(long_sum(jnp.maximum(jnp.minimum(targets, light), 0.0)), axis_name)
 
     scale = reciprocal(others + left_out)
     slope = jnp.where(
@@ -237,63 +249,66 @@ def _soft_cross_entropy_and_slope(x: jax.Array, targets: jax.Array):
     return loss, jnp.where(jnp.isnan(loss)[..., None], jnp.nan, slope)
 
 
-@jax.custom_jvp
-def _surprise(x: jax.Array, targets: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _surprise(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Array:
     """-log softmax(x), the gradient of `soft_cross_entropy` with respect to the targets.
 
     0 rather than inf at an impossible class that has no target either.
     """
-    top, excess = top_and_excess(x)
+    top, excess = top_and_excess(x, axis_name)
     unused = (targets == 0.0) & (x == -jnp.inf)
     surprise = (top[..., None] - x) + excess[..., None]
     return jnp.where(unused, 0.0, jnp.where(targets < 0.0, jnp.nan, surprise))
 
 
-def _mean_difference(x: jax.Array, x_dot: jax.Array) -> jax.Array:
+def _mean_difference(x: jax.Array, x_dot: jax.Array, axis_name: AxisName) -> jax.Array:
     """sum(p x_dot) - x_dot per class, p = softmax(x), where a class with p > 1/2 is the pivot."""
-    p = softmax(x)
+    p = softmax(x, axis_name)
     heavy = p > 0.5
-    ahead = x_dot - jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True)
-    ahead = jnp.where(heavy, 0.0, ahead)
-    return jnp.sum(p * ahead, axis=-1, keepdims=True) - ahead
+    pivot = total(jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True), axis_name)
+    ahead = jnp.where(heavy, 0.0, x_dot - pivot)
+    return total(jnp.sum(p * ahead, axis=-1, keepdims=True), axis_name) - ahead
 
 
-def _spread(p: jax.Array, targets_dot: jax.Array) -> jax.Array:
+def _spread(p: jax.Array, targets_dot: jax.Array, axis_name: AxisName) -> jax.Array:
     """The differences p sum(targets_dot) - targets_dot, the transpose of `_mean_difference`."""
     heavy = p > 0.5
-    light = p * jnp.sum(targets_dot, axis=-1, keepdims=True) - targets_dot
+    light = p * total(jnp.sum(targets_dot, axis=-1, keepdims=True), axis_name) - targets_dot
     light = jnp.where(heavy, 0.0, light)
-    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    others = total(jnp.sum(light, axis=-1, keepdims=True), axis_name)
+    return light - jnp.where(heavy, others, 0.0)
 
 
 @_surprise.defjvp
-def _surprise_jvp(primals, tangents):
+def _surprise_jvp(axis_name, primals, tangents):
     x, targets = primals
     x_dot, _ = tangents
-    return _surprise(x, targets), _mean_difference(x, jnp.where(x == -jnp.inf, 0.0, x_dot))
+    surprise_dot = _mean_difference(x, jnp.where(x == -jnp.inf, 0.0, x_dot), axis_name)
+    return _surprise(x, targets, axis_name), surprise_dot
 
 
 @functools.partial(soft_cross_entropy.defjvp, symbolic_zeros=True)
-def _soft_cross_entropy_jvp(primals, tangents):
+def _soft_cross_entropy_jvp(axis_name, primals, tangents):
     x, targets = primals
     x_dot, targets_dot = tangents
-    loss, slope = _soft_cross_entropy_and_slope(x, targets)
-    loss_dot = summed_along(slope, x_dot)
+    loss, slope = _soft_cross_entropy_and_slope(x, targets, axis_name)
+    loss_dot = summed_along(slope, x_dot, axis_name)
     if not isinstance(targets_dot, SymbolicZero):
-        loss_dot += summed_along(_surprise(x, targets), targets_dot)
+        loss_dot += summed_along(_surprise(x, targets, axis_name), targets_dot, axis_name)
     return loss, like(loss_dot, loss)
 
 
 @functools.partial(_soft_cross_entropy_and_slope.defjvp, symbolic_zeros=True)
-def _soft_cross_entropy_and_slope_jvp(primals, tangents):
+def _soft_cross_entropy_and_slope_jvp(axis_name, primals, tangents):
     x, targets = primals
     x_dot, targets_dot = tangents
-    loss, slope = _soft_cross_entropy_and_slope(x, targets)
-    p = softmax(x)
-    loss_dot, slope_dot = summed_along(slope, x_dot), 0.0
+    loss, slope = _soft_cross_entropy_and_slope(x, targets, axis_name)
+    p = softmax(x, axis_name)
+    loss_dot, slope_dot = summed_along(slope, x_dot, axis_name), 0.0
     if not isinstance(x_dot, SymbolicZero):
-        slope_dot = jnp.sum(targets, axis=-1, keepdims=True) * curvature(p, x_dot)
+        mass = total(jnp.sum(targets, axis=-1, keepdims=True), axis_name)
+        slope_dot = mass * curvature(p, x_dot, axis_name)
     if not isinstance(targets_dot, SymbolicZero):
-        loss_dot += summed_along(_surprise(x, targets), targets_dot)
-        slope_dot += jnp.where(x == -jnp.inf, 0.0, _spread(p, targets_dot))
+        loss_dot += summed_along(_surprise(x, targets, axis_name), targets_dot, axis_name)
+        slope_dot += jnp.where(x == -jnp.inf, 0.0, _spread(p, targets_dot, axis_name))
     return (loss, slope), (like(loss_dot, loss), like(slope_dot, slope))

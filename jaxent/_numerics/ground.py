@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.across import AxisName, total
+
 
 def compute_dtype(*arrays: jax.Array) -> jnp.dtype:
     """float64 if any argument is float64, else float32: nothing is computed in 16 bits.
@@ -25,9 +27,11 @@ def along(coefficient: jax.Array, tangent) -> jax.Array | float:
     return 0.0 if isinstance(tangent, SymbolicZero) else coefficient * tangent
 
 
-def summed_along(coefficient: jax.Array, tangent) -> jax.Array | float:
+def summed_along(coefficient: jax.Array, tangent, axis_name: AxisName = None) -> jax.Array | float:
     """`sum(coefficient * tangent)` over the last axis, or nothing, as in `along`."""
-    return 0.0 if isinstance(tangent, SymbolicZero) else jnp.sum(coefficient * tangent, axis=-1)
+    if isinstance(tangent, SymbolicZero):
+        return 0.0
+    return total(jnp.sum(coefficient * tangent, axis=-1), axis_name)
 
 
 def like(tangent: jax.Array | float, primal: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.across import AxisName, entry, total
 from jaxent._numerics.cross_entropy import label_cross_entropy, soft_cross_entropy
 from jaxent._numerics.elementary import two_part_difference
 from jaxent._numerics.ground import along, like, summed_along
@@ -305,8 +306,10 @@ def _long_power(parts: _Focal, exponent) -> jax.Array:
 # take p from the logits: exp(-L) inherits the rounding of L, many units in the last place.
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def label_power(number: float | None, x, labels, exponent=None) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
+def label_power(
+    number: float | None, x, labels, exponent=None, axis_name: AxisName = None
+) -> jax.Array:
     """softmax(x)[labels] to a power in [0, 1], over the last axis.
 
     The exponent is `number`, with all of its digits, or the scalar array `exponent` if that is
@@ -317,9 +320,9 @@ def label_power(number: float | None, x, labels, exponent=None) -> jax.Array:
     of the digits, so that it is exact.
     """
     exponent = _known(number, exponent)
-    top, shift = top_and_shift(x)
-    total = jnp.sum(jnp.exp(x - shift[..., None]), axis=-1)
-    label_logit = jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
+    top, shift = top_and_shift(x, axis_name)
+    terms = total(jnp.sum(jnp.exp(x - shift[..., None]), axis=-1), axis_name)
+    label_logit = entry(x, labels, axis_name)
     is_possible = label_logit != -jnp.inf
     label_logit = jnp.where(is_possible, label_logit, top)
     # Quarters, since the difference of two finite logits may overflow.
@@ -330,7 +333,7 @@ def label_power(number: float | None, x, labels, exponent=None) -> jax.Array:
     small = scale * (fine + error) + scale_fine * distance
     # Beyond this the power is 0 in any case, and `small` need not be.
     small = jnp.where(large < 2.0**10, small, 0.0)
-    quotient = jnp.exp(top - shift) / jnp.where(total == 0.0, 1.0, total)
+    quotient = jnp.exp(top - shift) / jnp.where(terms == 0.0, 1.0, terms)
     # The compiler would make one exponential of two.
     power = jnp.exp(-large) * (1.0 + jnp.expm1(-small)) * _power(quotient, exponent)
     return jnp.where(is_possible | (exponent == 0.0), power, 0.0)
@@ -349,16 +352,20 @@ def _halves(value: jax.Array | float, dtype) -> tuple:
 
 
 @functools.partial(label_power.defjvp, symbolic_zeros=True)
-def _label_power_jvp(number, primals, tangents):
+def _label_power_jvp(number, axis_name, primals, tangents):
     x, labels, exponent = primals
     x_dot, _, exponent_dot = tangents
-    power = label_power(number, x, labels, exponent)
+    power = label_power(number, x, labels, exponent, axis_name)
+
+    def loss_of(x):
+        return label_cross_entropy(x, labels, axis_name=axis_name)
+
     power_dot = 0.0
     if not isinstance(x_dot, SymbolicZero):
-        loss_dot = jax.jvp(lambda x: label_cross_entropy(x, labels), (x,), (x_dot,))[1]
+        loss_dot = jax.jvp(loss_of, (x,), (x_dot,))[1]
         power_dot -= _known(number, exponent) * (power * loss_dot)
     if not (exponent is None or isinstance(exponent_dot, SymbolicZero)):
-        power_dot -= _product(power, label_cross_entropy(x, labels)) * exponent_dot
+        power_dot -= _product(power, loss_of(x)) * exponent_dot
     return power, like(power_dot, power)
 
 
@@ -473,27 +480,29 @@ def _is_unused(x: jax.Array, targets: jax.Array) -> jax.Array:
     return (targets == 0.0) & (x == -jnp.inf)
 
 
-def _surprise(x: jax.Array, targets: jax.Array) -> jax.Array:
+def _surprise(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Array:
     """-log softmax(x) over the last axis, but 0 at an impossible class that has no target."""
-    top, excess = top_and_excess(x)
+    top, excess = top_and_excess(x, axis_name)
     unused = _is_unused(x, targets)
     return jnp.where(unused, 0.0, top[..., None] - jnp.where(unused, 0.0, x) + excess[..., None])
 
 
-def _softmax_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _softmax_and_rest(x: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The probabilities, 1 minus each of them, and which one is more than 1/2."""
-    p = softmax(x)
+    p = softmax(x, axis_name)
     heavy = p > 0.5
-    others = jnp.sum(jnp.where(heavy, 0.0, p), axis=-1, keepdims=True)
+    others = total(jnp.sum(jnp.where(heavy, 0.0, p), axis=-1, keepdims=True), axis_name)
     return p, jnp.where(heavy, others, 1.0 - p), heavy
 
 
-def _expected_rest(x: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.sum(targets * _softmax_and_rest(x)[1], axis=-1)
+def _expected_rest(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Array:
+    return total(jnp.sum(targets * _softmax_and_rest(x, axis_name)[1], axis=-1), axis_name)
 
 
-@jax.custom_jvp
-def poly_cross_entropy(x: jax.Array, targets: jax.Array, above, below) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def poly_cross_entropy(
+    x: jax.Array, targets: jax.Array, above, below, axis_name: AxisName = None
+) -> jax.Array:
     """sum(targets * (L + epsilon * (1 - p))) over the last axis, with p = exp(-L) = softmax(x).
 
     Args:
@@ -501,54 +510,57 @@ def poly_cross_entropy(x: jax.Array, targets: jax.Array, above, below) -> jax.Ar
         targets: [..., V], at least 0, of any total.
         above: the positive part of epsilon, a scalar array, or None if epsilon is negative.
         below: the negative part, or None if it is positive.
+        axis_name: the axis that the classes are split over, see `across`.
     """
-    loss = soft_cross_entropy(x, targets)
+    loss = soft_cross_entropy(x, targets, axis_name)
     if below is not None:
-        beyond = jnp.sum(targets * _beyond(_surprise(x, targets)), axis=-1)
-        loss = _product(1.0 + below, loss) - below * beyond
+        beyond = jnp.sum(targets * _beyond(_surprise(x, targets, axis_name)), axis=-1)
+        loss = _product(1.0 + below, loss) - below * total(beyond, axis_name)
     if above is not None:
-        loss += above * _expected_rest(x, targets)
+        loss += above * _expected_rest(x, targets, axis_name)
     return loss
 
 
 @functools.partial(poly_cross_entropy.defjvp, symbolic_zeros=True)
-def _poly_cross_entropy_jvp(primals, tangents):
+def _poly_cross_entropy_jvp(axis_name, primals, tangents):
     x, targets, above, below = primals
     x_dot, targets_dot, above_dot, below_dot = tangents
-    loss = poly_cross_entropy(x, targets, above, below)
-    loss_dot = summed_along(_poly_slope(x, targets, above, below), x_dot)
+    loss = poly_cross_entropy(x, targets, above, below, axis_name)
+    loss_dot = summed_along(_poly_slope(x, targets, above, below, axis_name), x_dot, axis_name)
     if not isinstance(targets_dot, SymbolicZero):
-        loss_dot += summed_along(_poly_surprise(x, targets, above, below), targets_dot)
+        surprise = _poly_surprise(x, targets, above, below, axis_name)
+        loss_dot += summed_along(surprise, targets_dot, axis_name)
     for part, part_dot in ((above, above_dot), (below, below_dot)):
         if not (part is None or isinstance(part_dot, SymbolicZero)):
-            loss_dot += _expected_rest(x, targets) * part_dot
+            loss_dot += _expected_rest(x, targets, axis_name) * part_dot
     return loss, like(loss_dot, loss)
 
 
-def _poly_surprise(x, targets, above, below) -> jax.Array:
+def _poly_surprise(x, targets, above, below, axis_name) -> jax.Array:
     """The derivative of `poly_cross_entropy` in the targets [..., V], 0 for what is unused."""
-    surprise = _surprise(x, targets)
+    surprise = _surprise(x, targets, axis_name)
     result = surprise
     if below is not None:
         result = _product(1.0 + below, surprise) - below * _beyond(surprise)
     if above is not None:
-        result += above * jnp.where(_is_unused(x, targets), 0.0, _softmax_and_rest(x)[1])
+        rest = _softmax_and_rest(x, axis_name)[1]
+        result += above * jnp.where(_is_unused(x, targets), 0.0, rest)
     return result
 
 
-def _poly_slope(x, targets, above, below) -> jax.Array:
+def _poly_slope(x, targets, above, below, axis_name) -> jax.Array:
     """The derivative of `poly_cross_entropy` in the logits, [..., V].
 
     It is that of the cross-entropy with the targets times 1 + epsilon p. What it is made of has
     accurate rules, and so does it.
     """
-    p, rest, heavy = _softmax_and_rest(x)
+    p, rest, heavy = _softmax_and_rest(x, axis_name)
     share = 1.0 if below is None else 1.0 + below
     weights = targets * (rest + (share if above is None else share + above) * p)
     others = jnp.where(
         heavy,
-        jnp.sum(jnp.where(heavy, 0.0, weights), axis=-1, keepdims=True),
-        jnp.sum(weights, axis=-1, keepdims=True) - weights,
+        total(jnp.sum(jnp.where(heavy, 0.0, weights), axis=-1, keepdims=True), axis_name),
+        total(jnp.sum(weights, axis=-1, keepdims=True), axis_name) - weights,
     )
     return jnp.where(x == -jnp.inf, 0.0, p * others - rest * weights)
 

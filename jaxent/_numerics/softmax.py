@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxent._numerics.across import AxisName, count, everywhere, largest, total
 from jaxent._numerics.ground import reciprocal
 
 
@@ -23,11 +24,11 @@ def coarse_shift(top: jax.Array, size: int) -> jax.Array:
     return above + below
 
 
-def top_and_shift(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def top_and_shift(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, jax.Array]:
     """The maximum over the last axis, 0 where it is -inf to keep NaN away, and its shift."""
-    top = jax.lax.stop_gradient(jnp.max(x, axis=-1))
+    top = largest(jax.lax.stop_gradient(jnp.max(x, axis=-1)), axis_name)
     top = jnp.where(top == -jnp.inf, 0.0, top)
-    return top, coarse_shift(top, x.shape[-1])
+    return top, coarse_shift(top, count(x.shape[-1], axis_name))
 
 
 def log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top) -> jax.Array:
@@ -36,7 +37,7 @@ def log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_to
     `others` is the sum of all terms but one, `left_out` that one, `top_term` the largest. Where
     the one left out is not `on_top`, callers add a distance to the top that outweighs the result.
     """
-    total = others + left_out
+    terms = others + left_out
     # `motion` is zero, with the derivative that the term on top has in the logarithm. JAX before
     # 0.11 drops the rules of this file where a scan is part of another rule; what is left must be
     # right as well.
@@ -45,95 +46,101 @@ def log_total(others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_to
     result = jnp.where(
         on_top,
         jnp.log1p((others + motion) / jnp.where(on_top, fixed, 1.0)),
-        jnp.log(total / top_term),
+        jnp.log(terms / top_term),
     )
-    return jnp.where(total > 0.0, result, jnp.where(jnp.isnan(total), jnp.nan, 0.0))
+    return jnp.where(terms > 0.0, result, jnp.where(jnp.isnan(terms), jnp.nan, 0.0))
 
 
-@functools.partial(jax.custom_jvp)
-def softmax(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """Probabilities over the last axis; 0 where x is -inf, also if all of the row is."""
-    _, shift = top_and_shift(x)
+    _, shift = top_and_shift(x, axis_name)
     terms = jnp.exp(x - shift[..., None])
-    return terms * reciprocal(jnp.sum(terms, axis=-1))[..., None]
+    return terms * reciprocal(total(jnp.sum(terms, axis=-1), axis_name))[..., None]
 
 
 @softmax.defjvp
-def _softmax_jvp(primals, tangents):
+def _softmax_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    p = softmax(x)
-    return p, curvature(p, x_dot)
+    p = softmax(x, axis_name)
+    return p, curvature(p, x_dot, axis_name)
 
 
-def curvature(p: jax.Array, x_dot: jax.Array) -> jax.Array:
+def curvature(p: jax.Array, x_dot: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """(diag(p) - p p') x_dot without cancellation, as a chain of maps that is its own transpose.
 
     A class with p > 1/2 serves as the pivot: its own entry is minus the sum of the others, and the
     others see only differences to it. Where there is none, no 1 - p is small.
     """
     heavy = p > 0.5
-    centred = x_dot - jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True)
-    centred = jnp.where(heavy, 0.0, centred)
-    moved = p * centred - p * jnp.sum(p * centred, axis=-1, keepdims=True)
+    pivot = total(jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True), axis_name)
+    centred = jnp.where(heavy, 0.0, x_dot - pivot)
+    moved = p * centred - p * total(jnp.sum(p * centred, axis=-1, keepdims=True), axis_name)
     light = jnp.where(heavy, 0.0, moved)
-    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    others = total(jnp.sum(light, axis=-1, keepdims=True), axis_name)
+    return light - jnp.where(heavy, others, 0.0)
 
 
-def top_and_excess(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def top_and_excess(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, jax.Array]:
     """The maximum over the last axis and how far the log-normaliser exceeds it, both accurate."""
-    top, shift = top_and_shift(x)
+    top, shift = top_and_shift(x, axis_name)
     terms = jnp.exp(x - shift[..., None])
     top_term = jnp.exp(top - shift)
     # All of the terms on top but one stay in the sum, whichever that is.
     tied = jnp.where(x < top[..., None], 0.0, terms)
-    others = jnp.sum(terms - tied, axis=-1) + (jnp.sum(tied, axis=-1) - top_term)
+    beneath = total(jnp.sum(terms - tied, axis=-1), axis_name)
+    others = beneath + (total(jnp.sum(tied, axis=-1), axis_name) - top_term)
     return top, log_total(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
 
 
-@jax.custom_jvp
-def log_normalizer(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """log(sum(exp(x))) over the last axis; -inf if every entry is."""
-    top, excess = top_and_excess(x)
-    return jnp.where(jnp.all(x == -jnp.inf, axis=-1), -jnp.inf, top + excess)
+    top, excess = top_and_excess(x, axis_name)
+    impossible = everywhere(jnp.all(x == -jnp.inf, axis=-1), axis_name)
+    return jnp.where(impossible, -jnp.inf, top + excess)
 
 
 @log_normalizer.defjvp
-def _log_normalizer_jvp(primals, tangents):
+def _log_normalizer_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    return log_normalizer(x), jnp.sum(softmax(x) * x_dot, axis=-1)
+    slope_dot = total(jnp.sum(softmax(x, axis_name) * x_dot, axis=-1), axis_name)
+    return log_normalizer(x, axis_name), slope_dot
 
 
-@jax.custom_jvp
-def squared_log_normalizer(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def squared_log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """log(sum(exp(x)))**2 over the last axis."""
-    return jnp.square(log_normalizer(x))
+    return jnp.square(log_normalizer(x, axis_name))
 
 
 @squared_log_normalizer.defjvp
-def _squared_log_normalizer_jvp(primals, tangents):
+def _squared_log_normalizer_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    slope_dot = jnp.sum(_squared_log_normalizer_slope(x) * x_dot, axis=-1)
-    return squared_log_normalizer(x), slope_dot
+    slope = _squared_log_normalizer_slope(x, axis_name)
+    slope_dot = total(jnp.sum(slope * x_dot, axis=-1), axis_name)
+    return squared_log_normalizer(x, axis_name), slope_dot
 
 
-def _possible_log_normalizer(x: jax.Array) -> jax.Array:
+def _possible_log_normalizer(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The log-normaliser [..., 1], and 0 for a row without a possible class: it has no gradient."""
-    log_z = log_normalizer(x)
+    log_z = log_normalizer(x, axis_name)
     return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
 
 
-@jax.custom_jvp
-def _squared_log_normalizer_slope(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _squared_log_normalizer_slope(x: jax.Array, axis_name: AxisName) -> jax.Array:
     # The probability comes first: twice the log-normaliser may overflow where the result does not.
-    return 2.0 * (softmax(x) * _possible_log_normalizer(x))
+    return 2.0 * (softmax(x, axis_name) * _possible_log_normalizer(x, axis_name))
 
 
 @_squared_log_normalizer_slope.defjvp
-def _squared_log_normalizer_slope_jvp(primals, tangents):
+def _squared_log_normalizer_slope_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    p = softmax(x)
+    p = softmax(x, axis_name)
     # The factor 2 as 8 and 1/4, on the two sides of the curvature, so that neither this nor its
     # transpose forms twice the log-normaliser.
-    bend = curvature(p, 8.0 * x_dot) * (0.25 * _possible_log_normalizer(x))
-    slope_dot = bend + 2.0 * p * jnp.sum(p * x_dot, axis=-1, keepdims=True)
-    return _squared_log_normalizer_slope(x), slope_dot
+    bend = curvature(p, 8.0 * x_dot, axis_name)
+    bend *= 0.25 * _possible_log_normalizer(x, axis_name)
+    mean_dot = total(jnp.sum(p * x_dot, axis=-1, keepdims=True), axis_name)
+    return _squared_log_normalizer_slope(x, axis_name), bend + 2.0 * p * mean_dot
