@@ -160,6 +160,11 @@ def _join(processes: Processes) -> None:
     patience: dict[str, Any] = {
         name: seconds for name, seconds in _PATIENCE.items() if name in known
     }
+    # XLA itself ends a process that waits in vain; what it says then does not name the place.
+    where = processes.coordinator or "a place that the cluster knows"
+    limit = _PATIENCE["initialization_timeout"]
+    message = f"meeting {processes.number} processes at {where}, within {limit} s ..."
+    print(message, file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(
             processes.coordinator, processes.number, processes.this, **patience
