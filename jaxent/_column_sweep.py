@@ -27,6 +27,7 @@ from jaxent._head import (
     check_head,
     check_labels,
     check_transform,
+    devices,
     transformed,
 )
 from jaxent._linear_map import linear_map
@@ -251,7 +252,7 @@ def _compiled(
 
 
 def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
-    """How to cut: tiles of about 2**20 logits on a CPU, which stay in its cache; 2**24 elsewhere.
+    """How to cut: tiles of 2**20 logits per device on a CPU, to stay in its cache; else 2**24.
 
     From 2**19 to 2**22 logits and 512 to 2048 classes there is no difference on a CPU beyond the
     noise; elsewhere it has not been measured. Rows and classes are evened out, so that the last
@@ -270,7 +271,8 @@ def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
     length = head.vocabulary // parts
     blocks = -(-length // (block_size // parts))
     width = -(-length // blocks)
-    row_tiles = -(-count // max(128, (2**20 if on_cpu else 2**24) // (parts * width)))
+    logits = devices(head) * (2**20 if on_cpu else 2**24)
+    row_tiles = -(-count // max(128, logits // (parts * width)))
     same = head.hidden.dtype == head.kernel.dtype
     return _Sweep(
         head.vocab_axis,

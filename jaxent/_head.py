@@ -33,6 +33,23 @@ class Head(NamedTuple):
         return self.kernel.shape[self.vocab_axis]
 
 
+def devices(head: Head) -> int:
+    """Over how many devices the partitioner may divide the head: those of its mesh, if it has one.
+
+    Axes of which `jax.shard_map` has made a loop over devices are divided already.
+    """
+    manual = jax.sharding.AxisType.Manual
+    meshes = (jax.typeof(array).sharding.mesh for array in (head.hidden, head.kernel))
+    return max(
+        math.prod(
+            size
+            for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+            if kind != manual
+        )
+        for mesh in meshes
+    )
+
+
 def check_head(
     name: str,
     hidden: ArrayLike,

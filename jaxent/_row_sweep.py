@@ -24,7 +24,7 @@ from jaxent._chunks import (
     losses_of_rows,
     sum_of_losses,
 )
-from jaxent._head import Head, check_head, check_row_argument
+from jaxent._head import Head, check_head, check_row_argument, devices
 from jaxent._numerics import compute_dtype
 from jaxent._reduction import divide
 
@@ -145,7 +145,8 @@ def sweep_rows(
     count = math.prod(head.shape)
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    chunk = rows_per_chunk(count, sum(each.vocabulary for each in heads), chunk_size)
+    vocabulary = sum(each.vocabulary for each in heads)
+    chunk = rows_per_chunk(count, vocabulary, chunk_size, max(map(devices, heads)))
     loss_fn, captured = _without_closure(name, loss_fn, heads, row_args, chunk, dtype)
 
     where = None if head.where is None else head.where.reshape(count)
@@ -184,15 +185,16 @@ def sweep_rows(
     return total / count
 
 
-def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None) -> int:
+def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None, among: int = 1) -> int:
     """Rows per chunk: at most `chunk_size`, evened out so that the last chunk is nearly full.
 
-    Left open, it is 64 MiB of float32 logits, and at least 256 rows: with fewer, reading and
-    adding to the kernel's gradient in every chunk outweighs the products. From 256 to 1024 rows
-    `benchmarks/linear_head.py` sees no difference beyond the noise.
+    Left open, it is 64 MiB of float32 logits, and at least 256 rows, for each of the devices that
+    share a chunk: with fewer, reading and adding to the kernel's gradient in every chunk outweighs
+    the products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference beyond the
+    noise.
     """
     if chunk_size is None:
-        chunk_size = max(256, 2**24 // vocabulary)
+        chunk_size = among * max(256, 2**24 // vocabulary)
     steps = -(-count // chunk_size)
     return -(-count // steps)
 
