@@ -29,6 +29,7 @@ import optax
 from side_by_side import environment, medians, temporary_mebibytes
 
 import jaxent
+from jaxent._head import Head
 from jaxent._row_sweep import rows_per_chunk
 
 SHAPES = [
@@ -57,7 +58,7 @@ def rows(hidden, kernel, labels):
 def bare_products(hidden, kernel, labels):
     """The logits of each chunk, and two products with them, accumulated."""
     count, features = hidden.shape
-    chunk = rows_per_chunk(count, kernel.shape[1], None)
+    chunk = rows_per_chunk([Head(hidden, kernel, None, None, None, 1)], None)
     steps = count // chunk  # a ragged rest is left out, in favour of the bare products
     del labels
 

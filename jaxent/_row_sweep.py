@@ -7,6 +7,7 @@ to the sweep of `_chunks`.
 import functools
 import math
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -145,8 +146,7 @@ def sweep_rows(
     count = math.prod(head.shape)
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    vocabulary = sum(each.vocabulary for each in heads)
-    chunk = rows_per_chunk(count, vocabulary, chunk_size, max(map(devices, heads)))
+    chunk = rows_per_chunk(heads, chunk_size)
     loss_fn, captured = _without_closure(name, loss_fn, heads, row_args, chunk, dtype)
 
     where = None if head.where is None else head.where.reshape(count)
@@ -185,16 +185,19 @@ def sweep_rows(
     return total / count
 
 
-def rows_per_chunk(count: int, vocabulary: int, chunk_size: int | None, among: int = 1) -> int:
+def rows_per_chunk(heads: Sequence[Head], chunk_size: int | None) -> int:
     """Rows per chunk: at most `chunk_size`, evened out so that the last chunk is nearly full.
 
-    Left open, it is 64 MiB of float32 logits, and at least 256 rows, for each of the devices that
-    share a chunk: with fewer, reading and adding to the kernel's gradient in every chunk outweighs
-    the products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference beyond the
-    noise.
+    Left open, it is 64 MiB of float32 logits or an eighth of what the gradient of the kernel takes,
+    and at least 256 rows, for each of the devices that share a chunk: with fewer, reading the
+    kernel and adding to its gradient in every chunk outweighs the products. From 256 to 1024 rows
+    `benchmarks/linear_head.py` sees no difference beyond the noise.
     """
+    count = math.prod(heads[0].shape)
     if chunk_size is None:
-        chunk_size = among * max(256, 2**24 // vocabulary)
+        widest = max(head.hidden.shape[-1] for head in heads)
+        vocabulary = sum(head.vocabulary for head in heads)
+        chunk_size = max(map(devices, heads)) * max(256, 2**24 // vocabulary, widest // 8)
     steps = -(-count // chunk_size)
     return -(-count // steps)
 
