@@ -21,7 +21,7 @@ from jaxent._head import (
     is_neutral,
     transformed,
 )
-from jaxent._numerics import compute_dtype
+from jaxent._numerics import across, compute_dtype
 from jaxent._reduction import mean
 from jaxent._row_sweep import sweep_rows
 from jaxent._rows import judged, portion
@@ -47,6 +47,7 @@ def linear_softmax_cross_entropy(
     sweep: str | None = None,
     chunk_size: int | None = None,
     block_size: int | None = None,
+    axis_name: across.AxisName = None,
 ) -> jax.Array:
     r"""Softmax cross-entropy with integer labels of a linear head, the logits never held at once.
 
@@ -91,6 +92,9 @@ def linear_softmax_cross_entropy(
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over
             columns; None picks it, see `jaxent.linear_softmax`.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. `kernel` and `bias` are then one block,
+            while `labels` count all classes. None for none.
 
     Returns:
         A scalar in nats, or the leading shape of `hidden` for "none"; float32, or float64 for
@@ -117,6 +121,7 @@ def linear_softmax_cross_entropy(
         `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
     """
     name = "linear_softmax_cross_entropy"
+    _checks.mesh_axis(name, axis_name)
     head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     labels = check_labels(name, labels, head)
     head, labels = _shifted(name, shift, head, labels)
@@ -141,7 +146,8 @@ def linear_softmax_cross_entropy(
         options[option] = None if is_neutral(value, 0.0) else _checks.scalar(name, option, value)
     arrays = head._asdict()
     axis = arrays.pop("vocab_axis")
-    return _cross_entropy(arrays, labels, options, axis, reduction, sweep, chunk_size, block_size)
+    sizes = chunk_size, block_size
+    return _cross_entropy(arrays, labels, options, axis, reduction, sweep, *sizes, axis_name)
 
 
 class LinearLogProb(NamedTuple):
@@ -164,6 +170,7 @@ def linear_log_prob(
     class_where: ArrayLike | None = None,
     shift: int = 0,
     block_size: int | None = None,
+    axis_name: across.AxisName = None,
 ) -> LinearLogProb:
     r"""Log-probability of each row's label, and the entropy of its distribution.
 
@@ -191,6 +198,8 @@ def linear_log_prob(
         shift: How many places further on the last leading axis the label of a row stands, as in
             `jaxent.linear_softmax_cross_entropy`; `where` moves with the labels.
         block_size: The largest number of classes whose logits exist at a time; None picks it.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split, as in
+            `jaxent.linear_softmax`.
 
     Returns:
         A named tuple of `log_prob` and `entropy`, in nats, of the leading shape of `hidden`,
@@ -213,13 +222,14 @@ def linear_log_prob(
         <https://arxiv.org/abs/1602.01783>`_, 2016, section 4.
     """
     name = "linear_log_prob"
+    _checks.mesh_axis(name, axis_name)
     head = check_head(name, hidden, kernel, bias, vocab_axis, where, None, "none", None)
     head, labels = _shifted(name, shift, head, check_labels(name, labels, head))
     cap, divisor = check_transform(name, soft_cap, temperature)
     class_where = check_class_where(name, class_where, head)
     if block_size is not None:
         _checks.positive(name, "block_size", block_size)
-    rows = sweep_columns(head, labels, class_where, cap, divisor, block_size)
+    rows = sweep_columns(head, labels, class_where, cap, divisor, block_size, axis_name)
     # Not a negation: a masked row has 0, not -0.
     return LinearLogProb(0.0 - rows.cross_entropy, rows.entropy)
 
@@ -251,7 +261,7 @@ def _shifted(name: str, shift: int, head: Head, labels: jax.Array) -> tuple[Head
 
 @functools.partial(
     jax.jit,
-    static_argnames=("vocab_axis", "reduction", "sweep", "chunk_size", "block_size"),
+    static_argnames=("vocab_axis", "reduction", "sweep", "chunk_size", "block_size", "axis_name"),
     inline=True,
 )
 def _cross_entropy(
@@ -263,6 +273,7 @@ def _cross_entropy(
     sweep: str | None,
     chunk_size: int | None,
     block_size: int | None,
+    axis_name: across.AxisName,
 ) -> jax.Array:
     dtype = compute_dtype(arrays["hidden"], arrays["kernel"])
     options = jax.tree.map(lambda value: value.astype(dtype), options)
@@ -272,10 +283,12 @@ def _cross_entropy(
             logits = transformed(logits, options["soft_cap"], options["temperature"])
             smoothing = 0.0 if options["label_smoothing"] is None else options["label_smoothing"]
             losses = softmax_cross_entropy_with_integer_labels(
-                logits, labels, label_smoothing=smoothing
+                logits, labels, label_smoothing=smoothing, axis_name=axis_name
             )
             if options["z_loss"] is not None:
-                losses += _weight(options["z_loss"]) * squared_log_normalizer(logits)
+                losses += _weight(options["z_loss"]) * squared_log_normalizer(
+                    logits, axis_name=axis_name
+                )
             return losses
 
         head = Head(**arrays, vocab_axis=vocab_axis)
@@ -286,7 +299,7 @@ def _cross_entropy(
     def by_columns(arrays, labels, options):
         head = Head(**arrays, vocab_axis=vocab_axis)
         transform = options["soft_cap"], options["temperature"]
-        row = sweep_columns(head, labels, None, *transform, block_size)
+        row = sweep_columns(head, labels, None, *transform, block_size, axis_name)
         losses = _smoothed(row.cross_entropy, row.uniform_cross_entropy, options["label_smoothing"])
         if options["z_loss"] is not None:
             losses += _weight(options["z_loss"]) * jnp.square(row.log_normalizer)

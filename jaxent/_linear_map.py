@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxent._numerics import across
+
 _linear_map = Primitive("linear_map")
 _linear_map.multiple_results = True
 
@@ -44,6 +46,7 @@ def linear_map(
     Returns:
         The tuple of arrays.
     """
+    residuals, operands = across.alike((residuals, operands))
     leaves, structure = jax.tree.flatten(residuals)
     variables, layout = jax.tree.flatten(operands)
 

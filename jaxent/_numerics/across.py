@@ -14,11 +14,16 @@ of their tangents, and `jax.lax.psum` knows its transpose. Where JAX tracks what
 (`check_vma=True`) a result that is the same on all devices is one number. Where it does not, it is
 as many numbers as there are devices: a gradient taken *inside* is that of their sum.
 
+Where JAX tracks what varies, the carry of a loop has to vary from the start over whatever axes it
+varies over in the end, and what is the same on all devices is made to vary once, before the loop,
+so that its gradient is summed over the devices once, after it (`alike`).
+
 Labels are counted from the start of the block here, so that they are out of range where another
 device has the class.
 """
 
 from collections.abc import Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +72,30 @@ def entry(x: jax.Array, labels: jax.Array, axis_name: AxisName) -> jax.Array:
     if found.dtype == jnp.bool_:
         return somewhere(found & here, axis_name)
     return total(jnp.where(here, found, jnp.zeros((), found.dtype)), axis_name)
+
+
+def axes_of(tree: Any) -> frozenset:
+    """The mesh axes that JAX knows any of the arrays to vary over."""
+    return frozenset().union(*(_varies_over(array) for array in jax.tree.leaves(tree)))
+
+
+def alike(tree: Any, *others: Any) -> Any:
+    """The same arrays, known to vary over all mesh axes that any of them or of the others does."""
+    axes = axes_of((tree, others))
+    return jax.tree.map(lambda array: varying(array, axes), tree)
+
+
+def varying(array: jax.Array, axes: frozenset) -> jax.Array:
+    """The same array, known to vary over these mesh axes as well."""
+    missing = tuple(axes - _varies_over(array))
+    if not missing:
+        return array
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, missing, to="varying")
+    return jax.lax.pvary(array, missing)  # before JAX 0.8
+
+
+def _varies_over(array: Any) -> frozenset:
+    kind: Any = jax.typeof(array)
+    # Its place in JAX has moved.
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
