@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -39,13 +39,18 @@ def examples(page: Path) -> list[Example]:
 
 def printed(example: Example) -> str:
     """What a block prints in a session of the reader's own: JAX's default settings, no names."""
+    return run(example)[0]
+
+
+def run(example: Example) -> tuple[str, dict[str, Any]]:
+    """What a block prints, and the names that it leaves."""
     # Compiled at its own line, so that a traceback shows the page's line that failed.
     program = compile("\n" * example.line + example.code, example.page, "exec")
-    output = io.StringIO()
+    output, names = io.StringIO(), {"__name__": "page"}
     with (
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
         contextlib.redirect_stdout(output),
     ):
-        exec(program, {"__name__": "page"})
-    return output.getvalue()
+        exec(program, names)
+    return output.getvalue(), names
