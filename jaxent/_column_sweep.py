@@ -161,7 +161,7 @@ class _Sweep(NamedTuple):
     blocks: int
     dtype: Any
     operand: Any
-    axis_name: across.AxisName  # of the devices that have the other classes
+    axis_name: across.AxisName = None  # of the devices that have the other classes
 
     @property
     def length(self) -> int:
@@ -232,7 +232,7 @@ def _compiled(
         nothing = jnp.zeros(head.shape, dtype)
         index = jnp.zeros(head.shape, jnp.int32)
         return LinearSoftmax(nothing, nothing, nothing, nothing, index, nothing)
-    sweep = _plan(head, count, dtype, block_size, axis_name)
+    sweep = _plan(head, count, dtype, block_size)._replace(axis_name=axis_name)
 
     where = None if head.where is None else head.where.reshape(count)
     hidden, labels = head.hidden.reshape(count, -1), labels.reshape(count)
@@ -272,7 +272,7 @@ def _own(sweep: _Sweep, classes: jax.Array) -> jax.Array:
     return jnp.where((own >= 0) & (own < sweep.classes), own, -1)
 
 
-def _plan(head: Head, count: int, dtype: Any, block_size: int | None, axis_name) -> _Sweep:
+def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
     """How to cut: tiles of 2**20 logits per device on a CPU, to stay in its cache; else 2**24.
 
     From 2**19 to 2**22 logits and 512 to 2048 classes there is no difference on a CPU beyond the
@@ -308,7 +308,6 @@ def _plan(head: Head, count: int, dtype: Any, block_size: int | None, axis_name)
         blocks,
         dtype,
         head.kernel.dtype if same else dtype,
-        axis_name,
     )
 
 
