@@ -801,7 +801,7 @@ def test_operands_of_products_have_the_dtype_of_the_input(dtype, name):
 def test_a_frozen_kernel_costs_three_products_and_no_buffer_of_its_size():
     program = compiled(arguments=(0,))
     assert products(program) == 3
-    in_parts = D, 64, V // 64
+    in_parts = D, 8, V // 8
     assert not buffers(program, D, V)
     assert not buffers(program, *in_parts)
     assert buffers(compiled(), *in_parts)  # the check above can fail
