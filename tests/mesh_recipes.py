@@ -19,6 +19,7 @@ CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 # By now JAX has its eight devices; what is on no mesh is on one of them.
 
 
+@jax.jit
 def loss_and_gradient(kernel, features, labels, real):
     """Of the plain mean over all the rows that count."""
 
@@ -33,9 +34,10 @@ def loss_and_gradient(kernel, features, labels, real):
 def trained(kernel, optimizer, features, labels, real, *, steps=3):
     """The last loss and the kernel after some steps on all the rows at once."""
     state, loss = optimizer.init(kernel), jnp.nan
+    update = jax.jit(optimizer.update)
     for _ in range(steps):
         loss, gradient = loss_and_gradient(kernel, features, labels, real)
-        updates, state = optimizer.update(gradient, state, kernel)
+        updates, state = update(gradient, state, kernel)
         kernel = optax.apply_updates(kernel, updates)
     return loss, kernel
 
@@ -72,13 +74,13 @@ def test_the_mean_of_their_means_trains_otherwise(left):
     names = left(ACCUMULATION)
     rows = names["features"], names["labels"], names["real"]
     optimizer = optax.MultiSteps(optax.adam(0.1), every_k_schedule=4)
-    kernel = jnp.zeros((8, 5))
+    kernel, update = jnp.zeros((8, 5)), jax.jit(optimizer.update)
     state = optimizer.init(kernel)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         for _ in range(3):
             for micro_batch in zip(*rows, strict=True):
                 _, gradient = loss_and_gradient(kernel, *micro_batch)
-                updates, state = optimizer.update(gradient, state, kernel)
+                updates, state = update(gradient, state, kernel)
                 kernel = optax.apply_updates(kernel, updates)
     assert np.abs(kernel - names["kernel"]).max() > 0.05
 
@@ -126,9 +128,10 @@ def test_a_split_vocabulary_in_shard_map_changes_nothing(left):
 
 def test_padding_of_the_vocabulary_changes_no_gradient(left):
     names = left(PADDING)
-    gradient = jax.grad(names["loss_of"])(names["kernel"])
-    masked = jax.grad(names["loss_of"])(names["padded"], class_where=names["exists"])
-    biased = jax.grad(names["loss_with_bias"])(names["padded"])
+    slope, slope_with_bias = (jax.jit(jax.grad(names[n])) for n in ("loss_of", "loss_with_bias"))
+    gradient = slope(names["kernel"])
+    masked = slope(names["padded"], class_where=names["exists"])
+    biased = slope_with_bias(names["padded"])
     assert masked.shape == (32, 96)
     for padded in (masked, biased):
         np.testing.assert_allclose(padded[:, :93], gradient, **CLOSE)
