@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics import across
+
 LossFunction = Callable[..., jax.Array]
 
 
@@ -50,7 +52,9 @@ class Products(NamedTuple):
 class Sweep(NamedTuple):
     """What is fixed while tracing: the loss, how rows are cut, the products.
 
-    `dtype` is that of logits, losses and sums.
+    `dtype` is that of logits, losses and sums. Inside `jax.shard_map` a loss may be a sum over the
+    classes of several devices; then `axes` are those that JAX knows losses to vary over, which are
+    fewer than those of the logits, and `untracked` the ones summed over that it keeps no track of.
     """
 
     loss_fn: LossFunction
@@ -58,6 +62,8 @@ class Sweep(NamedTuple):
     rows: int
     chunk: int
     dtype: Any
+    axes: frozenset = frozenset()
+    untracked: tuple = ()
 
     @property
     def steps(self) -> int:
@@ -187,7 +193,8 @@ def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
             losses = sweep.loss_fn(*logits, *chunk.row_args, *operands.captured)
             return carry + jnp.sum(_weighted(sweep, chunk, losses)), None
 
-        return jax.lax.scan(step, jnp.zeros((), sweep.dtype), _chunks(sweep, operands))[0]
+        start = across.varying(jnp.zeros((), sweep.dtype), sweep.axes)
+        return jax.lax.scan(step, start, _chunks(sweep, operands))[0]
 
     @functools.partial(total.defjvp, symbolic_zeros=True)
     def total_jvp(primals, tangents):
@@ -198,7 +205,10 @@ def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
         products = jax.tree.map(
             lambda dot, gradient: _dot(gradient, dot), dots, gradients, is_leaf=_is_zero
         )
-        return value, sum(jax.tree.leaves(products), jnp.zeros((), sweep.dtype))
+        parts = (
+            across.beyond(part, sweep.axes, sweep.untracked) for part in jax.tree.leaves(products)
+        )
+        return value, sum(parts, jnp.zeros((), sweep.dtype))
 
     return total(operands)
 
@@ -218,6 +228,8 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
     has two products and there is no buffer of the kernel's size.
     """
     moving = [any(jax.tree.leaves(want)) for want in wanted.layers]
+    # Devices that JAX keeps no track of have as many copies of a loss, each of which counts.
+    share = 1.0 / across.count(1, sweep.untracked) if sweep.untracked else None
 
     def step(sums, chunk: _Chunk):
         def losses_of(some_logits, row_args, captured):
@@ -233,9 +245,8 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
             _take(wanted.row_args, chunk.row_args),
             _take(wanted.captured, operands.captured),
         )
-        slopes, row_args_slope, captured_slope = pull_back(
-            _weighted(sweep, chunk, jnp.ones_like(losses))
-        )
+        ones = jnp.ones_like(losses) if share is None else jnp.full_like(losses, share)
+        slopes, row_args_slope, captured_slope = pull_back(_weighted(sweep, chunk, ones))
         if operands.where is not None:
             # Exactly zero for masked rows, also if the slope there is infinite.
             slopes = [jnp.where(chunk.live[:, None], slope, 0.0) for slope in slopes]
@@ -255,23 +266,27 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
             [layer._replace(hidden=None) for layer in layers],
             [g.astype(sweep.dtype) for g in captured_slope],
         )
-        rows = (
-            [layer.hidden for layer in layers],
-            row_args_slope,
-            _weighted(sweep, chunk._replace(weights=None), losses) if wanted.weights else None,
-        )
+        by_weight = None
+        if wanted.weights:
+            by_weight = _weighted(sweep, chunk._replace(weights=None), losses)
+            by_weight = by_weight if share is None else share * by_weight
+        rows = [layer.hidden for layer in layers], row_args_slope, by_weight
         return jax.tree.map(jnp.add, sums, added), rows
 
     def zeros(want: bool | None, like: jax.Array) -> jax.Array | None:
         return jnp.zeros(jnp.shape(like), sweep.dtype) if want else None
 
+    layers = [
+        Layer(None, zeros(want.kernel, layer.kernel), zeros(want.bias, layer.bias))
+        for want, layer in zip(wanted.layers, operands.layers, strict=True)
+    ]
     start = (
-        jnp.zeros((), sweep.dtype),
+        across.varying(jnp.zeros((), sweep.dtype), sweep.axes),
+        across.alike(layers, operands.layers),
         [
-            Layer(None, zeros(want.kernel, layer.kernel), zeros(want.bias, layer.bias))
-            for want, layer in zip(wanted.layers, operands.layers, strict=True)
+            across.alike(zeros(True, value), value)
+            for value in _take(wanted.captured, operands.captured)
         ],
-        [zeros(True, value) for value in _take(wanted.captured, operands.captured)],
     )
     (total, layers, captured), rows = jax.lax.scan(step, start, _chunks(sweep, operands))
     hidden, row_args, weights = jax.tree.map(functools.partial(_join, sweep), rows)

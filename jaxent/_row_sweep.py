@@ -26,7 +26,7 @@ from jaxent._chunks import (
     sum_of_losses,
 )
 from jaxent._head import Head, check_head, check_row_argument, devices
-from jaxent._numerics import compute_dtype
+from jaxent._numerics import across, compute_dtype
 from jaxent._reduction import divide
 
 
@@ -57,7 +57,9 @@ def linear_loss(
     Args:
         loss_fn: Maps float32 logits `[chunk, V]` (float64 for float64 inputs) and a chunk of each
             of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays
-            that it closes over are differentiated like arguments.
+            that it closes over are differentiated like arguments. Inside `jax.shard_map`, with a
+            block of the columns of `kernel` on each device, it sees a block of the logits: a loss
+            with an `axis_name` completes its sums.
         hidden: What the head is applied to, `[..., D]`, floating point. Every product has operands
             of the common dtype of `hidden` and `kernel` and is accumulated in float32.
         kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.
@@ -147,7 +149,13 @@ def sweep_rows(
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
     chunk = rows_per_chunk(heads, chunk_size)
-    loss_fn, captured = _without_closure(name, loss_fn, heads, row_args, chunk, dtype)
+    # Once for all chunks, so that a gradient that belongs to several devices is summed once.
+    pairs = [(each.hidden, each.kernel, each.bias) for each in heads]
+    layers = across.alike(pairs, row_args, head.where, head.weights)
+    loss_fn, captured, axes, untracked = _without_closure(
+        name, loss_fn, heads, layers, row_args, chunk, dtype
+    )
+    row_args = tuple(across.varying(array, axes) for array in row_args)
 
     where = None if head.where is None else head.where.reshape(count)
     weights = None if head.weights is None else head.weights.reshape(count).astype(dtype)
@@ -155,18 +163,20 @@ def sweep_rows(
         weights = jnp.where(where, weights, 0.0)
     operands = Operands(
         layers=tuple(
-            Layer(_keep(where, each.hidden.reshape(count, -1)), each.kernel, each.bias)
-            for each in heads
+            Layer(_keep(where, hidden.reshape(count, -1)), kernel, bias)
+            for hidden, kernel, bias in layers
         ),
         row_args=tuple(
             _keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args
         ),
-        captured=tuple(_unless_nothing(where, value) for value in captured),
+        captured=tuple(
+            _unless_nothing(where, _known_to_vary(name, value, axes)) for value in captured
+        ),
         weights=weights,
         where=where,
     )
     products = tuple(Products(each.vocab_axis, _operand_dtype(each)) for each in heads)
-    sweep = Sweep(loss_fn, products, count, chunk, dtype)
+    sweep = Sweep(loss_fn, products, count, chunk, dtype, axes, untracked)
     try:
         if reduction == "none":
             return losses_of_rows(sweep, operands).reshape(head.shape)
@@ -228,6 +238,31 @@ def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
     return jnp.where(where.reshape(each_row), rows, copy[None])
 
 
+def _known_to_vary(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
+    """What a loss closes over, refused where it is differentiated and the same for several losses.
+
+    Its gradient would be a sum over devices already, of which nobody knows their shares.
+    """
+    missing = sorted(axes - across.axes_of(value), key=str)
+    if not missing or not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value
+
+    @jax.custom_jvp
+    def known(value):
+        return value
+
+    @known.defjvp
+    def known_jvp(primals, tangents):
+        del primals, tangents
+        raise AssertionError(
+            f"jaxent.{name}: `loss_fn` closes over {_checks.describe(value)}, which is "
+            "differentiated and is the same on all devices while the losses are not; let it close "
+            f'over `jax.lax.pcast(value, {tuple(missing)}, to="varying")`.'
+        )
+
+    return known(value)
+
+
 def _unless_nothing(where: jax.Array | None, value: jax.Array) -> jax.Array:
     """What a loss closes over, without a derivative if no row counts: then a copy of none fits."""
     if where is None or not jnp.issubdtype(value.dtype, jnp.inexact):
@@ -235,15 +270,21 @@ def _unless_nothing(where: jax.Array | None, value: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(where), value, jax.lax.stop_gradient(value))
 
 
-def _without_closure(name, loss_fn, heads, row_args, chunk, dtype):
+def _without_closure(name, loss_fn, heads, layers, row_args, chunk, dtype):
     """`loss_fn` with the arrays it closes over as trailing arguments, and those arrays.
 
-    A custom rule may not capture values that are being differentiated.
+    A custom rule may not capture values that are being differentiated. Also the mesh axes that the
+    losses vary over, and those they are summed over without JAX keeping track.
     """
-    logits = [jax.ShapeDtypeStruct((chunk, head.vocabulary), dtype) for head in heads]
+
+    def example(shape, dtype, axes):
+        return jax.eval_shape(lambda: across.varying(jnp.zeros((chunk, *shape), dtype), axes))
+
+    axes = across.axes_of((layers, row_args))
+    logits = [example((head.vocabulary,), dtype, axes) for head in heads]
     rows = len(heads[0].shape)
-    chunks = [jax.ShapeDtypeStruct((chunk, *a.shape[rows:]), a.dtype) for a in row_args]
-    losses = jax.eval_shape(loss_fn, *logits, *chunks)
+    chunks = [example(a.shape[rows:], a.dtype, across.axes_of(a)) for a in row_args]
+    program, losses = jax.make_jaxpr(loss_fn, return_shape=True)(*logits, *chunks)
     shape, kind = getattr(losses, "shape", None), getattr(losses, "dtype", type(losses))
     _checks.require(
         shape == (chunk,) and jnp.issubdtype(kind, jnp.floating),
@@ -251,4 +292,6 @@ def _without_closure(name, loss_fn, heads, row_args, chunk, dtype):
         f"`loss_fn` must return one floating point loss per row, [{chunk}] for logits "
         f"[{chunk},{heads[0].vocabulary}], got {losses}.",
     )
-    return jax.closure_convert(loss_fn, *logits, *chunks)
+    axes = across.axes_of(losses)
+    chunks = [example(a.shape[rows:], a.dtype, axes | across.axes_of(a)) for a in row_args]
+    return *jax.closure_convert(loss_fn, *logits, *chunks), axes, across.named_in(program)

@@ -74,6 +74,19 @@ def entry(x: jax.Array, labels: jax.Array, axis_name: AxisName) -> jax.Array:
     return total(jnp.where(here, found, jnp.zeros((), found.dtype)), axis_name)
 
 
+def named_in(jaxpr: Any) -> tuple[Hashable, ...]:
+    """The axes that a program exchanges anything over, but for those that JAX keeps track of."""
+    effects = [e for e in jaxpr.effects if type(e).__name__ == "NamedAxisEffect"]
+    names = sorted({effect.name for effect in effects}, key=str)
+    return tuple(name for name in names if not axes_of(jax.lax.axis_index(name)))
+
+
+def beyond(part: jax.Array, axes: frozenset, untracked: tuple[Hashable, ...]) -> jax.Array:
+    """The sum over devices of parts of what varies over `axes` alone, where it has such parts."""
+    names = *(axes_of(part) - axes), *untracked
+    return jax.lax.psum(part, names) if names else part
+
+
 def axes_of(tree: Any) -> frozenset:
     """The mesh axes that JAX knows any of the arrays to vary over."""
     return frozenset().union(*(_varies_over(array) for array in jax.tree.leaves(tree)))
