@@ -1,6 +1,7 @@
 """The recipes of docs/scaling.md on eight devices: what one device prints, loses and learns."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,12 @@ import jaxent
 PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 EXAMPLES = examples(PAGE)
 ACCUMULATION, MULTI_STEPS, UNDER_JIT, IN_SHARD_MAP, HEAD, VOCABULARY, PADDING = EXAMPLES
-CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 
 # By now JAX has its eight devices; what is on no mesh is on one of them.
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
 
 
 @jax.jit
@@ -66,8 +70,8 @@ def test_micro_batches_train_as_one_batch_does(example, left):
     rows = names["features"], names["labels"], names["real"]
     with jax.numpy_dtype_promotion("standard"):  # For optax.
         loss, kernel = trained(jnp.zeros((8, 5)), optax.adam(0.1), *rows)
-    np.testing.assert_allclose(names["loss"], loss, **CLOSE)
-    np.testing.assert_allclose(names["kernel"], kernel, **CLOSE)
+    assert_close(names["loss"], loss)
+    assert_close(names["kernel"], kernel)
 
 
 def test_the_mean_of_their_means_trains_otherwise(left):
@@ -91,8 +95,8 @@ def test_means_over_devices_are_means_over_rows(example, left):
     rows = names["features"], names["labels"], names["real"]
     kernel = jax.random.normal(jax.random.key(2), (8, 5))
     loss, gradient = loss_and_gradient(kernel, *rows)
-    np.testing.assert_allclose(names["loss"], loss, **CLOSE)
-    np.testing.assert_allclose(names["gradient"], gradient, **CLOSE)
+    assert_close(names["loss"], loss)
+    assert_close(names["gradient"], gradient)
     # And the same after some steps, of which only the derivative is the recipe's.
     optimizer, learned = optax.sgd(0.5), kernel
     state = optimizer.init(kernel)
@@ -102,8 +106,8 @@ def test_means_over_devices_are_means_over_rows(example, left):
         updates, state = optimizer.update(gradient, state)
         learned = optax.apply_updates(learned, updates)
     expected_loss, expected = trained(kernel, optimizer, *rows)
-    np.testing.assert_allclose(loss, expected_loss, **CLOSE)
-    np.testing.assert_allclose(learned, expected, **CLOSE)
+    assert_close(loss, expected_loss)
+    assert_close(learned, expected)
 
 
 def test_a_head_trains_alike_in_every_layout(left):
@@ -114,7 +118,7 @@ def test_a_head_trains_alike_in_every_layout(left):
     assert names["mesh"].devices.shape == (4, 2)
     assert len(names["trained"]) == 5
     for learned in names["trained"].values():
-        np.testing.assert_allclose(learned, kernel, **CLOSE)
+        assert_close(learned, kernel)
 
 
 def test_a_split_vocabulary_in_shard_map_changes_nothing(left):
@@ -123,7 +127,7 @@ def test_a_split_vocabulary_in_shard_map_changes_nothing(left):
     expected = loss_and_gradient(names["kernel"], *rows)
     for result in names["results"]:
         for got, want in zip(result, expected, strict=True):
-            np.testing.assert_allclose(got, want, **CLOSE)
+            assert_close(got, want)
 
 
 def test_padding_of_the_vocabulary_changes_no_gradient(left):
@@ -134,5 +138,5 @@ def test_padding_of_the_vocabulary_changes_no_gradient(left):
     biased = slope_with_bias(names["padded"])
     assert masked.shape == (32, 96)
     for padded in (masked, biased):
-        np.testing.assert_allclose(padded[:, :93], gradient, **CLOSE)
+        assert_close(padded[:, :93], gradient)
         np.testing.assert_array_equal(padded[:, 93:], 0.0)
