@@ -29,7 +29,13 @@ def sections() -> dict[str, str]:
 
 
 def exists(source: str) -> bool:
-    return (ROOT / source).is_file() or source in ("jaxent", "pytest", "pip", "sphinx")
+    return (ROOT / source).is_file() or source in (
+        "jaxent",
+        "jaxent.plan",
+        "pytest",
+        "pip",
+        "sphinx",
+    )
 
 
 def unsourced(text: str) -> list[str]:
