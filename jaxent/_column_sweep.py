@@ -31,7 +31,15 @@ from jaxent._head import (
     transformed,
 )
 from jaxent._linear_map import linear_map
-from jaxent._numerics import across, coarse_shift, compute_dtype, leaving_out, log_total, reciprocal
+from jaxent._numerics import (
+    across,
+    as_automatic,
+    coarse_shift,
+    compute_dtype,
+    leaving_out,
+    log_total,
+    reciprocal,
+)
 from jaxent._rows import judged
 
 
@@ -142,8 +150,11 @@ def sweep_columns(
     """`linear_softmax` of checked arguments."""
     arrays = head._asdict() | {"weights": None}
     axis = arrays.pop("vocab_axis")
-    options = soft_cap, temperature
-    return _compiled(arrays, labels, class_where, *options, axis, block_size, axis_name)
+    sweep = functools.partial(
+        _compiled, vocab_axis=axis, block_size=block_size, axis_name=axis_name
+    )
+    given = arrays, labels, class_where, soft_cap, temperature
+    return as_automatic(sweep, *given, like=head.hidden, axes=len(head.shape))
 
 
 class _Sweep(NamedTuple):

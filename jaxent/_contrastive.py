@@ -6,7 +6,7 @@ that a sweep over chunks of rows serves here as well: the [batch, batch] matrix 
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _rows
 from jaxent._labels import temperature_scaling
 from jaxent._linear import linear_softmax_cross_entropy
-from jaxent._numerics import compute_dtype, long_sum, softplus
+from jaxent._numerics import as_automatic, compute_dtype, long_sum, softplus
 from jaxent._row_sweep import linear_loss
 
 
@@ -102,7 +102,7 @@ def info_nce(
     options = _check_options(name, normalize, reduction, chunk_size)
     _checks.inside(name, "temperature", temperature, 0.0, math.inf)
     temperature = _checks.scalar(name, "temperature", temperature)
-    return _info_nce(batch, temperature, options)
+    return _computed(_info_nce, batch, options, temperature)
 
 
 def clip_loss(
@@ -181,7 +181,7 @@ def clip_loss(
     )
     options = _check_options(name, normalize, reduction, chunk_size)
     log_temperature = _check_finite(name, "log_temperature", log_temperature)
-    return _clip(batch, log_temperature, options)
+    return _computed(_clip, batch, options, log_temperature)
 
 
 def sigmoid_contrastive_loss(
@@ -264,7 +264,7 @@ def sigmoid_contrastive_loss(
     options = _check_options(name, normalize, reduction, chunk_size)
     log_temperature = _check_finite(name, "log_temperature", log_temperature)
     bias = _check_finite(name, "bias", bias)
-    return _sigmoid(batch, log_temperature, bias, options)
+    return _computed(_sigmoid, batch, options, log_temperature, bias)
 
 
 class _Batch(NamedTuple):
@@ -361,6 +361,14 @@ def _check_options(name: str, normalize: bool, reduction: str, chunk_size: int |
 def _check_finite(name: str, argument: str, value: ArrayLike) -> jax.Array:
     _checks.finite(name, argument, value)
     return _checks.scalar(name, argument, value)
+
+
+def _computed(
+    loss: Callable[..., jax.Array], batch: _Batch, options: _Options, *scalars: jax.Array
+) -> jax.Array:
+    loss = functools.partial(loss, options=options)
+    axes = 1 if options.reduction == "none" else 0
+    return as_automatic(loss, batch, *scalars, like=batch.queries, axes=axes)
 
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)

@@ -451,7 +451,9 @@ def _distilled(
     _checks.one_of(plan.name, "times_squared_temperature", scaled, (False, True))
     arrays = [head._asdict() for head in heads]
     axes = tuple(each.pop("vocab_axis") for each in arrays)
-    return _swept(arrays, data, options, axes, plan, bool(scaled))
+    swept = functools.partial(_swept, axes=axes, plan=plan, scaled=bool(scaled))
+    rows = len(heads[0].shape) if plan.reduction == "none" else 0
+    return _numerics.as_automatic(swept, arrays, data, options, like=heads[0].hidden, axes=rows)
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "plan", "scaled"), inline=True)

@@ -21,7 +21,7 @@ from jaxent._head import (
     is_neutral,
     transformed,
 )
-from jaxent._numerics import across, compute_dtype
+from jaxent._numerics import across, as_automatic, compute_dtype
 from jaxent._reduction import mean
 from jaxent._row_sweep import sweep_rows
 from jaxent._rows import judged, portion
@@ -145,9 +145,17 @@ def linear_softmax_cross_entropy(
     for option, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
         options[option] = None if is_neutral(value, 0.0) else _checks.scalar(name, option, value)
     arrays = head._asdict()
-    axis = arrays.pop("vocab_axis")
-    sizes = chunk_size, block_size
-    return _cross_entropy(arrays, labels, options, axis, reduction, sweep, *sizes, axis_name)
+    loss = functools.partial(
+        _cross_entropy,
+        vocab_axis=arrays.pop("vocab_axis"),
+        reduction=reduction,
+        sweep=sweep,
+        chunk_size=chunk_size,
+        block_size=block_size,
+        axis_name=axis_name,
+    )
+    axes = len(head.shape) if reduction == "none" else 0
+    return as_automatic(loss, arrays, labels, options, like=head.hidden, axes=axes)
 
 
 class LinearLogProb(NamedTuple):
@@ -250,7 +258,8 @@ def _shifted(name: str, shift: int, head: Head, labels: jax.Array) -> tuple[Head
     shift = min(shift, head.shape[-1])
 
     def moved(array):
-        return jnp.roll(array, -shift, axis=-1)
+        roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
+        return as_automatic(roll, array, like=array, axes=array.ndim)
 
     has_label = jnp.arange(head.shape[-1]) < head.shape[-1] - shift
     where = jnp.broadcast_to(has_label.reshape(*[1] * (len(head.shape) - 1), -1), head.shape)

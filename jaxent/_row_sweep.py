@@ -26,7 +26,7 @@ from jaxent._chunks import (
     sum_of_losses,
 )
 from jaxent._head import Head, check_head, check_row_argument, devices
-from jaxent._numerics import across, compute_dtype
+from jaxent._numerics import across, as_automatic, compute_dtype
 from jaxent._reduction import divide
 
 
@@ -101,11 +101,17 @@ def linear_loss(
     rows = tuple(
         check_row_argument(name, f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
-    if not _is_found_again(loss_fn):
-        return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
     arrays = head._asdict()
-    axis = arrays.pop("vocab_axis")
-    return _compiled(arrays, rows, name, loss_fn, axis, reduction, chunk_size)
+    sweep = functools.partial(
+        _compiled if _is_found_again(loss_fn) else _swept,
+        name=name,
+        loss_fn=loss_fn,
+        vocab_axis=arrays.pop("vocab_axis"),
+        reduction=reduction,
+        chunk_size=chunk_size,
+    )
+    axes = len(head.shape) if reduction == "none" else 0
+    return as_automatic(sweep, arrays, rows, like=head.hidden, axes=axes)
 
 
 def _is_found_again(loss_fn: LossFunction) -> bool:
@@ -119,14 +125,16 @@ def _is_found_again(loss_fn: LossFunction) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(defaults))
 
 
-@functools.partial(
-    jax.jit,
+def _swept(arrays, rows, name, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
+    head = Head(**arrays, vocab_axis=vocab_axis)
+    return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
+
+
+_compiled = jax.jit(
+    _swept,
     static_argnames=("name", "loss_fn", "vocab_axis", "reduction", "chunk_size"),
     inline=True,
 )
-def _compiled(arrays, rows, name, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
-    head = Head(**arrays, vocab_axis=vocab_axis)
-    return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
 
 
 def sweep_rows(

@@ -372,7 +372,9 @@ def ordinal_cross_entropy(
         f"shape of the examples of `logits` {_checks.describe(given.array)}: no class of an order "
         "can be left out; use `where.all(axis)`.",
     )
-    return _ordinal_losses(*given)
+    losses = functools.partial(_ordinal_losses, axes=given.axes)
+    data = given.array, given.labels, given.where
+    return _numerics.as_automatic(losses, *data, like=given.labels, axes=given.labels.ndim)
 
 
 @functools.partial(jax.jit, static_argnames="number", inline=True)
@@ -461,7 +463,7 @@ def _ordinal_losses(logits, labels, where, axes) -> jax.Array:
     # What is not valid takes the whole row with it.
     x = _rows.judged(x, rows.valid[..., None])
     high, low = (
-        jnp.take_along_axis(x, index[..., None], axis=-1, mode="clip")[..., 0]
+        _numerics.entry_at(x, index)
         for index in (rows.labels, rows.labels - 1)
     )
     low = jnp.where(rows.labels == 0, -jnp.inf, low)

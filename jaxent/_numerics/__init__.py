@@ -49,6 +49,7 @@ from jaxent._numerics.embedding import (
     pairwise_softplus,
     unit,
 )
+from jaxent._numerics.explicit import as_automatic, entry_at
 from jaxent._numerics.ground import (
     along,
     compute_dtype,
@@ -133,6 +134,7 @@ from jaxent._numerics.softmax import (
 
 __all__ = [
     "along",
+    "as_automatic",
     "bernoulli_cross_entropy",
     "bernoulli_entropy",
     "binary_cross_entropy",
@@ -146,6 +148,7 @@ __all__ = [
     "ctc_with_forward",
     "curvature",
     "distance_gap",
+    "entry_at",
     "expected",
     "focal_binary_cross_entropy",
     "focal_of",

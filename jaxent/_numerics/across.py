@@ -28,6 +28,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxent._numerics.explicit import entry_at
+
 AxisName = Hashable | tuple[Hashable, ...] | None
 
 
@@ -65,7 +67,7 @@ def from_block(labels: jax.Array, size: int, axis_name: AxisName) -> jax.Array:
 
 def entry(x: jax.Array, labels: jax.Array, axis_name: AxisName) -> jax.Array:
     """The entry of each row at its label; out of range of all devices, some number."""
-    found = jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
+    found = entry_at(x, labels)
     if axis_name is None:
         return found
     here = (labels >= 0) & (labels < x.shape[-1])

@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._numerics.cross_entropy import leaving_out
 from jaxent._numerics.elementary import two_part_difference
+from jaxent._numerics.explicit import entry_at
 from jaxent._numerics.ground import along, like, long_sum, summed_along
 
 # One score.
@@ -73,10 +74,6 @@ def _sparse_sigmoid_jvp(primals, tangents):
 # The score of a class against the best of the others.
 
 
-def _label_score(x: jax.Array, labels: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
-
-
 def _label_mask(x: jax.Array, labels: jax.Array) -> jax.Array:
     """-inf at the label of each row and inf elsewhere, [..., V]: for a minimum."""
     return jnp.inf * leaving_out(x, labels)
@@ -95,7 +92,7 @@ def _shared_slope(x, labels, best, gap, verdict) -> jax.Array:
     # At a gap of 0 there is one more maximal term, which has no slope.
     share = jnp.where(gap > 0.0, 1.0, jnp.where(gap == 0.0, count / (count + 1.0), 0.0)) * verdict
     each = share / jnp.maximum(count, 1.0)
-    at_label = jnp.where(_label_score(x, labels) == -jnp.inf, 0.0, -share)
+    at_label = jnp.where(entry_at(x, labels) == -jnp.inf, 0.0, -share)
     others = jnp.where(leads, each[..., None], 0.0 * each[..., None])
     return jnp.where(mask < 0.0, at_label[..., None], others)
 
@@ -109,14 +106,14 @@ def label_lag(x: jax.Array, labels: jax.Array) -> jax.Array:
         labels: [...] integers in [0, V); callers deal with others.
     """
     top = jnp.max(x, axis=-1)
-    return (top - _label_score(x, labels)) * _verdict(top)
+    return (top - entry_at(x, labels)) * _verdict(top)
 
 
 @functools.partial(label_lag.defjvp, symbolic_zeros=True)
 def _label_lag_jvp(primals, tangents):
     x, labels = jax.lax.stop_gradient(primals)
     top = jnp.max(x, axis=-1)
-    gap = top - _label_score(x, labels)
+    gap = top - entry_at(x, labels)
     slope = _shared_slope(x, labels, top, gap, _verdict(top))
     loss = label_lag(*primals)
     return loss, like(summed_along(slope, tangents[0]), loss)
@@ -130,7 +127,7 @@ class _Race(NamedTuple):
 
 def _race(x: jax.Array, labels: jax.Array) -> _Race:
     best = jnp.max(jnp.minimum(x, _label_mask(x, labels)), axis=-1)
-    own = _label_score(x, labels)
+    own = entry_at(x, labels)
     one, other = (jnp.where(jnp.isinf(score), 0.0, score) for score in (best, own))
     # Scores that are about 1 apart leave little, of which no digit may be lost. Half sizes, since
     # the difference of two finite scores may overflow.
@@ -264,7 +261,7 @@ def _sparsemax_parts(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
     """The loss, the distribution in quarters, what it gives to other classes, and a verdict."""
     cut = _cut(x)
     heights = _heights(x, cut)
-    score = _label_score(x, labels)
+    score = entry_at(x, labels)
     height = _height(score, cut)
     on_top = cut.is_heavy & (_quarters(score) == cut.top)
     inside = jnp.maximum(height, 0.0)
@@ -283,7 +280,7 @@ def _sparsemax_parts(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
 def _label_sparsemax_and_slope(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`label_sparsemax` and its gradient with respect to x, [..., V], from one cut."""
     loss, heights, others, verdict = _sparsemax_parts(x, labels)
-    at_label = jnp.where(_label_score(x, labels) == -jnp.inf, 0.0, -others)
+    at_label = jnp.where(entry_at(x, labels) == -jnp.inf, 0.0, -others)
     slope = jnp.where(_label_mask(x, labels) < 0.0, at_label[..., None], 4.0 * heights)
     return loss, slope * verdict[..., None]
 

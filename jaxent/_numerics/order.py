@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxent._numerics.distribution import is_zero, log_or_zero
 from jaxent._numerics.elementary import log1p, polynomial, terms_for
+from jaxent._numerics.explicit import as_automatic
 from jaxent._numerics.ground import like, long_sum, summed_along
 
 # Powers.
@@ -87,6 +88,10 @@ def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum over the last axis as two numbers, which hold twice the digits of one."""
+    return as_automatic(_by_halves, x, like=x, axes=x.ndim - 1)
+
+
+def _by_halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     error = jnp.zeros_like(x)
     while x.shape[-1] > 1:
         if x.shape[-1] % 2:

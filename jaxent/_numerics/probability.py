@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._numerics.elementary import log1p
+from jaxent._numerics.explicit import entry_at
 from jaxent._numerics.ground import along, like, long_sum, summed_along
 
 # Processors may take a subnormal number for 0, or have a wrong logarithm for it; as an integer its
@@ -130,7 +131,7 @@ def squared_distance(p: jax.Array, targets: jax.Array) -> jax.Array:
 def negative_log_likelihood(log_p: jax.Array, labels: jax.Array) -> jax.Array:
     """-log_p at the label of each row, [...]; callers deal with labels outside [0, V)."""
     # A difference, so that certainty costs 0 and not -0.
-    return 0.0 - jnp.take_along_axis(log_p, labels[..., None], axis=-1, mode="clip")[..., 0]
+    return 0.0 - entry_at(log_p, labels)
 
 
 @negative_log_likelihood.defjvp
