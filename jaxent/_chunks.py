@@ -203,7 +203,7 @@ def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
         value, gradients = _total_and_gradients(sweep, operands, wanted)
         # Sums of products, not `vdot`: flattening would make the partitioner gather the kernel.
         products = jax.tree.map(
-            lambda dot, gradient: _dot(gradient, dot), dots, gradients, is_leaf=_is_zero
+            lambda dot, gradient: _dot(sweep, gradient, dot), dots, gradients, is_leaf=_is_zero
         )
         parts = (
             across.beyond(part, sweep.axes, sweep.untracked) for part in jax.tree.leaves(products)
@@ -217,8 +217,10 @@ def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero)
 
 
-def _dot(gradient: jax.Array, tangent: Any) -> jax.Array | None:
-    return None if _is_zero(tangent) else jnp.sum(gradient * tangent.astype(gradient.dtype))
+def _dot(sweep: Sweep, gradient: jax.Array, tangent: Any) -> jax.Array | None:
+    if _is_zero(tangent):
+        return None
+    return jnp.sum(gradient.astype(sweep.dtype) * tangent.astype(sweep.dtype))
 
 
 def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):

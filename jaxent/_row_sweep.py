@@ -178,7 +178,12 @@ def sweep_rows(
             _keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args
         ),
         captured=tuple(
-            _unless_nothing(where, _known_to_vary(name, value, axes)) for value in captured
+            _unless_nothing(where, value)
+            if axes <= across.axes_of(value)
+            else value
+            if reduction == "none"
+            else _constant(name, value, axes)
+            for value in captured
         ),
         weights=weights,
         where=where,
@@ -246,21 +251,19 @@ def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
     return jnp.where(where.reshape(each_row), rows, copy[None])
 
 
-def _known_to_vary(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
-    """What a loss closes over, refused where it is differentiated and the same for several losses.
+def _constant(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
+    """What a loss closes over and losses of several devices have in common; it has no derivative.
 
-    Its gradient would be a sum over devices already, of which nobody knows their shares.
+    Its gradient would be a sum over those devices already, of which nobody knows their shares.
     """
     missing = sorted(axes - across.axes_of(value), key=str)
-    if not missing or not jnp.issubdtype(value.dtype, jnp.inexact):
-        return value
 
     @jax.custom_jvp
-    def known(value):
+    def constant(value):
         return value
 
-    @known.defjvp
-    def known_jvp(primals, tangents):
+    @constant.defjvp
+    def constant_jvp(primals, tangents):
         del primals, tangents
         raise AssertionError(
             f"jaxent.{name}: `loss_fn` closes over {_checks.describe(value)}, which is "
@@ -268,7 +271,7 @@ def _known_to_vary(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
             f'over `jax.lax.pcast(value, {tuple(missing)}, to="varying")`.'
         )
 
-    return known(value)
+    return constant(value)
 
 
 def _unless_nothing(where: jax.Array | None, value: jax.Array) -> jax.Array:
