@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import AxisType
 
 from jaxent._numerics import across
 
@@ -208,9 +209,20 @@ def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
         parts = (
             across.beyond(part, sweep.axes, sweep.untracked) for part in jax.tree.leaves(products)
         )
-        return value, sum(parts, jnp.zeros((), sweep.dtype))
+        tangent = sum(parts, jnp.zeros((), sweep.dtype))
+        return _on_mesh_of(tangent, value, gradients), tangent
 
     return total(operands)
+
+
+def _on_mesh_of(tangent: jax.Array, value: jax.Array, gradients: Any) -> jax.Array:
+    """The value, with the mesh of its tangent in its type: JAX 0.7 insists, 0.10 does not."""
+    mesh = jax.typeof(tangent).sharding.mesh
+    is_automatic = set(mesh.axis_types) == {AxisType.Auto}
+    if jax.__version_info__ >= (0, 10) or not is_automatic:
+        return value
+    typed = [leaf for leaf in jax.tree.leaves(gradients) if jax.typeof(leaf).sharding.mesh == mesh]
+    return value + sum(jnp.sum(jnp.atleast_1d(leaf)[:0]).astype(value.dtype) for leaf in typed[:1])
 
 
 def _is_zero(tangent: Any) -> bool:
