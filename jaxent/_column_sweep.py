@@ -569,7 +569,9 @@ def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> 
     # One largest logit stays out: the one of before, if no other exceeds it, or one of this tile.
     ties = jnp.sum(is_top, axis=1, dtype=sweep.dtype)
     tied = jnp.where(known.top == top, ties, ties - 1.0) * jnp.exp(top - shift)
-    first = _class_at(sweep, block, jnp.argmax(is_top, axis=1).astype(jnp.int32))
+    # The least of several numbers: of sharded classes, `argmax` would be gathered.
+    places = jnp.arange(sweep.block, dtype=jnp.int32)[None, :]
+    first = _class_at(sweep, block, jnp.min(jnp.where(is_top, places, sweep.block - 1), axis=1))
 
     rest = _possible(top)[:, None]
     half_depth = (0.5 * rest - 0.5 * x) * share
