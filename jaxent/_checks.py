@@ -146,7 +146,7 @@ def mesh_axis(function: str, axis_name: Any) -> None:
     try:
         jax.lax.axis_size(axis_name)
         is_bound = True
-    except (NameError, TypeError, KeyError):
+    except (NameError, TypeError, ValueError):
         is_bound = False
     require(
         is_bound,

@@ -288,6 +288,8 @@ def _cross_entropy(
     options = jax.tree.map(lambda value: value.astype(dtype), options)
 
     def by_rows(arrays, labels, options):
+        options = jax.tree.map(lambda o: across.varying(o, across.axes_of(labels)), options)
+
         def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
             logits = transformed(logits, options["soft_cap"], options["temperature"])
             smoothing = 0.0 if options["label_smoothing"] is None else options["label_smoothing"]

@@ -247,7 +247,7 @@ def has_one_gradient_under_every_transformation(row: Row) -> None:
     losses, _ = compiled(row, arguments)
     generator = np.random.default_rng(0)
     weights = generator.normal(size=losses.shape).astype(np.float32)
-    directions = tuple(generator.normal(size=f.shape).astype(np.float32) for f in floats)
+    directions = tuple(jnp.asarray(generator.normal(size=f.shape), np.float32) for f in floats)
 
     def slopes(weight, *a, wrap=lambda f: f):
         loss, floats = of_floats(row, a)
