@@ -426,17 +426,16 @@ def test_heads_in_sixteen_bits():
 
 
 def exchanged(program):
-    """The kinds and numbers of entries of what devices exchange, if it is with any other."""
+    """The kinds and numbers of entries of everything that the devices exchange."""
     found = set()
-    collective = r"= (.*?) (all-[a-z-]+|reduce-scatter|collective-[a-z-]+)\((.*)"
-    for result, kind, rest in re.findall(collective, program.as_text()):
-        alone = re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", rest)
-        for sizes in [] if alone else re.findall(r"\w+\[([\d,]*)\]", result):
+    collective = r"= (.*?) (all-[a-z-]+|reduce-scatter|collective-[a-z-]+)\("
+    for result, kind in re.findall(collective, program.as_text()):
+        for sizes in re.findall(r"\w+\[([\d,]*)\]", result):
             found.add((kind, math.prod(map(int, filter(None, sizes.split(","))))))
     return found
 
 
-MESHES = pytest.mark.parametrize("sizes", [(1, 8), (2, 4)], ids=str)
+MESHES = pytest.mark.parametrize("sizes", [{"vocab": 8}, {"data": 2, "vocab": 4}], ids=str)
 
 
 @MESHES
@@ -444,16 +443,17 @@ MESHES = pytest.mark.parametrize("sizes", [(1, 8), (2, 4)], ids=str)
 def test_losses_exchange_numbers_of_rows(row, sizes):
     rows, classes = 14, 8 * 11
     arguments = row.inputs((rows,), classes=classes)
-    specs = tuple(P("data", *["vocab"] * (a.ndim == 2)) for a in arguments)
+    of_rows = "data" if "data" in sizes else None
+    specs = tuple(P(of_rows, *["vocab"] * (a.ndim == 2)) for a in arguments)
     loss = jax.shard_map(
         functools.partial(row.loss, axis_name="vocab"),
-        mesh=mesh_of(data=sizes[0], vocab=sizes[1]),
+        mesh=mesh_of(**sizes),
         in_specs=specs,
-        out_specs=P("data"),
+        out_specs=P(of_rows),
     )
     value_and_grad = jax.value_and_grad(lambda x, *rest: jnp.sum(loss(x, *rest)))
     found = exchanged(jax.jit(value_and_grad).lower(*arguments).compile())
-    local = rows // sizes[0]
+    local = rows // sizes.get("data", 1)
     assert ("all-reduce", local) in found
     assert found <= {("all-reduce", local), ("all-reduce", 1)}
 
@@ -467,19 +467,20 @@ def test_heads_exchange_numbers_of_rows_and_gradients(sweep, sizes):
         jax.ShapeDtypeStruct((features, classes), np.float32),
         jax.ShapeDtypeStruct((rows,), np.int32),
     )
+    of_rows = "data" if "data" in sizes else None
     there = jax.shard_map(
         lambda *a: jaxent.linear_softmax_cross_entropy(
             *a, sweep=sweep, reduction="sum", axis_name="vocab"
         )[None],
-        mesh=mesh_of(data=sizes[0], vocab=sizes[1]),
-        in_specs=(P("data"), P(None, "vocab"), P("data")),
-        out_specs=P("data"),
+        mesh=mesh_of(**sizes),
+        in_specs=(P(of_rows), P(None, "vocab"), P(of_rows)),
+        out_specs=P(of_rows),
     )
     total = jax.value_and_grad(lambda *a: jnp.sum(there(*a)), (0, 1))
     found = exchanged(jax.jit(total).lower(*arguments).compile())
-    local, block = rows // sizes[0], classes // sizes[1]
+    local, block = rows // sizes.get("data", 1), classes // sizes["vocab"]
     print(sweep, sizes, sorted(found))
-    gradients = {local * features} | ({features * block} if sizes[0] > 1 else set())
+    gradients = {local * features} | ({features * block} if of_rows else set())
     # Rows come in chunks of any number.
     numbers = {size for _, size in found if size <= local}
     assert {kind for kind, _ in found} == {"all-reduce"}
