@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType
 
+from jaxent._cut import Cut, in_tiles, is_row, out_of_tiles
 from jaxent._numerics import across
 
 LossFunction = Callable[..., jax.Array]
@@ -60,15 +61,10 @@ class Sweep(NamedTuple):
 
     loss_fn: LossFunction
     products: tuple[Products, ...]
-    rows: int
-    chunk: int
+    cut: Cut
     dtype: Any
     axes: frozenset = frozenset()
     untracked: tuple = ()
-
-    @property
-    def steps(self) -> int:
-        return -(-self.rows // self.chunk)
 
 
 class _Chunk(NamedTuple):
@@ -82,56 +78,52 @@ class _Chunk(NamedTuple):
 
 
 def _cut(sweep: Sweep, rows: Any) -> Any:
-    """[rows, ...] to [steps, chunk, ...]; chunk k takes the rows k, k + steps, k + 2 steps, ...
+    """Rows in line to [chunks, *rows of a chunk, ...].
 
-    Interleaved chunks keep every device at work when the rows are sharded. What is missing in the
-    last round is filled with copies of the first rows, which are finite if the input is.
+    Copies of the first rows fill the last chunk: they are finite if the input is.
     """
 
     def cut(array):
-        missing = sweep.steps * sweep.chunk - sweep.rows
-        if missing:
-            array = jnp.concatenate([array, array[:missing]])
-        array = array.reshape(sweep.chunk, sweep.steps, *array.shape[1:])
-        return jnp.swapaxes(array, 0, 1)
+        tiles = in_tiles(sweep.cut, array, fill_with_rows=True)
+        return jnp.moveaxis(tiles, len(sweep.cut.tile), 0)
 
     return jax.tree.map(cut, rows)
 
 
 def _join(sweep: Sweep, chunks: jax.Array) -> jax.Array:
     """The inverse of `_cut`."""
-    rows = jnp.swapaxes(chunks, 0, 1)
-    return rows.reshape(sweep.steps * sweep.chunk, *rows.shape[2:])[: sweep.rows]
+    return out_of_tiles(sweep.cut, jnp.moveaxis(chunks, 0, len(sweep.cut.tile)))
 
 
 def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
     """All chunks, stacked. `live` marks rows that count, None if all do; fillers do not."""
     live = operands.where
-    if live is None and sweep.steps * sweep.chunk != sweep.rows:
-        live = jnp.ones(sweep.rows, bool)
     hidden = tuple(layer.hidden for layer in operands.layers)
     chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, live))
-    if live is None:
+    if not sweep.cut.missing:
         return chunks
-    index = jnp.arange(sweep.chunk)[None, :] * sweep.steps + jnp.arange(sweep.steps)[:, None]
-    return chunks._replace(live=chunks.live & (index < sweep.rows))
+    counts = jnp.moveaxis(is_row(sweep.cut), -1, 0)
+    return chunks._replace(live=counts if live is None else counts & chunks.live)
 
 
-def _contract(sweep: Sweep, operand: Any, left, left_axis: int, right, right_axis: int):
+def _contract(sweep: Sweep, operand: Any, left, left_axes, right, right_axes):
     """A product in the dtype of the operands, accumulated in the dtype of the losses."""
     return jax.lax.dot_general(
         left.astype(operand),
         right.astype(operand),
-        (((left_axis,), (right_axis,)), ((), ())),
+        ((left_axes, right_axes), ((), ())),
         preferred_element_type=sweep.dtype,
     )
 
 
 def _project(sweep: Sweep, products: Products, layer: Layer) -> jax.Array:
     """Logits of a chunk."""
-    axis = 1 - products.vocab_axis
-    logits = _contract(sweep, products.operand, layer.hidden, 1, layer.kernel, axis)
-    return logits if layer.bias is None else logits + layer.bias.astype(sweep.dtype)[None, :]
+    axes = (len(sweep.cut.tile),), (1 - products.vocab_axis,)
+    logits = _contract(sweep, products.operand, layer.hidden, axes[0], layer.kernel, axes[1])
+    if layer.bias is None:
+        return logits
+    each_row = [1] * len(sweep.cut.tile)
+    return logits + layer.bias.astype(sweep.dtype).reshape(*each_row, -1)
 
 
 def _all_logits(sweep: Sweep, layers: tuple[Layer, ...], chunk: _Chunk) -> list[jax.Array]:
@@ -170,7 +162,7 @@ def losses_of_rows(sweep: Sweep, operands: Operands) -> jax.Array:
         logits = _all_logits(sweep, layers, chunk)
         if operands.where is not None:
             # The same logits, but a masked row has no derivative in them, not even 0 times one.
-            live = chunk.live[:, None]
+            live = chunk.live[..., None]
             logits = [jnp.where(live, x, jax.lax.stop_gradient(x)) for x in logits]
         return _weighted(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *captured))
 
@@ -263,7 +255,7 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
         slopes, row_args_slope, captured_slope = pull_back(_weighted(sweep, chunk, ones))
         if operands.where is not None:
             # Exactly zero for masked rows, also if the slope there is infinite.
-            slopes = [jnp.where(chunk.live[:, None], slope, 0.0) for slope in slopes]
+            slopes = [jnp.where(chunk.live[..., None], slope, 0.0) for slope in slopes]
         layers = [
             _layer_gradients(sweep, products, layer._replace(hidden=hidden), want, slope)
             for products, layer, hidden, want, slope in zip(
@@ -322,16 +314,17 @@ def _layer_gradients(
 ) -> Layer:
     """What a chunk adds to the gradients that are wanted, from the slope in its logits."""
     axis, operand = products.vocab_axis, slope.astype(products.operand)
+    rows = tuple(range(len(sweep.cut.tile)))
     # In the layout of the kernel, so that nothing of its size is transposed.
     pair = (layer.hidden, operand) if axis else (operand, layer.hidden)
     return Layer(
-        hidden=_contract(sweep, products.operand, operand, 1, layer.kernel, axis)
+        hidden=_contract(sweep, products.operand, operand, (len(rows),), layer.kernel, (axis,))
         if wanted.hidden
         else None,
-        kernel=_contract(sweep, products.operand, pair[0], 0, pair[1], 0)
+        kernel=_contract(sweep, products.operand, pair[0], rows, pair[1], rows)
         if wanted.kernel
         else None,
-        bias=jnp.sum(slope, axis=0) if wanted.bias else None,
+        bias=jnp.sum(slope, axis=rows) if wanted.bias else None,
     )
 
 

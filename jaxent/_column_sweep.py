@@ -21,6 +21,7 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 from jax.typing import ArrayLike
 
 from jaxent import _checks
+from jaxent._cut import Cut, cut_rows, in_line, in_shape, in_tiles, out_of_tiles
 from jaxent._head import (
     Head,
     check_class_where,
@@ -165,8 +166,7 @@ class _Sweep(NamedTuple):
 
     vocab_axis: int
     classes: int
-    tile_rows: int
-    row_tiles: int
+    cut: Cut
     parts: int
     width: int
     blocks: int
@@ -193,7 +193,7 @@ class _Sweep(NamedTuple):
 class _Parameters(NamedTuple):
     """What the results are differentiated by.
 
-    Rows are [tile_rows, row_tiles, D], and [parts, length] stands for the axis of the vocabulary.
+    Rows are [*tile, tiles, D], and [parts, length] stands for the axis of the vocabulary.
     """
 
     hidden: Any
@@ -204,7 +204,7 @@ class _Parameters(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """What they are not: labels [tile_rows, row_tiles] and the classes' mask [parts, length]."""
+    """What they are not: labels [*tile, tiles] and the classes' mask [parts, length]."""
 
     labels: Any
     exists: Any
@@ -238,15 +238,13 @@ def _compiled(
 ) -> LinearSoftmax:
     head = Head(**arrays, vocab_axis=vocab_axis)
     dtype = compute_dtype(head.hidden, head.kernel)
-    count = math.prod(head.shape)
-    if count == 0:
+    if math.prod(head.shape) == 0:
         nothing = jnp.zeros(head.shape, dtype)
         index = jnp.zeros(head.shape, jnp.int32)
         return LinearSoftmax(nothing, nothing, nothing, nothing, index, nothing)
-    sweep = _plan(head, count, dtype, block_size)._replace(axis_name=axis_name)
+    sweep = _plan(head, dtype, block_size)._replace(axis_name=axis_name)
 
-    where = None if head.where is None else head.where.reshape(count)
-    hidden, labels = head.hidden.reshape(count, -1), labels.reshape(count)
+    hidden, where = head.hidden, head.where
     in_range = (labels >= 0) & (labels < across.count(head.vocabulary, axis_name))
     labels = _own(sweep, jnp.where(in_range, labels, 0).astype(jnp.int32))
     if class_where is not None:
@@ -257,7 +255,7 @@ def _compiled(
     if where is not None:
         # What a masked row holds must reach no product; its label, NaN times 0, neither.
         in_range |= ~where
-        hidden = jnp.where(where[:, None], hidden, jnp.zeros((), hidden.dtype))
+        hidden = jnp.where(where[..., None], hidden, jnp.zeros((), hidden.dtype))
     parameters = _Parameters(
         _cut(sweep, hidden),
         _in_parts(sweep, head.kernel, sweep.vocab_axis),
@@ -268,11 +266,11 @@ def _compiled(
     exists = None if class_where is None else _in_parts(sweep, class_where, 0)
     targets = _Targets(_cut(sweep, labels), exists)
     results, _ = _statistics(sweep, *across.alike((parameters, targets)))
-    results = LinearSoftmax(*(_join(sweep, result)[:count] for result in results))
+    results = LinearSoftmax(*(_join(sweep, result).reshape(head.shape) for result in results))
     results = results._replace(cross_entropy=judged(results.cross_entropy, in_range))
     if where is not None:
         results = jax.tree.map(lambda r: jnp.where(where, r, jnp.zeros((), r.dtype)), results)
-    return jax.tree.map(lambda result: result.reshape(head.shape), results)
+    return results
 
 
 def _own(sweep: _Sweep, classes: jax.Array) -> jax.Array:
@@ -283,7 +281,7 @@ def _own(sweep: _Sweep, classes: jax.Array) -> jax.Array:
     return jnp.where((own >= 0) & (own < sweep.classes), own, -1)
 
 
-def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
+def _plan(head: Head, dtype: Any, block_size: int | None) -> _Sweep:
     """How to cut: tiles of 2**20 logits per device on a CPU, to stay in its cache; else 2**24.
 
     From 2**19 to 2**22 logits and 512 to 2048 classes there is no difference on a CPU beyond the
@@ -307,13 +305,12 @@ def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
     blocks = -(-length // (block_size // parts))
     width = -(-length // blocks)
     logits = devices(head) * (2**20 if on_cpu else 2**24)
-    row_tiles = -(-count // max(128, logits // (parts * width)))
+    rows = max(128, logits // (parts * width))
     same = head.hidden.dtype == head.kernel.dtype
     return _Sweep(
         head.vocab_axis,
         head.vocabulary,
-        -(-count // row_tiles),
-        row_tiles,
+        cut_rows(head.shape or (1,), rows, devices(head)),
         parts,
         width,
         blocks,
@@ -323,19 +320,15 @@ def _plan(head: Head, count: int, dtype: Any, block_size: int | None) -> _Sweep:
 
 
 def _cut(sweep: _Sweep, rows: jax.Array) -> jax.Array:
-    """[rows, ...] to [tile_rows, row_tiles, ...], filled up with zeros.
-
-    A tile takes every row_tiles-th row, so that sharded rows keep every device at work.
-    """
-    missing = sweep.tile_rows * sweep.row_tiles - rows.shape[0]
-    if missing:
-        rows = jnp.pad(rows, ((0, missing), *[(0, 0)] * (rows.ndim - 1)))
-    return rows.reshape(sweep.tile_rows, sweep.row_tiles, *rows.shape[1:])
+    """Rows of the leading shape of `hidden` to [*tile, tiles, ...], filled up with zeros."""
+    # A single row without any leading axis is one of one.
+    rows = rows if sweep.cut.shape == rows.shape[: len(sweep.cut.shape)] else rows[None]
+    return in_tiles(sweep.cut, in_line(sweep.cut, rows), fill_with_rows=False)
 
 
 def _join(sweep: _Sweep, tiles: jax.Array) -> jax.Array:
     """The inverse of `_cut`, but for what was filled up."""
-    return tiles.reshape(sweep.tile_rows * sweep.row_tiles)
+    return in_shape(sweep.cut, out_of_tiles(sweep.cut, tiles))
 
 
 def _in_parts(sweep: _Sweep, array: jax.Array, axis: int) -> jax.Array:
@@ -392,36 +385,43 @@ def _places(sweep: _Sweep, array: jax.Array, start: jax.Array, axis: int) -> jax
     return jax.lax.dynamic_slice_in_dim(array, start, sweep.width, axis + 1)
 
 
-def _tile_of(tree: Any, index: jax.Array) -> Any:
+def _tile_of(sweep: _Sweep, tree: Any, index: jax.Array) -> Any:
     """The rows of one tile."""
-    take = lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, keepdims=False)  # noqa: E731
+    axis = len(sweep.cut.tile)
+    take = lambda a: jax.lax.dynamic_index_in_dim(a, index, axis, keepdims=False)  # noqa: E731
     return jax.tree.map(take, tree)
 
 
-def _put(tree: Any, values: Any, index: jax.Array) -> Any:
+def _put(sweep: _Sweep, tree: Any, values: Any, index: jax.Array) -> Any:
     """The rows of one tile put back."""
-    put = lambda a, v: jax.lax.dynamic_update_index_in_dim(a, v, index, 1)  # noqa: E731
+    axis = len(sweep.cut.tile)
+    put = lambda a, v: jax.lax.dynamic_update_index_in_dim(a, v, index, axis)  # noqa: E731
     return jax.tree.map(put, tree, values)
 
 
-def _product(sweep: _Sweep, left, left_axis: int, right, right_axis: int) -> jax.Array:
+def _product(sweep: _Sweep, left, left_axes, right, right_axes) -> jax.Array:
     """A product in the dtype of the operands, accumulated in the dtype of the sums."""
     return jax.lax.dot_general(
         left.astype(sweep.operand),
         right.astype(sweep.operand),
-        (((left_axis,), (right_axis,)), ((), ())),
+        ((left_axes, right_axes), ((), ())),
         preferred_element_type=sweep.dtype,
     )
 
 
 def _project(sweep: _Sweep, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _product(sweep, hidden, 1, kernel, 1 - sweep.vocab_axis)
+    return _product(sweep, hidden, (hidden.ndim - 1,), kernel, (1 - sweep.vocab_axis,))
 
 
 def _logits(products: jax.Array, bias, soft_cap, temperature) -> jax.Array:
     """Logits of a tile from the products of hidden and kernel."""
-    biased = products if bias is None else products + bias[None, :]
+    biased = products if bias is None else products + _of_classes(products, bias)
     return transformed(biased, soft_cap, temperature)
+
+
+def _of_classes(x: jax.Array, values: jax.Array) -> jax.Array:
+    """What there is one of for each class, of the rank of logits."""
+    return values.reshape(*[1] * (x.ndim - 1), -1)
 
 
 def _tile_logits(sweep: _Sweep, parameters: _Parameters, block: _Block, hidden) -> jax.Array:
@@ -432,7 +432,7 @@ def _tile_logits(sweep: _Sweep, parameters: _Parameters, block: _Block, hidden) 
 
 
 def _counted(block: _Block, x: jax.Array) -> jax.Array:
-    return x if block.counts is None else jnp.where(block.counts[None, :], x, -jnp.inf)
+    return x if block.counts is None else jnp.where(_of_classes(x, block.counts), x, -jnp.inf)
 
 
 def _number(sweep: _Sweep, block: _Block) -> jax.Array | float:
@@ -457,7 +457,8 @@ def _class_at(sweep: _Sweep, block: _Block, place: jax.Array) -> jax.Array:
 def _is_class(sweep: _Sweep, block: _Block, classes: jax.Array) -> jax.Array:
     """Where in the block the class of each row is; what an earlier block has seen is nowhere."""
     place = jax.lax.optimization_barrier(_place(sweep, block, classes))
-    return jnp.arange(sweep.block, dtype=jnp.int32)[None, :] == place[:, None]
+    place = place[..., None]
+    return _of_classes(place, jnp.arange(sweep.block, dtype=jnp.int32)) == place
 
 
 class _Sums(NamedTuple):
@@ -473,7 +474,7 @@ class _Sums(NamedTuple):
 
 
 def _statistics(sweep: _Sweep, parameters: _Parameters, targets: _Targets):
-    """The results of each row [tile_rows, row_tiles], and what their slopes are made of."""
+    """The results of each row [*tile, tiles], and what their slopes are made of."""
 
     @jax.custom_jvp
     def statistics(parameters: _Parameters, targets: _Targets):
@@ -534,7 +535,7 @@ def _shift(sweep: _Sweep, top: jax.Array) -> jax.Array:
 
 def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_Sums, jax.Array]:
     """The forward sweep, one product per tile; also the share of all classes that it has seen."""
-    shape = sweep.tile_rows, sweep.row_tiles
+    shape = *sweep.cut.tile, sweep.cut.tiles
     zeros, low = jnp.zeros(shape, sweep.dtype), jnp.full(shape, -jnp.inf, sweep.dtype)
     start = _Sums(low, zeros, zeros, zeros, zeros, zeros, jnp.zeros(shape, jnp.int32))
     share = 1.0 / _size(sweep, targets.exists)
@@ -544,12 +545,14 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_S
 
         def tile_step(carry, number):
             sums, seen = carry
-            hidden, labels, known = _tile_of((parameters.hidden, targets.labels, sums), number)
+            hidden, labels, known = _tile_of(
+                sweep, (parameters.hidden, targets.labels, sums), number
+            )
             x = _tile_logits(sweep, parameters, block, hidden)
             total = _add(sweep, known, seen, share, x, labels, block)
-            return (_put(sums, total, number), seen), None
+            return (_put(sweep, sums, total, number), seen), None
 
-        sums, seen = _loop(tile_step, carry, sweep.row_tiles)
+        sums, seen = _loop(tile_step, carry, sweep.cut.tiles)
         return (sums, seen + share * _number(sweep, block)), None
 
     start = start, jnp.zeros((), sweep.dtype)
@@ -558,32 +561,32 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_S
 
 def _add(sweep: _Sweep, known: _Sums, seen, share, x, labels, block: _Block) -> _Sums:
     """The sums with a tile of logits added, after a part `seen` of the classes; `share` is one."""
-    here = jnp.max(x, axis=1)
+    here = jnp.max(x, axis=-1)
     top = jnp.maximum(known.top, here)
     before, shift = _raised(sweep, known, seen, top), _shift(sweep, top)
-    terms = jnp.exp(x - shift[:, None])
-    is_top = x == top[:, None]
+    terms = jnp.exp(x - shift[..., None])
+    is_top = x == top[..., None]
     local = _place(sweep, block, labels)
-    label = jnp.take_along_axis(x, local[:, None], axis=1, mode="clip")[:, 0]
-    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[:, None], leaving_out(x, local))), axis=1)
+    label = jnp.take_along_axis(x, local[..., None], axis=-1, mode="clip")[..., 0]
+    others = jnp.sum(jnp.exp(jnp.minimum(x - shift[..., None], leaving_out(x, local))), axis=-1)
     # One largest logit stays out: the one of before, if no other exceeds it, or one of this tile.
-    ties = jnp.sum(is_top, axis=1, dtype=sweep.dtype)
+    ties = jnp.sum(is_top, axis=-1, dtype=sweep.dtype)
     tied = jnp.where(known.top == top, ties, ties - 1.0) * jnp.exp(top - shift)
     # The least of several numbers: of sharded classes, `argmax` would be gathered.
-    places = jnp.arange(sweep.block, dtype=jnp.int32)[None, :]
-    first = _class_at(sweep, block, jnp.min(jnp.where(is_top, places, sweep.block - 1), axis=1))
+    places = _of_classes(x, jnp.arange(sweep.block, dtype=jnp.int32))
+    first = _class_at(sweep, block, jnp.min(jnp.where(is_top, places, sweep.block - 1), axis=-1))
 
-    rest = _possible(top)[:, None]
+    rest = _possible(top)[..., None]
     half_depth = (0.5 * rest - 0.5 * x) * share
     if block.counts is not None:
-        half_depth = jnp.where(block.counts[None, :], half_depth, 0.0)
+        half_depth = jnp.where(_of_classes(x, block.counts), half_depth, 0.0)
     return _Sums(
         top=top,
         label=jnp.where(local >= 0, label, known.label),
         others=before.others + others,
-        beneath=before.beneath + tied + jnp.sum(jnp.where(is_top, 0.0, terms), axis=1),
-        spread=before.spread + jnp.sum(terms * _at_most_finite(rest - x), axis=1),
-        half_depth=before.half_depth + jnp.sum(half_depth, axis=1),
+        beneath=before.beneath + tied + jnp.sum(jnp.where(is_top, 0.0, terms), axis=-1),
+        spread=before.spread + jnp.sum(terms * _at_most_finite(rest - x), axis=-1),
+        half_depth=before.half_depth + jnp.sum(half_depth, axis=-1),
         top_class=jnp.where(
             here > known.top,
             first,
@@ -669,13 +672,13 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
     """Of all results but `top_class`, along the tangents of those parameters that have one."""
     parameters, targets, rows = residuals
     moving = [name for name, dot in dots._asdict().items() if dot is not None]
-    zeros = jnp.zeros((sweep.tile_rows, sweep.row_tiles), sweep.dtype)
+    zeros = jnp.zeros((*sweep.cut.tile, sweep.cut.tiles), sweep.dtype)
     zeros = across.alike(zeros, residuals, dots)
 
     def step(totals, index):
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def tile(parameters, targets, rows, dots, number):
-            hidden, labels, row = _tile_of((parameters.hidden, targets.labels, rows), number)
+            hidden, labels, row = _tile_of(sweep, (parameters.hidden, targets.labels, rows), number)
 
             def logits(*values):
                 given = parameters._replace(hidden=hidden)._replace(
@@ -686,21 +689,23 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
 
             points = parameters._replace(hidden=hidden)
             along = (
-                dots if dots.hidden is None else dots._replace(hidden=_tile_of(dots.hidden, number))
+                dots
+                if dots.hidden is None
+                else dots._replace(hidden=_tile_of(sweep, dots.hidden, number))
             )
             x, dot = jax.jvp(
                 logits, [getattr(points, n) for n in moving], [getattr(along, n) for n in moving]
             )
             block = _block(sweep, None, None, targets.exists, index)
             slopes = _slopes(sweep, x, labels, row, block, _size(sweep, targets.exists))
-            return tuple(jnp.sum(slope * dot, axis=1) for slope in slopes)
+            return tuple(jnp.sum(slope * dot, axis=-1) for slope in slopes)
 
         def tile_step(totals, number):
-            known = _tile_of(totals, number)
+            known = _tile_of(sweep, totals, number)
             added = tile(parameters, targets, rows, dots, number)
-            return _put(totals, jax.tree.map(jnp.add, known, added), number), None
+            return _put(sweep, totals, jax.tree.map(jnp.add, known, added), number), None
 
-        return _loop(tile_step, totals, sweep.row_tiles), None
+        return _loop(tile_step, totals, sweep.cut.tiles), None
 
     return _loop(step, (zeros,) * 5, sweep.blocks)
 
@@ -724,20 +729,20 @@ def _slope(sweep: _Sweep, x, labels, row: _Rows, block: _Block, size, cotangents
     shift, scale, factor, own, scaled, labels = jax.lax.optimization_barrier(
         (shift, scale, sum(factors[1:], factors[0]) if factors else None, own, scaled, labels)
     )
-    e = jnp.exp(x - shift[:, None])
+    e = jnp.exp(x - shift[..., None])
     slope = 0.0
     if factor is not None:
-        slope = e * factor[:, None]
+        slope = e * factor[..., None]
     if entropy is not None:
-        p = e * scale[:, None]
-        gap = jnp.where(p > 0.0, row.top[:, None] - x, 0.0)  # 0 times infinity would be NaN
-        slope += p * (gap - row.mean_gap[:, None]) * entropy[:, None]
+        p = e * scale[..., None]
+        gap = jnp.where(p > 0.0, row.top[..., None] - x, 0.0)  # 0 times infinity would be NaN
+        slope += p * (gap - row.mean_gap[..., None]) * entropy[..., None]
     if label is not None:
-        slope += jnp.where(_is_class(sweep, block, labels), own[:, None], e * scaled[:, None])
+        slope += jnp.where(_is_class(sweep, block, labels), own[..., None], e * scaled[..., None])
     if uniform is not None:
-        slope -= jnp.where(x == -jnp.inf, 0.0, uniform[:, None] / size)
+        slope -= jnp.where(x == -jnp.inf, 0.0, uniform[..., None] / size)
     if top_logit is not None:
-        slope += jnp.where(_is_class(sweep, block, row.top_class), top_logit[:, None], 0.0)
+        slope += jnp.where(_is_class(sweep, block, row.top_class), top_logit[..., None], 0.0)
     return jnp.broadcast_to(slope, x.shape)
 
 
@@ -807,7 +812,7 @@ def _sweep_back(
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def tile(parameters, targets, rows, cotangents, block, number):
             per_row = parameters.hidden, targets.labels, rows, cotangents
-            hidden, labels, row, flowing = _tile_of(per_row, number)
+            hidden, labels, row, flowing = _tile_of(sweep, per_row, number)
             products = _project(sweep, hidden, block.kernel)
             options = block.bias, parameters.soft_cap, parameters.temperature
             x, pull_back = jax.vjp(_logits, products, *options)
@@ -815,9 +820,10 @@ def _sweep_back(
             slope, bias, soft_cap, temperature = pull_back(slope)
             slope = slope.astype(sweep.operand)
             pair = (hidden, slope) if sweep.vocab_axis else (slope, hidden)
+            axes = tuple(range(slope.ndim - 1))
             gradients = _Parameters(
-                hidden=_product(sweep, slope, 1, block.kernel, sweep.vocab_axis),
-                kernel=_product(sweep, pair[0], 0, pair[1], 0),
+                hidden=_product(sweep, slope, (len(axes),), block.kernel, (sweep.vocab_axis,)),
+                kernel=_product(sweep, pair[0], axes, pair[1], axes),
                 bias=bias,
                 soft_cap=soft_cap,
                 temperature=temperature,
@@ -828,16 +834,16 @@ def _sweep_back(
             added = tile(parameters, targets, rows, cotangents, block, number)
             if sums.hidden is None:
                 return jax.tree.map(jnp.add, sums, added), None
-            known = sums._replace(hidden=_tile_of(sums.hidden, number))
+            known = sums._replace(hidden=_tile_of(sweep, sums.hidden, number))
             total = jax.tree.map(jnp.add, known, added)
-            return total._replace(hidden=_put(sums.hidden, total.hidden, number)), None
+            return total._replace(hidden=_put(sweep, sums.hidden, total.hidden, number)), None
 
         # Of the kernel and the bias only this block is at hand.
         local = sums._replace(
             kernel=zero(block.kernel.shape) if wanted.kernel else None,
             bias=zero(sweep.block) if wanted.bias else None,
         )
-        local = _loop(tile_step, local, sweep.row_tiles)
+        local = _loop(tile_step, local, sweep.cut.tiles)
         if wanted.kernel:
             columns = (local.kernel * unit).astype(parameters.kernel.dtype)
             columns = _add_columns(sweep, sums.kernel, columns, block, sweep.vocab_axis)

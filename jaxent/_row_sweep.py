@@ -25,6 +25,7 @@ from jaxent._chunks import (
     losses_of_rows,
     sum_of_losses,
 )
+from jaxent._cut import cut_rows, in_line, in_shape
 from jaxent._head import Head, check_head, check_row_argument, devices
 from jaxent._numerics import across, as_automatic, compute_dtype
 from jaxent._reduction import divide
@@ -156,27 +157,30 @@ def sweep_rows(
     count = math.prod(head.shape)
     if count == 0:
         return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    chunk = rows_per_chunk(heads, chunk_size)
+    cut = cut_rows(head.shape or (1,), rows_per_chunk(heads, chunk_size), max(map(devices, heads)))
     # Once for all chunks, so that a gradient that belongs to several devices is summed once.
     pairs = [(each.hidden, each.kernel, each.bias) for each in heads]
     layers = across.alike(pairs, row_args, head.where, head.weights)
     loss_fn, captured, axes, untracked = _without_closure(
-        name, loss_fn, heads, layers, row_args, chunk, dtype
+        name, loss_fn, heads, layers, row_args, cut.tile[-1], dtype
     )
+    if cut.outer:
+        per_row = len(heads) + len(row_args)
+        loss_fn = jax.vmap(loss_fn, (*[0] * per_row, *[None] * len(captured)))
     row_args = tuple(across.varying(array, axes) for array in row_args)
 
-    where = None if head.where is None else head.where.reshape(count)
-    weights = None if head.weights is None else head.weights.reshape(count).astype(dtype)
+    def line(array):
+        return in_line(cut, array.reshape(*cut.shape, *array.shape[len(head.shape) :]))
+
+    where = None if head.where is None else line(head.where)
+    weights = None if head.weights is None else line(head.weights).astype(dtype)
     if weights is not None and where is not None:
         weights = jnp.where(where, weights, 0.0)
     operands = Operands(
         layers=tuple(
-            Layer(_keep(where, hidden.reshape(count, -1)), kernel, bias)
-            for hidden, kernel, bias in layers
+            Layer(_keep(where, line(hidden)), kernel, bias) for hidden, kernel, bias in layers
         ),
-        row_args=tuple(
-            _keep(where, a.reshape(count, *a.shape[len(head.shape) :])) for a in row_args
-        ),
+        row_args=tuple(_keep(where, line(array)) for array in row_args),
         captured=tuple(
             _unless_nothing(where, value)
             if axes <= across.axes_of(value)
@@ -189,10 +193,10 @@ def sweep_rows(
         where=where,
     )
     products = tuple(Products(each.vocab_axis, _operand_dtype(each)) for each in heads)
-    sweep = Sweep(loss_fn, products, count, chunk, dtype, axes, untracked)
+    sweep = Sweep(loss_fn, products, cut, dtype, axes, untracked)
     try:
         if reduction == "none":
-            return losses_of_rows(sweep, operands).reshape(head.shape)
+            return in_shape(cut, losses_of_rows(sweep, operands)).reshape(head.shape)
         total = sum_of_losses(sweep, operands)
     except jax.errors.UnexpectedTracerError as error:
         raise AssertionError(
@@ -243,12 +247,16 @@ def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
     """
     if where is None:
         return rows
-    each_row = -1, *[1] * (rows.ndim - 1)
-    first = where & (jnp.arange(where.size) == jnp.argmax(where))
+    each_row = *where.shape, *[1] * (rows.ndim - where.ndim)
+    # Nothing here is an index into rows, which would gather them if they are sharded.
+    number = jnp.arange(where.size).reshape(where.shape)
+    first = number == jnp.min(jnp.where(where, number, where.size))
     fixed, zero = jax.lax.stop_gradient(rows), jnp.zeros((), rows.dtype)
-    # A sum, since an index into sharded rows would gather them.
-    copy = jnp.sum(jnp.where(first.reshape(each_row), fixed, zero), axis=0, dtype=rows.dtype)
-    return jnp.where(where.reshape(each_row), rows, copy[None])
+    axes = tuple(range(where.ndim))
+    copy = jnp.sum(
+        jnp.where(first.reshape(each_row), fixed, zero), axis=axes, keepdims=True, dtype=rows.dtype
+    )
+    return jnp.where(where.reshape(each_row), rows, copy)
 
 
 def _constant(name: str, value: jax.Array, axes: frozenset) -> jax.Array:

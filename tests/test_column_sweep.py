@@ -1,6 +1,7 @@
 """The column sweep: what it says of each row is exact, in every derivative, and costs little."""
 
 import functools
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from oracle import Truth
 
 import jaxent
 from jaxent import _column_sweep
+from jaxent._cut import cut_rows
 
 # Primes, so that no block and no tile comes out even. (Of five features XLA for CPUs in JAX 0.7
 # makes wrong products in float64.)
@@ -31,10 +33,10 @@ def several_tiles(monkeypatch):
     plan, uses = _column_sweep._plan, []
     traced: Any = _column_sweep._compiled
 
-    def cut(head, count, dtype, block_size):
-        uses.append(count)
-        sweep = plan(head, count, dtype, block_size)
-        return sweep._replace(row_tiles=3, tile_rows=-(-count // 3))
+    def cut(head, *options):
+        uses.append(head)
+        sweep = plan(head, *options)
+        return sweep._replace(cut=cut_rows(sweep.cut.shape, -(-math.prod(head.shape) // 3), 1))
 
     monkeypatch.setattr(_column_sweep, "_plan", cut)
     traced.clear_cache()  # of what other tests have traced, and for them
