@@ -63,6 +63,11 @@ def linear_softmax_cross_entropy(
     or a sum, two if the kernel is not differentiated, but the logits of a chunk of rows and a
     float32 copy of the kernel's gradient.
 
+    Rows, classes and features may be sharded over devices in any combination, and so may the last
+    two leading axes of `hidden`, as [batch, time]. JAX wants axes that the mesh divides: add rows
+    that `where` masks, and classes of zeros whose bias is -inf (or that `class_where` of
+    `jaxent.linear_softmax` removes).
+
     Args:
         hidden: What the head is applied to, `[..., D]`, floating point. Products have operands in
             the common dtype of `hidden` and `kernel` and are accumulated in float32.
@@ -86,8 +91,7 @@ def linear_softmax_cross_entropy(
         sweep: "rows" or "columns" of the logits; None takes what is faster: columns for "none",
             and for a mean or a sum in float32 of a differentiated kernel if D is at most 256; else
             rows. A `chunk_size` asks for rows, a `block_size` for columns. Columns always need
-            least memory. Ask for rows if the vocabulary is sharded over devices: columns would
-            gather the kernel on each.
+            least memory.
         chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over

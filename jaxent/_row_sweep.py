@@ -60,7 +60,8 @@ def linear_loss(
             of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays
             that it closes over are differentiated like arguments. Inside `jax.shard_map`, with a
             block of the columns of `kernel` on each device, it sees a block of the logits: a loss
-            with an `axis_name` completes its sums.
+            with an `axis_name` completes its sums. Over explicit mesh axes it must close over
+            nothing that is on the mesh; make such arrays `row_args`.
         hidden: What the head is applied to, `[..., D]`, floating point. Every product has operands
             of the common dtype of `hidden` and `kernel` and is accumulated in float32.
         kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.

@@ -149,6 +149,42 @@ def test_neither_logits_nor_the_kernel_nor_its_gradient_are_gathered(name, layou
     assert all(D in shape or np.prod(shape) <= BATCH * TIME for _, shape in found), found
 
 
+CONTRASTIVE = {
+    "info_nce": lambda a, b: jaxent.info_nce(a, b, 0.1),
+    "clip_loss": lambda a, b: jaxent.clip_loss(a, b, -1.0),
+    "sigmoid_contrastive_loss": lambda a, b: jaxent.sigmoid_contrastive_loss(a, b, -1.0, -10.0),
+}
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_of_contrastive_losses_embeddings_are_exchanged_and_no_similarities(name):
+    """Both kinds are sharded along the same devices, so one has to go to the other."""
+    sharding = NamedSharding(LAYOUTS["data"].mesh(), PartitionSpec("data"))
+    embeddings = jax.ShapeDtypeStruct((1024, D), "float32", sharding=sharding)
+    function = jax.jit(jax.value_and_grad(CONTRASTIVE[name], (0, 1)))
+    found = collectives(function.lower(embeddings, embeddings).compile())
+    assert found
+    assert all(D in shape or np.prod(shape) <= 1024 for _, shape in found), found
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy_with_integer_labels", "softmax_entropy"])
+def test_of_sharded_logits_only_numbers_per_row_are_exchanged(name):
+    mesh, rows = LAYOUTS["both"].mesh(), 64
+    logits, labels = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for shape, dtype, spec in (
+            ((rows, 512), "float32", ("data", "vocab")),
+            ((rows,), "int32", ("data",)),
+        )
+    )
+    loss = getattr(jaxent, name)
+    data = (logits,) if name == "softmax_entropy" else (logits, labels)
+    function = jax.jit(jax.value_and_grad(lambda *data: jnp.mean(loss(*data))))
+    found = collectives(function.lower(*data).compile())
+    assert found
+    assert all(np.prod(shape) <= rows for _, shape in found), found
+
+
 SIZES = [1, 2, 4, 8]
 TABLE = {
     "data": lambda n: LAYOUTS["data"]._replace(sizes=(n, 1)),
@@ -267,7 +303,11 @@ def test_dense_losses_are_those_of_one_device(row, kind):
     expected = function(*arguments)
     with in_mesh(mesh):
         for classes in (False, True) if row.has_class_axis else (False,):
-            actual = function(*(sharded(array, mesh, classes) for array in arguments))
+            placed = [sharded(array, mesh, classes) for array in arguments]
+            program = function.lower(*placed).compile()
+            # A row is the business of its device alone, but for which branch all of them take.
+            assert classes or all(shape == () for _, shape in collectives(program))
+            actual = program(*placed)
             jax.tree.map(
                 lambda a, e: np.testing.assert_allclose(
                     a, e, rtol=1e-5, atol=1e-5 * np.max(np.abs(e), initial=0)
@@ -275,3 +315,63 @@ def test_dense_losses_are_those_of_one_device(row, kind):
                 actual,
                 expected,
             )
+
+
+# Sizes that the mesh does not divide.
+
+
+def padded(array, axis, size):
+    """With NaN, so that nothing of it may count."""
+    widths = [(0, size - array.shape[axis] if i == axis else 0) for i in range(array.ndim)]
+    fill = np.nan if array.dtype.kind == "f" else -100
+    return np.pad(array, widths, constant_values=fill)
+
+
+@pytest.mark.parametrize("sweep", ["rows", "columns"])
+def test_rows_and_classes_that_the_mesh_does_not_divide_are_padded_and_masked(sweep):
+    """JAX itself refuses arrays that do not divide; masks make padding nothing at all."""
+    layout = LAYOUTS["both"]
+    rows, classes, all_rows, all_classes = 13, 21, 16, 24
+    with with_float64():
+        generator = np.random.default_rng(0)
+        hidden, kernel = generator.normal(size=(rows, 4)), generator.normal(size=(4, classes))
+        labels = generator.integers(classes, size=rows).astype(np.int32)
+        with pytest.raises(ValueError, match="divi[ds]"):
+            put((hidden, kernel, labels), layout, AxisType.Auto)
+
+        # The kernel is padded with zeros: a masked class is -inf in the bias.
+        padding = (
+            padded(hidden, 0, all_rows),
+            np.pad(kernel, ((0, 0), (0, 3))),
+            padded(labels, 0, all_rows),
+        )
+        no_class = np.where(np.arange(all_classes) < classes, 0.0, -np.inf)
+
+        def loss(hidden, kernel, labels, bias=None):
+            return jaxent.linear_softmax_cross_entropy(
+                hidden, kernel, labels, bias=bias, where=labels >= 0, sweep=sweep
+            )
+
+        def by_mask(hidden, kernel, labels):
+            exists = jnp.arange(all_classes) < classes
+            row = jaxent.linear_softmax(
+                hidden, kernel, labels, where=labels >= 0, class_where=exists
+            )
+            return jaxent.mean(row.cross_entropy, where=labels >= 0)
+
+        expected = jax.jit(functools.partial(every_derivative, loss))(hidden, kernel, labels)
+        remedies = [functools.partial(loss, bias=no_class)]
+        if sweep == "columns":
+            remedies.append(by_mask)
+        for remedy in remedies:
+            function = jax.jit(functools.partial(every_derivative, remedy))
+            padding_is_left_out = lambda tree: jax.tree.map(  # noqa: E731
+                lambda a: (
+                    a[tuple(map(slice, (rows, 4) if a.shape[0] == all_rows else (4, classes)))]
+                    if a.ndim
+                    else a
+                ),
+                tree,
+            )
+            actual = function(*put(padding, layout, AxisType.Auto))
+            assert difference(padding_is_left_out(actual), expected) < 1e-12
