@@ -462,10 +462,7 @@ def _ordinal_losses(logits, labels, where, axes) -> jax.Array:
     rows = _if_proper(rows, jnp.all(x[..., 1:] >= x[..., :-1], axis=-1))
     # What is not valid takes the whole row with it.
     x = _rows.judged(x, rows.valid[..., None])
-    high, low = (
-        _numerics.entry_at(x, index)
-        for index in (rows.labels, rows.labels - 1)
-    )
+    high, low = (_numerics.entry_at(x, index) for index in (rows.labels, rows.labels - 1))
     low = jnp.where(rows.labels == 0, -jnp.inf, low)
     return _rows.masked(_numerics.interval_loss(low, high), rows.live)
 

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import re
+from typing import Any
 
 import families
 import jax
@@ -272,14 +273,14 @@ N, D, V = 6, 5, 24
 SPECS = P("data"), P(None, "vocab"), P("vocab"), P(), P("data")
 
 
-def head_inputs(dtype=np.float64):
+def head_inputs(dtype: Any = np.float64):
     generator = np.random.default_rng(0)
     shapes = (N, D), (D, V), (V,)
     parameters = tuple(generator.normal(size=shape).astype(dtype) for shape in shapes)
     return (*parameters, np.asarray(9.0, dtype)), generator.integers(V, size=N).astype(np.int32)
 
 
-def inside(head, tracked, mesh=None, specs=SPECS, axis_name="vocab"):
+def inside(head, tracked, mesh=None, specs: Any = SPECS, axis_name: Any = "vocab"):
     return jax.shard_map(
         functools.partial(head, axis_name=axis_name),
         mesh=mesh_of(data=2, vocab=4) if mesh is None else mesh,
@@ -503,8 +504,9 @@ def test_several_axes_are_taken_in_their_order():
     close(loss(logits, labels), row.loss(logits, labels), 1e-6)
     parameters, labels = head_inputs(np.float32)
     specs = P(), P(None, axes), P(axes), P(), P()
-    there = inside(head, True, mesh, specs, axes)
-    close(jax.jit(there)(*parameters, labels), head(*parameters, labels), 1e-6)
+    there: Any = inside(head, True, mesh, specs, axes)
+    given: Any = (*parameters, labels)
+    close(jax.jit(there)(*given), head(*given), 1e-6)
 
 
 @pytest.mark.parametrize("row", each(ROWS_INSIDE))
@@ -565,10 +567,10 @@ def test_a_loss_may_close_over_what_is_known_to_vary():
 
     with pytest.raises(AssertionError, match=r"linear_loss: `loss_fn` closes over .*pcast"):
         slope()
-    # Its place in JAX has moved.
-    pcast = getattr(jax.lax, "pcast", None)
-    vary = (
-        (lambda v: pcast(v, "data", to="varying")) if pcast else lambda v: jax.lax.pvary(v, "data")
-    )
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        vary = functools.partial(lax.pcast, axis_name="data", to="varying")
+    else:  # before JAX 0.8
+        vary = functools.partial(lax.pvary, axis_name="data")
     expected = total(jnp.float32(1.0), hidden, kernel, labels)[0]
     close(slope(vary=vary), expected, 1e-6)

@@ -105,9 +105,10 @@ def varying(array: jax.Array, axes: frozenset) -> jax.Array:
     missing = tuple(axes - _varies_over(array))
     if not missing:
         return array
-    if hasattr(jax.lax, "pcast"):
-        return jax.lax.pcast(array, missing, to="varying")
-    return jax.lax.pvary(array, missing)  # before JAX 0.8
+    lax: Any = jax.lax
+    if hasattr(lax, "pcast"):
+        return lax.pcast(array, missing, to="varying")
+    return lax.pvary(array, missing)  # before JAX 0.8
 
 
 def _varies_over(array: Any) -> frozenset:

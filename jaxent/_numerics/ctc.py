@@ -93,8 +93,8 @@ def _ctc_jvp(primals, tangents):
 
 def _loss_and_slope(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array]:
     """The loss and its gradient [B, T, K], both of which may be differentiated further."""
-    place, both, *ways = _two_ways(x, frames, symbols, exists)
-    probability, occupation = _sweeps(*ways)
+    place, both, by_segment, labels = _two_ways(x, frames, symbols, exists)
+    probability, occupation = _sweeps(by_segment, labels)
     loss = scaled.minus_log(probability)
 
     def ordinary():
