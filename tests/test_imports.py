@@ -37,6 +37,7 @@ ORDER = (
     "_sequence",
     "_head",
     "_linear_map",
+    "_cut",
     "_chunks",
     "_row_sweep",
     "_column_sweep",
@@ -46,6 +47,7 @@ ORDER = (
 )
 # The same within the package of the primitives; its __init__ gathers them for the others.
 PRIMITIVES = (
+    "explicit",
     "across",
     "ground",
     "elementary",
@@ -106,7 +108,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
     """What in the source of that module breaks the rules, in words."""
     _, _, inner = module.partition(".")
     layer = inner.split(".")[0]
-    user = layer in ("demo", "__main__")
+    user = layer in ("demo", "plan", "__main__")
     if not (user or module == "jaxent" or layer in ORDER):
         return [f"{module} has no place in the order"]
     found = []
@@ -118,7 +120,7 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
         if top != "jaxent":
             continue
         if user:
-            allowed = not rest or target == "demo" or target in jaxent.__all__
+            allowed = not rest or target in ("demo", "plan", *jaxent.__all__)
         elif module == "jaxent":
             allowed = target in ORDER
         elif module == "jaxent._numerics":

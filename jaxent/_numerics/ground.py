@@ -51,8 +51,16 @@ def long_sum(values: jax.Array) -> jax.Array:
 
 
 def reciprocal(total: jax.Array) -> jax.Array:
-    """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities."""
-    return jnp.where(total == 0.0, 0.0, 1.0 / jnp.where(total == 0.0, 1.0, total))
+    """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities.
+
+    JAX before 0.11 drops the rules of these files where a scan is part of another rule. What is
+    left must be right as well, and the derivative of a quotient is not: it has the square of the
+    total, which may leave the range where neither total nor result does.
+    """
+    exists = (total != 0.0) & (total != jnp.inf)
+    log = jnp.log(jnp.where(exists, total, 1.0))
+    fixed = jax.lax.stop_gradient(1.0 / jnp.where(total == 0.0, jnp.inf, total))
+    return fixed * jnp.exp(jax.lax.stop_gradient(log) - log)
 
 
 @jax.custom_jvp
