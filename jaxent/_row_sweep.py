@@ -298,7 +298,11 @@ def _without_closure(name, loss_fn, heads, layers, row_args, chunk, dtype):
     """
 
     def example(shape, dtype, axes):
-        return jax.eval_shape(lambda: across.varying(jnp.zeros((chunk, *shape), dtype), axes))
+        def zeros():
+            return across.varying(jnp.zeros((chunk, *shape), dtype), axes)
+
+        # A mere description loses the mesh that the axes are of.
+        return zeros() if axes else jax.eval_shape(zeros)
 
     axes = across.axes_of((layers, row_args))
     logits = [example((head.vocabulary,), dtype, axes) for head in heads]

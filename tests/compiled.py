@@ -25,7 +25,9 @@ def collectives(program):
 
     An operation in a loop is there once.
     """
-    kinds = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    kinds = (
+        "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    )
     found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program.as_text())
     return [
         (kind, tuple(int(size) for size in shape.split(",") if size not in ("", "1")))

@@ -574,3 +574,31 @@ def test_a_loss_may_close_over_what_is_known_to_vary():
         vary = functools.partial(lax.pvary, axis_name="data")
     expected = total(jnp.float32(1.0), hidden, kernel, labels)[0]
     close(slope(vary=vary), expected, 1e-6)
+
+
+@pytest.mark.parametrize("sweep", ["rows", "columns"])
+def test_one_axis_by_hand_and_the_other_by_the_partitioner(sweep):
+    parameters, labels = head_inputs(np.float32)
+    hidden, kernel = parameters[:2]
+
+    def local(hidden, kernel, labels):
+        return jax.lax.pmean(
+            jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep=sweep), "data"
+        )
+
+    def on_devices(hidden, kernel):
+        return jax.shard_map(
+            local,
+            mesh=mesh_of(data=2, vocab=4),
+            in_specs=(P("data"), P(), P("data")),
+            out_specs=P(),
+            axis_names={"data"},
+        )(hidden, kernel, labels)
+
+    def on_one(hidden, kernel):
+        return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels)
+
+    found = jax.jit(jax.value_and_grad(on_devices, (0, 1)))(hidden, kernel)
+    jax.tree.map(
+        lambda a, b: close(a, b, 1e-5), found, jax.value_and_grad(on_one, (0, 1))(hidden, kernel)
+    )

@@ -455,3 +455,23 @@ def test_mixed_derivatives_survive_a_sure_class():
         of_target = outer(jax.grad(SOFT, 1), 0)(logits, targets)
         of_logit = outer(jax.grad(SOFT, 0), 1)(logits, targets)
         np.testing.assert_allclose([of_target[0, 0], of_logit[0, 0]], truth, rtol=1e-6)
+
+
+def test_second_derivatives_in_a_loop_at_large_logits():
+    """JAX before 0.11 has no rule of ours left there, and a total of e^60 has no square."""
+    logits = 20.0 * jax.random.normal(jax.random.key(0), (4, 24))
+    labels = jax.random.randint(jax.random.key(1), (4,), 0, 24)
+    direction = jnp.sin(jnp.arange(logits.size, dtype=logits.dtype)).reshape(logits.shape)
+    loss = jaxent.softmax_cross_entropy_with_integer_labels
+
+    def in_a_loop(logits):
+        def add(total, row):
+            return total + loss(row[0][None], row[1][None])[0], None
+
+        return jax.lax.scan(add, jnp.zeros(()), (logits, labels))[0]
+
+    def bend(total):
+        return jax.jvp(jax.grad(total), (logits,), (direction,))[1]
+
+    expected = bend(lambda x: jnp.sum(loss(x, labels)))
+    np.testing.assert_allclose(bend(in_a_loop), expected, rtol=1e-4, atol=1e-6)

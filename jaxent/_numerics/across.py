@@ -112,6 +112,9 @@ def varying(array: jax.Array, axes: frozenset) -> jax.Array:
 
 
 def _varies_over(array: Any) -> frozenset:
-    kind: Any = jax.typeof(array)
+    # A description has no mesh to make a type of, if the axes are not all of one.
+    kind: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
     # Its place in JAX has moved.
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma
+    manual = getattr(kind, "manual_axis_type", None)
+    axes = getattr(kind, "vma", None) if manual is None else manual.varying
+    return axes or frozenset()
