@@ -22,6 +22,7 @@ import jaxent
 
 _MESHES = ((1, 1), (8, 1), (1, 8), (8, 8), (32, 8), (128, 8))
 _GIB = 2.0**30
+_MOST = 2048
 _DESCRIPTION = """\
 Compile the training step of a linear head with softmax cross-entropy for meshes of devices, from
 shapes alone, and print the memory of each device and the bytes that it sends. Nothing is allocated.
@@ -115,7 +116,7 @@ def _remedy(what: str, size: int, axis: str, parts: int) -> str:
     padded = -(-size // parts) * parts
     mask = {
         "tokens": ", masked with `where`",
-        "vocab": ", masked with `class_where`",
+        "vocab": ", with a bias of -inf there",
     }.get(what, "")
     return (
         f"--{what} {size} cannot be divided over {parts} devices of the {axis} axis: pad to "
@@ -245,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for data, vocab in meshes:
         try:
             found = needs(head, data, vocab)
-        except ValueError as error:
+        except (ValueError, AssertionError) as error:
             parser.error(str(error))
         fits = "" if options.memory is None else _verdict(found.memory, options.memory)
         sizes = (*found[:3], found.memory, found.sent)
@@ -280,10 +281,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return int(text)
 
 
 def _mesh(text: str) -> tuple[int, int]:
@@ -295,6 +295,8 @@ def _mesh(text: str) -> tuple[int, int]:
 
 def _ask_for_devices(count: int, refuse: Callable[[str], Any]) -> None:
     """As many virtual devices as the largest mesh has, before JAX has looked for any."""
+    if count > _MOST:
+        refuse(f"a mesh of {count} devices: at most {_MOST} can be played by a CPU.")
     jax.config.update("jax_platforms", "cpu")
     flag = "--xla_force_host_platform_device_count"
     others = [each for each in os.environ.get("XLA_FLAGS", "").split() if flag not in each]

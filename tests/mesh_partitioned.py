@@ -360,7 +360,7 @@ def test_rows_and_classes_that_the_mesh_does_not_divide_are_padded_and_masked(sw
             return jaxent.mean(row.cross_entropy, where=labels >= 0)
 
         expected = jax.jit(functools.partial(every_derivative, loss))(hidden, kernel, labels)
-        remedies = [functools.partial(loss, bias=no_class)]
+        remedies: list[Any] = [functools.partial(loss, bias=no_class)]
         if sweep == "columns":
             remedies.append(by_mask)
         for remedy in remedies:

@@ -98,11 +98,13 @@ def test_lists_what_is_sent():
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        (["--vocab=50257", "--mesh=1x8"], "50264, masked with `class_where`"),
+        (["--vocab=50257", "--mesh=1x8"], "50264, with a bias of -inf there"),
         (["--tokens=4095", "--mesh=8"], "4096, masked with `where`"),
         (["--dim=65", "--mesh=8", "--fsdp"], "pad to 72"),
         (["--mesh=8x"], "'8x' is not of the form 4x2"),
-        (["--chunk-size=0"], "0 is not positive"),
+        (["--chunk-size=0"], "0 is not a positive integer"),
+        (["--sweep=columns", "--chunk-size=9", "--mesh=1"], "`chunk_size`"),
+        (["--mesh=512x8"], "at most 2048"),
     ],
 )
 def test_refuses_with_the_remedy(options, remedy):
