@@ -143,6 +143,11 @@ def mesh_axis(function: str, axis_name: Any) -> None:
     """Refuses the name of a mesh axis that is not in scope; None passes."""
     if axis_name is None:
         return
+    require(
+        not isinstance(axis_name, list),
+        function,
+        f"`axis_name` {axis_name!r} is a list; pass one name, or a tuple of them.",
+    )
     try:
         jax.lax.axis_size(axis_name)
         is_bound = True

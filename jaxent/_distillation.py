@@ -25,6 +25,8 @@ from jaxent._head import (
     is_neutral,
     transformed,
 )
+from jaxent._numerics import across
+from jaxent._numerics.across import AxisName
 from jaxent._row_sweep import sweep_rows
 from jaxent._softmax import softmax_cross_entropy_with_integer_labels
 
@@ -49,6 +51,7 @@ def linear_kl_divergence(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Kullback-Leibler divergence between two linear heads, the logits of neither held at once.
 
@@ -95,6 +98,9 @@ def linear_kl_divergence(
         chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
             of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
             student's logits of a chunk are needed for its divergence.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
+            each, while labels count all classes. None for none.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -120,6 +126,7 @@ def linear_kl_divergence(
         Reverse: Gu et al., `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2023.
     """
     name = "linear_kl_divergence"
+    _checks.mesh_axis(name, axis_name)
     _checks.one_of(name, "direction", direction, ("forward", "reverse"))
     heads = _check_pair(
         name,
@@ -134,7 +141,7 @@ def linear_kl_divergence(
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(name, heads[0], caps, temperature, labels, label_weight)
     forward = direction == "forward"
-    plan = _Plan(name, _forward if forward else _reverse, (), reduction, chunk_size)
+    plan = _Plan(name, _forward if forward else _reverse, (), reduction, chunk_size, axis_name)
     return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
 
 
@@ -158,6 +165,7 @@ def linear_jensen_shannon(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between two linear heads, the logits of neither held at once.
 
@@ -203,6 +211,9 @@ def linear_jensen_shannon(
         chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
             of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
             student's logits of a chunk are needed for its divergence.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
+            each, while labels count all classes. None for none.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -227,6 +238,7 @@ def linear_jensen_shannon(
         Mistakes <https://arxiv.org/abs/2306.13649>`_, 2024, section 2.
     """
     name = "linear_jensen_shannon"
+    _checks.mesh_axis(name, axis_name)
     share = _checks.share(name, "beta", beta)
     heads = _check_pair(
         name,
@@ -240,7 +252,7 @@ def linear_jensen_shannon(
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(name, heads[0], caps, temperature, labels, label_weight)
-    plan = _Plan(name, _jensen_shannon, (("beta", share),), reduction, chunk_size)
+    plan = _Plan(name, _jensen_shannon, (("beta", share),), reduction, chunk_size, axis_name)
     return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
 
 
@@ -262,6 +274,7 @@ def linear_top_k_kl_divergence(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Divergence of a linear head from a teacher of whom only the likeliest classes are known.
 
@@ -309,6 +322,9 @@ def linear_top_k_kl_divergence(
             for the weighted loss of each row.
         chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
             of float32 logits, but at least 64 rows.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
+            each, while labels and indices count all classes. None for none.
 
     Returns:
         A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
@@ -334,6 +350,7 @@ def linear_top_k_kl_divergence(
         Sufficiency <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
     name = "linear_top_k_kl_divergence"
+    _checks.mesh_axis(name, axis_name)
     _checks.one_of(name, "rest", rest, ("bucket", "renormalize"))
     head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     log_probs = _checks.floating(name, "teacher_log_probs", teacher_log_probs)
@@ -350,7 +367,7 @@ def linear_top_k_kl_divergence(
     )
     options = _check_options(name, head, {"soft_cap": soft_cap}, temperature, labels, label_weight)
     settings = ("rest", rest), ("slack", 8.0 * float(jnp.finfo(log_probs.dtype).eps))
-    plan = _Plan(name, _of_listed, settings, reduction, chunk_size)
+    plan = _Plan(name, _of_listed, settings, reduction, chunk_size, axis_name)
     scaled = times_squared_temperature
     return _distilled((head,), (log_probs, indices), options, plan, scaled=scaled)
 
@@ -375,6 +392,7 @@ class _Plan(NamedTuple):
     settings: tuple[tuple[str, Any], ...]  # keywords of the divergence
     reduction: str
     chunk_size: int | None
+    axis_name: AxisName  # of the devices that have the other classes
 
 
 def _check_pair(
@@ -467,6 +485,8 @@ def _swept(
 ) -> jax.Array:
     heads = [Head(**each, vocab_axis=axis) for each, axis in zip(arrays, axes, strict=True)]
     labels = () if options.labels is None else (options.labels,)
+    varying = across.axes_of(([head.hidden for head in heads], data, labels))
+    options = jax.tree.map(lambda option: across.varying(option, varying), options)
 
     def loss_fn(*chunk: jax.Array) -> jax.Array:
         logits, rows = chunk[: len(heads)], chunk[len(heads) :]
@@ -474,14 +494,17 @@ def _swept(
             transformed(x, cap, None) for x, cap in zip(logits, options.soft_caps, strict=True)
         ]
         divided = [transformed(x, None, options.temperature) for x in capped]
-        losses = plan.divergence(*divided, *rows[: len(data)], **dict(plan.settings))
+        settings = dict(plan.settings) | {"axis_name": plan.axis_name}
+        losses = plan.divergence(*divided, *rows[: len(data)], **settings)
         if scaled and options.temperature is not None:
             losses = losses * jnp.square(options.temperature.astype(losses.dtype))
         if options.label_weight is None:
             return losses
         weight = options.label_weight.astype(losses.dtype)
         weight = _rows.judged(weight, (weight >= 0.0) & (weight <= 1.0))
-        at_labels = softmax_cross_entropy_with_integer_labels(capped[0], rows[-1])
+        at_labels = softmax_cross_entropy_with_integer_labels(
+            capped[0], rows[-1], axis_name=plan.axis_name
+        )
         return _rows.portion(1.0 - weight, losses) + _rows.portion(weight, at_labels)
 
     rows = (*data, *labels)
@@ -495,20 +518,28 @@ def _swept(
 # Divergences of a chunk of rows.
 
 
-def _forward(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    return softmax_kl_divergence(student, teacher)
+def _forward(student: jax.Array, teacher: jax.Array, *, axis_name: AxisName) -> jax.Array:
+    return softmax_kl_divergence(student, teacher, axis_name=axis_name)
 
 
-def _reverse(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    return softmax_kl_divergence(teacher, student)
+def _reverse(student: jax.Array, teacher: jax.Array, *, axis_name: AxisName) -> jax.Array:
+    return softmax_kl_divergence(teacher, student, axis_name=axis_name)
 
 
-def _jensen_shannon(student: jax.Array, teacher: jax.Array, *, beta: float) -> jax.Array:
-    return softmax_jensen_shannon(teacher, student, beta=beta)
+def _jensen_shannon(
+    student: jax.Array, teacher: jax.Array, *, beta: float, axis_name: AxisName
+) -> jax.Array:
+    return softmax_jensen_shannon(teacher, student, beta=beta, axis_name=axis_name)
 
 
 def _of_listed(
-    student: jax.Array, log_probs: jax.Array, indices: jax.Array, *, rest: str, slack: float
+    student: jax.Array,
+    log_probs: jax.Array,
+    indices: jax.Array,
+    *,
+    rest: str,
+    slack: float,
+    axis_name: AxisName,
 ) -> jax.Array:
     """Divergence from a teacher who lists some classes, all others being one class more.
 
@@ -519,8 +550,9 @@ def _of_listed(
         rest: "bucket" if the teacher expects the others with what is left of 1, "renormalize" if
             it does not expect them.
         slack: the relative error that roundings of the log-probabilities may amount to.
+        axis_name: the axis that the classes are split over.
     """
-    log_probs, classes = log_probs.astype(student.dtype), student.shape[-1]
+    log_probs, classes = log_probs.astype(student.dtype), across.count(student.shape[-1], axis_name)
     indices = indices.astype(jnp.int64 if indices.dtype.itemsize > 4 else jnp.int32)
     listed = log_probs != -jnp.inf
     # Every padding has a number of its own, beyond all classes.
@@ -530,9 +562,13 @@ def _of_listed(
     ordered = jnp.sort(own, axis=-1)
     valid = jnp.all(known | ~listed, axis=-1) & jnp.all(ordered[:, 1:] != ordered[:, :-1], axis=-1)
 
-    taken = jnp.take_along_axis(student, own, axis=-1, mode="clip")
-    others = student.at[jnp.arange(len(own))[:, None], own].set(-jnp.inf, mode="drop")
-    log_others = _numerics.log_normalizer(others)
+    here = across.from_block(own, student.shape[-1], axis_name)
+    # Before the block is not from its end.
+    here = jnp.where(here < 0, student.shape[-1], here)
+    taken = jnp.take_along_axis(student, here, axis=-1, mode="clip")
+    taken = across.total(jnp.where(here < student.shape[-1], taken, 0.0), axis_name)
+    others = student.at[jnp.arange(len(own))[:, None], here].set(-jnp.inf, mode="drop")
+    log_others = _numerics.log_normalizer(others, axis_name)
     if rest == "renormalize":
         log_left = jnp.full_like(log_others, -jnp.inf)
     else:

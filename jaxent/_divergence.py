@@ -7,12 +7,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _numerics, _rows
+from jaxent._numerics.across import AxisName
 
 
 def softmax_entropy(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""The entropy of softmax of the logits: how unsure a model is.
 
@@ -29,6 +32,8 @@ def softmax_entropy(
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits`: True where the class exists; an example without classes is
             masked.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes; None for none.
 
     Returns:
         One entropy per example in nats, from 0 to log V, shape `[...]`, float32 (float64 for
@@ -51,9 +56,8 @@ def softmax_entropy(
     """
     name = "softmax_entropy"
     logits = _checks.floating(name, "logits", logits)
-    return _rows.per_example(
-        name, _numerics.softmax_entropy, {"logits": logits}, (_rows.LOGITS,), axis, where
-    )
+    fills, given = (_rows.LOGITS,), {"logits": logits}
+    return _rows.per_example(name, _numerics.softmax_entropy, given, fills, axis, where, axis_name)
 
 
 def softmax_kl_divergence(
@@ -61,6 +65,8 @@ def softmax_kl_divergence(
     target_logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
+    *,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Kullback-Leibler divergence of softmax of the logits from softmax of the target's logits.
 
@@ -82,6 +88,8 @@ def softmax_kl_divergence(
         where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
             the rank of `logits`: True where the class exists; an example without classes is
             masked.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes; None for none.
 
     Returns:
         One divergence per example in nats, shape `[...]`, float32 (float64 if any input is),
@@ -110,7 +118,8 @@ def softmax_kl_divergence(
         "target_logits": _checks.floating(name, "target_logits", target_logits),
     }
     fills = (_rows.LOGITS, _rows.LOGITS)
-    return _rows.per_example(name, _numerics.softmax_kl_divergence, given, fills, axis, where)
+    primitive = _numerics.softmax_kl_divergence
+    return _rows.per_example(name, primitive, given, fills, axis, where, axis_name)
 
 
 def softmax_jensen_shannon(
@@ -120,6 +129,7 @@ def softmax_jensen_shannon(
     where: ArrayLike | None = None,
     *,
     beta: float = 0.5,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between the softmaxes of two vectors of logits.
 
@@ -144,6 +154,8 @@ def softmax_jensen_shannon(
         beta: The share of p in the mixture, a Python number strictly between 0 and 1. At either
             end J is 0; divided by `beta` it tends to the divergence of q from
             p, :math:`D(p \| q)`, as that tends to 0.
+        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
+            blocks, in their order, or a tuple of such axes; None for none.
 
     Returns:
         One divergence per example in nats, from 0 to the entropy of the shares (log 2 for equal
@@ -172,11 +184,13 @@ def softmax_jensen_shannon(
     }
     fills = (_rows.LOGITS, _rows.LOGITS)
     share = _checks.share(name, "beta", beta)
-    return _rows.per_example(name, _jensen_shannons, given, fills, axis, where, beta=share)
+    return _rows.per_example(
+        name, _jensen_shannons, given, fills, axis, where, axis_name, beta=share
+    )
 
 
-def _jensen_shannons(logits_a: jax.Array, logits_b: jax.Array, *, beta: float) -> jax.Array:
-    return _numerics.softmax_jensen_shannon(logits_a, logits_b, beta)
+def _jensen_shannons(logits_a, logits_b, *, beta: float, axis_name: AxisName = None) -> jax.Array:
+    return _numerics.softmax_jensen_shannon(logits_a, logits_b, beta, axis_name)
 
 
 def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Array:

@@ -24,9 +24,12 @@ _SETTINGS = (
 
 
 _FAMILIES = (
+    "mesh_inside",
+    "mesh_partitioned",
     "test_bregman",
     "test_calibration",
     "test_column_sweep",
+    "test_contract_whole",
     "test_contrastive",
     "test_distillation",
     "test_divergence",
@@ -34,6 +37,7 @@ _FAMILIES = (
     "test_fenchel_young",
     "test_information",
     "test_labels",
+    "test_linear",
     "test_margin",
     "test_optax_suite",
     "test_preference",
@@ -44,6 +48,7 @@ _FAMILIES = (
     "test_segmentation",
     "test_sequence",
     "test_similarity",
+    "test_softmax",
     "test_variants",
 )
 

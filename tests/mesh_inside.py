@@ -257,6 +257,48 @@ def any_loss(hidden, kernel, bias, soft_cap, labels, axis_name=None):
     return total[None]
 
 
+def distilled(hidden, kernel, bias, soft_cap, labels, *, divergence, **options):
+    """The teacher is another function of the same parameters: both heads are differentiated."""
+    teacher = {"teacher_bias": -bias, "teacher_soft_cap": 0.5 * soft_cap, "vocab_axis": (-1, 0)}
+    total = getattr(jaxent, divergence)(
+        hidden,
+        kernel,
+        jnp.sin(hidden),
+        0.7 * jnp.cos(kernel).T,
+        student_bias=bias,
+        temperature=0.2 * soft_cap,
+        times_squared_temperature=True,
+        labels=labels,
+        label_weight=0.25,
+        where=labels != 3,
+        reduction="sum",
+        chunk_size=2,
+        **teacher,
+        **options,
+    )
+    return total[None]
+
+
+def listed(hidden, kernel, bias, soft_cap, labels, *, rest, **options):
+    classes = jnp.stack([labels, (labels + 7) % V, (labels + 13) % V, jnp.full_like(labels, -9)], 1)
+    weights = jnp.stack([hidden[:, 0], hidden[:, 1], jnp.zeros_like(hidden[:, 0])], 1)
+    log_probs = jax.nn.log_softmax(weights) - 0.3
+    padding = jnp.full_like(log_probs[:, :1], -jnp.inf)
+    return jaxent.linear_top_k_kl_divergence(
+        hidden,
+        kernel,
+        jnp.concatenate([log_probs, padding], 1),
+        classes,
+        bias=bias,
+        soft_cap=soft_cap,
+        rest=rest,
+        labels=labels,
+        label_weight=0.5,
+        reduction="none",
+        **options,
+    )
+
+
 HEADS = {
     "linear_softmax": every_result,
     "linear_loss": any_loss,
@@ -267,6 +309,18 @@ HEADS = {
         )
         for sweep in ("rows", "columns")
         for reduction in ("sum", "none")
+    },
+    **{
+        f"{divergence}, {name}": functools.partial(distilled, divergence=divergence, **options)
+        for divergence, name, options in (
+            ("linear_kl_divergence", "forward", {}),
+            ("linear_kl_divergence", "reverse", {"direction": "reverse"}),
+            ("linear_jensen_shannon", "", {"beta": 0.3}),
+        )
+    },
+    **{
+        f"linear_top_k_kl_divergence, {rest}": functools.partial(listed, rest=rest)
+        for rest in ("bucket", "renormalize")
     },
 }
 N, D, V = 6, 5, 24
@@ -537,8 +591,9 @@ def test_a_name_without_an_axis_is_refused(name):
         (head, functools.partial(getattr(jaxent, head), hidden, kernel, labels, axis_name=name))
         for head in ("linear_softmax", "linear_log_prob", "linear_softmax_cross_entropy")
     ]
+    remedy = "tuple of them" if isinstance(name, list) else "shard_map"
     for function, call in calls:
-        with pytest.raises(AssertionError, match=rf"{function}: `axis_name` .*shard_map"):
+        with pytest.raises(AssertionError, match=rf"{function}: `axis_name` .*{remedy}"):
             call()
 
 

@@ -97,6 +97,14 @@ def test_lists_what_is_sent():
     assert re.search(r" 1 x all-gather of f32\[64,4096\]\S* by 2\n", said), said
 
 
+@pytest.mark.parametrize("mesh", ["1x16", "1x6"])
+def test_columns_gather_no_part_of_the_kernel(mesh):
+    sizes = ["--vocab=12288", "--sweep=columns", "--collectives"]
+    said = planned(*SMALL, *sizes, f"--mesh={mesh}")
+    assert "all-reduce" in said
+    assert "all-gather" not in said, said
+
+
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._numerics.across import AxisName, somewhere, total
 from jaxent._numerics.elementary import (
     exponential_excess,
     log1p,
@@ -85,67 +86,75 @@ def _impossible(x: jax.Array) -> jax.Array:
     return x == -jnp.inf
 
 
-def _verdict(*arrays: jax.Array) -> jax.Array:
+def _verdict(axis_name: AxisName, *arrays: jax.Array) -> jax.Array:
     """1, or NaN for a row that has no possible class and so no distribution, [...]."""
-    exists = [jnp.any(~_impossible(x), axis=-1) for x in arrays]
+    exists = [somewhere(jnp.any(~_impossible(x), axis=-1), axis_name) for x in arrays]
     one = jnp.ones((), arrays[0].dtype)
     return jnp.where(functools.reduce(jnp.logical_and, exists), one, jnp.nan)
 
 
-def _centred(p: jax.Array, x: jax.Array) -> jax.Array:
+def _sum(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The sum over the classes, [..., 1]."""
+    return total(jnp.sum(x, axis=-1, keepdims=True), axis_name)
+
+
+def _centred(p: jax.Array, x: jax.Array, axis_name: AxisName) -> jax.Array:
     """Entries of x less their mean under p; a class with p > 1/2 serves as the pivot."""
     heavy = p > 0.5
-    pivot = jnp.sum(jnp.where(heavy, x, 0.0), axis=-1, keepdims=True)
+    pivot = _sum(jnp.where(heavy, x, 0.0), axis_name)
     centred = jnp.where(heavy, 0.0, x - pivot)
-    return centred - jnp.sum(p * centred, axis=-1, keepdims=True)
+    return centred - _sum(p * centred, axis_name)
 
 
-def _balanced(p: jax.Array, x: jax.Array) -> jax.Array:
+def _balanced(p: jax.Array, x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The transpose of `_centred`: x - p sum(x), which sums to 0."""
     heavy = p > 0.5
-    light = jnp.where(heavy, 0.0, x - p * jnp.sum(x, axis=-1, keepdims=True))
-    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    light = jnp.where(heavy, 0.0, x - p * _sum(x, axis_name))
+    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
 
 
-def _bend(p: jax.Array, slope: jax.Array, x_dot: jax.Array) -> jax.Array:
+def _bend(p: jax.Array, slope: jax.Array, x_dot: jax.Array, axis_name: AxisName) -> jax.Array:
     """How slope = curvature(p, w) changes with p = softmax(x) while w stays: symmetric in x_dot."""
-    along_slope = jnp.sum(slope * x_dot, axis=-1, keepdims=True)
-    along_p = jnp.sum(p * x_dot, axis=-1, keepdims=True)
+    along_slope, along_p = _sum(slope * x_dot, axis_name), _sum(p * x_dot, axis_name)
     return slope * x_dot - p * along_slope - slope * along_p
 
 
 # Entropy.
 
 
-@jax.custom_jvp
-def softmax_entropy(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax_entropy(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """-sum(p log p) over the last axis, p = softmax(x); NaN for a row without a possible class."""
-    _, excess = top_and_excess(x)
-    return (excess + long_sum(softmax(x) * _distance_to_top(x))) * _verdict(x)
+    _, excess = top_and_excess(x, axis_name)
+    distance = softmax(x, axis_name) * _distance_to_top(x, axis_name)
+    return (excess + total(long_sum(distance), axis_name)) * _verdict(axis_name, x)
 
 
 @softmax_entropy.defjvp
-def _softmax_entropy_jvp(primals, tangents):
+def _softmax_entropy_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    return softmax_entropy(x), jnp.sum(_softmax_entropy_slope(x) * x_dot, axis=-1)
+    slope_dot = summed_along(_softmax_entropy_slope(x, axis_name), x_dot, axis_name)
+    return softmax_entropy(x, axis_name), slope_dot
 
 
-def _distance_to_top(x: jax.Array) -> jax.Array:
+def _distance_to_top(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """max(x) - x where it counts, and 0 where the probability is 0 and the distance may be inf."""
-    top, _ = top_and_excess(x)
-    return jnp.where(softmax(x) > 0.0, top[..., None] - x, 0.0)
+    top, _ = top_and_excess(x, axis_name)
+    return jnp.where(softmax(x, axis_name) > 0.0, top[..., None] - x, 0.0)
 
 
-@jax.custom_jvp
-def _softmax_entropy_slope(x: jax.Array) -> jax.Array:
-    return curvature(softmax(x), _distance_to_top(x)) * _verdict(x)[..., None]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax_entropy_slope(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    slope = curvature(softmax(x, axis_name), _distance_to_top(x, axis_name), axis_name)
+    return slope * _verdict(axis_name, x)[..., None]
 
 
 @_softmax_entropy_slope.defjvp
-def _softmax_entropy_slope_jvp(primals, tangents):
+def _softmax_entropy_slope_jvp(axis_name, primals, tangents):
     (x,), (x_dot,) = primals, tangents
-    p, slope = softmax(x), _softmax_entropy_slope(x)
-    return slope, _bend(p, slope, x_dot) - curvature(p, x_dot)
+    p, slope = softmax(x, axis_name), _softmax_entropy_slope(x, axis_name)
+    slope_dot = _bend(p, slope, x_dot, axis_name) - curvature(p, x_dot, axis_name)
+    return slope, slope_dot
 
 
 # Two distributions beside each other.
@@ -166,9 +175,10 @@ def _contrast(a, b, pivot_a, pivot_b) -> tuple[jax.Array, jax.Array]:
     return contrast, lost + (rest - pivot_rest[..., None])
 
 
-def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
-    p, q = softmax(a), softmax(b)
-    (top_a, excess_a), (top_b, excess_b) = top_and_excess(a), top_and_excess(b)
+def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName) -> _Comparison:
+    p, q = softmax(a, axis_name), softmax(b, axis_name)
+    top_a, excess_a = top_and_excess(a, axis_name)
+    top_b, excess_b = top_and_excess(b, axis_name)
     gone_a, gone_b = _impossible(a), _impossible(b)
     gone = gone_a | gone_b
     contrast, rest = _contrast(
@@ -178,9 +188,10 @@ def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
     # The normalisers beside each other: (total_a - total_b) / (total_a + total_b), each relative
     # to its top. Only where they are far apart may they be computed one by one.
     total_a, total_b = jnp.exp(excess_a), jnp.exp(excess_b)
-    share_a, share_b = (total / (total_a + total_b) for total in (total_a, total_b))
+    share_a, share_b = (part / (total_a + total_b) for part in (total_a, total_b))
     weights = share_a[..., None] * p + share_b[..., None] * q
-    tilt = long_sum(weights * _tanh_half(_bounded(jnp.where(gone, sided, contrast + rest))))
+    leaning = weights * _tanh_half(_bounded(jnp.where(gone, sided, contrast + rest)))
+    tilt = total(long_sum(leaning), axis_name)
     near = absolute(tilt) < 0.5
     small = jnp.where(near, tilt, 0.0)
     level = jnp.where(near, log1p(small) - log1p(-small), excess_a - excess_b)
@@ -188,34 +199,35 @@ def _compare(a: jax.Array, b: jax.Array) -> _Comparison:
     # What is left of their error: one step of Newton's method towards p and q of equal total,
     # where they share enough mass for it; elsewhere the divergence is large and needs none.
     share = _tanh_half(_bounded(jnp.where(gone, sided, eighth)))
-    surplus = long_sum((p + q) * share)
-    overlap = long_sum(0.5 * (p + q) * (1.0 - share * share))
+    surplus = total(long_sum((p + q) * share), axis_name)
+    overlap = total(long_sum(0.5 * (p + q) * (1.0 - share * share)), axis_name)
     enough = overlap > 0.25
     step = jnp.where(enough, surplus / jnp.where(enough, overlap, 1.0), 0.0)
     return _Comparison(p, q, jnp.where(gone, sided, eighth - 0.125 * step[..., None]), overlap)
 
 
-@jax.custom_jvp
-def softmax_difference(a: jax.Array, b: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def softmax_difference(a: jax.Array, b: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """softmax(a) - softmax(b), however near the two are to each other or to certainty."""
-    p, q, eighth, _ = _compare(a, b)
+    p, q, eighth, _ = _compare(a, b, axis_name)
     difference = (p + q) * _tanh_half(_bounded(eighth))
     heavy = (p > 0.5) & (q > 0.5)
     light = jnp.where(heavy, 0.0, difference)
-    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
 
 
 @functools.partial(softmax_difference.defjvp, symbolic_zeros=True)
-def _softmax_difference_jvp(primals, tangents):
+def _softmax_difference_jvp(axis_name, primals, tangents):
     (a, b), (a_dot, b_dot) = primals, tangents
-    difference = softmax_difference(a, b)
-    difference_dot = _curvature_along(softmax(a), a_dot) - _curvature_along(softmax(b), b_dot)
+    difference = softmax_difference(a, b, axis_name)
+    difference_dot = _curvature_along(softmax(a, axis_name), a_dot, axis_name)
+    difference_dot -= _curvature_along(softmax(b, axis_name), b_dot, axis_name)
     return difference, like(difference_dot, difference)
 
 
-def _curvature_along(p: jax.Array, x_dot) -> jax.Array | float:
+def _curvature_along(p: jax.Array, x_dot, axis_name: AxisName) -> jax.Array | float:
     """`curvature(p, x_dot)`, or nothing for an argument that is not differentiated."""
-    return 0.0 if isinstance(x_dot, SymbolicZero) else curvature(p, x_dot)
+    return 0.0 if isinstance(x_dot, SymbolicZero) else curvature(p, x_dot, axis_name)
 
 
 # Kullback-Leibler.
@@ -226,79 +238,86 @@ def _costs_infinity(x: jax.Array, target_x: jax.Array) -> jax.Array:
     return _impossible(x) & ~_impossible(target_x)
 
 
-@jax.custom_jvp
-def softmax_kl_divergence(x: jax.Array, target_x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def softmax_kl_divergence(
+    x: jax.Array, target_x: jax.Array, axis_name: AxisName = None
+) -> jax.Array:
     """KL(softmax(target_x) || softmax(x)) over the last axis.
 
     inf where a class that the target expects is impossible; NaN without a target distribution.
     """
-    p, q, eighth, _ = _compare(x, target_x)
-    divergence = long_sum(_divergence_terms(p, q, eighth))
-    infinite = jnp.any(_costs_infinity(x, target_x), axis=-1)
-    return (divergence + jnp.where(infinite, jnp.inf, 0.0)) * _verdict(target_x)
+    p, q, eighth, _ = _compare(x, target_x, axis_name)
+    divergence = total(long_sum(_divergence_terms(p, q, eighth)), axis_name)
+    infinite = somewhere(jnp.any(_costs_infinity(x, target_x), axis=-1), axis_name)
+    return (divergence + jnp.where(infinite, jnp.inf, 0.0)) * _verdict(axis_name, target_x)
 
 
 @functools.partial(softmax_kl_divergence.defjvp, symbolic_zeros=True)
-def _softmax_kl_divergence_jvp(primals, tangents):
+def _softmax_kl_divergence_jvp(axis_name, primals, tangents):
     x, target_x = primals
     x_dot, target_dot = tangents
-    divergence = softmax_kl_divergence(x, target_x)
-    verdict = _verdict(target_x)[..., None]
+    divergence = softmax_kl_divergence(x, target_x, axis_name)
+    verdict = _verdict(axis_name, target_x)[..., None]
     divergence_dot = 0.0
     if not isinstance(x_dot, SymbolicZero):
-        slope = jnp.where(_impossible(x), 0.0, softmax_difference(x, target_x)) * verdict
-        divergence_dot += summed_along(slope, x_dot)
+        difference = softmax_difference(x, target_x, axis_name)
+        slope = jnp.where(_impossible(x), 0.0, difference) * verdict
+        divergence_dot += summed_along(slope, x_dot, axis_name)
     if not isinstance(target_dot, SymbolicZero):
-        slope = _kl_target_slope(x, target_x) * verdict + _infinite_slope(x, target_x)
-        divergence_dot += summed_along(slope, target_dot)
+        slope = _kl_target_slope(x, target_x, axis_name) * verdict
+        slope += _infinite_slope(x, target_x, axis_name)
+        divergence_dot += summed_along(slope, target_dot, axis_name)
     return divergence, like(divergence_dot, divergence)
 
 
-def _infinite_slope(x: jax.Array, target_x: jax.Array) -> jax.Array:
+def _infinite_slope(x: jax.Array, target_x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The part of the slope in the targets that is infinite: to expect the impossible costs more.
 
     It is the limit of the slope as the logits of the impossible classes fall.
     """
     costs = _costs_infinity(x, target_x)
-    saves = jnp.any(costs, axis=-1, keepdims=True) & ~costs & ~_impossible(target_x)
+    some = somewhere(jnp.any(costs, axis=-1, keepdims=True), axis_name)
+    saves = some & ~costs & ~_impossible(target_x)
     return jnp.where(costs, jnp.inf, 0.0) - jnp.where(saves, jnp.inf, 0.0)
 
 
-@jax.custom_jvp
-def _kl_target_slope(x: jax.Array, target_x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _kl_target_slope(x: jax.Array, target_x: jax.Array, axis_name: AxisName) -> jax.Array:
     """curvature(softmax(target_x), target_x - x), for differences of any size, near or large.
 
     Classes that are impossible in one of the two count as equal to the pivot.
     """
-    q = softmax(target_x)
+    q = softmax(target_x, axis_name)
     gone = _impossible(x) | _impossible(target_x)
-    (top_x, _), (top_target, _) = top_and_excess(x), top_and_excess(target_x)
+    (top_x, _), (top_target, _) = (top_and_excess(each, axis_name) for each in (x, target_x))
     heavy = (q > 0.5) & ~gone
-    some = jnp.any(heavy, axis=-1)
-    pivot = jnp.where(some, jnp.sum(jnp.where(heavy, x, 0.0), axis=-1), top_x)
-    target_pivot = jnp.where(some, jnp.sum(jnp.where(heavy, target_x, 0.0), axis=-1), top_target)
+    some = somewhere(jnp.any(heavy, axis=-1), axis_name)
+    pivot, target_pivot = (
+        jnp.where(some, _sum(jnp.where(heavy, each, 0.0), axis_name)[..., 0], top)
+        for each, top in ((x, top_x), (target_x, top_target))
+    )
     contrast, rest = _contrast(
         jnp.where(gone, pivot[..., None], x),
         jnp.where(gone, target_pivot[..., None], target_x),
         pivot,
         target_pivot,
     )
-    mean = jnp.sum(q * (contrast + rest), axis=-1, keepdims=True)
+    mean = _sum(q * (contrast + rest), axis_name)
     centred = (contrast - mean) + rest
     # The mean may be far larger than what is left, and its rounding as large.
-    centred -= jnp.sum(q * centred, axis=-1, keepdims=True)
+    centred -= _sum(q * centred, axis_name)
     light = jnp.where(heavy, 0.0, (-8.0 * q) * centred)
-    return light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
 
 
 @functools.partial(_kl_target_slope.defjvp, symbolic_zeros=True)
-def _kl_target_slope_jvp(primals, tangents):
+def _kl_target_slope_jvp(axis_name, primals, tangents):
     x, target_x = primals
     x_dot, target_dot = tangents
-    q, slope = softmax(target_x), _kl_target_slope(x, target_x)
-    slope_dot = _curvature_along(q, target_dot) - _curvature_along(q, x_dot)
+    q, slope = softmax(target_x, axis_name), _kl_target_slope(x, target_x, axis_name)
+    slope_dot = _curvature_along(q, target_dot, axis_name) - _curvature_along(q, x_dot, axis_name)
     if not isinstance(target_dot, SymbolicZero):
-        slope_dot += _bend(q, slope, target_dot)
+        slope_dot += _bend(q, slope, target_dot, axis_name)
     return slope, like(slope_dot, slope)
 
 
@@ -320,44 +339,50 @@ def _log_mixture(ratio: jax.Array, weight: float) -> jax.Array:
     return jnp.where(ratio < 0.0, below, above)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def softmax_jensen_shannon(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def softmax_jensen_shannon(
+    a: jax.Array, b: jax.Array, beta: float, axis_name: AxisName = None
+) -> jax.Array:
     """The sum beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q, p = softmax(a).
 
     q is softmax(b), and beta lies strictly between 0 and 1. NaN where one of the rows has no
     possible class.
     """
-    p, q, eighth, _ = _compare(a, b)
+    p, q, eighth, _ = _compare(a, b, axis_name)
     ratio = _bounded(eighth)
     mixture = beta * p + (1.0 - beta) * q
     of_p = _divergence_terms(mixture, p, 0.125 * _log_mixture(-ratio, 1.0 - beta))
     of_q = _divergence_terms(mixture, q, 0.125 * _log_mixture(ratio, beta))
     # Nothing on paper exceeds the entropy of the weights; rounding would.
     most = -(beta * math.log(beta) + (1.0 - beta) * math.log1p(-beta))
-    divergence = jnp.minimum(long_sum(beta * of_p + (1.0 - beta) * of_q), most)
-    return divergence * _verdict(a, b)
+    both = total(long_sum(beta * of_p + (1.0 - beta) * of_q), axis_name)
+    return jnp.minimum(both, most) * _verdict(axis_name, a, b)
 
 
 @functools.partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
-def _softmax_jensen_shannon_jvp(beta, primals, tangents):
+def _softmax_jensen_shannon_jvp(beta, axis_name, primals, tangents):
     a, b = primals
     a_dot, b_dot = tangents
-    divergence, divergence_dot = softmax_jensen_shannon(a, b, beta), 0.0
+    divergence, divergence_dot = softmax_jensen_shannon(a, b, beta, axis_name), 0.0
     if not isinstance(a_dot, SymbolicZero):
-        divergence_dot += summed_along(_jensen_shannon_slope(a, b, beta), a_dot)
+        slope = _jensen_shannon_slope(a, b, beta, axis_name)
+        divergence_dot += summed_along(slope, a_dot, axis_name)
     if not isinstance(b_dot, SymbolicZero):
-        divergence_dot += summed_along(_jensen_shannon_slope(b, a, 1.0 - beta), b_dot)
+        slope = _jensen_shannon_slope(b, a, 1.0 - beta, axis_name)
+        divergence_dot += summed_along(slope, b_dot, axis_name)
     return divergence, like(divergence_dot, divergence)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _jensen_shannon_slope(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _jensen_shannon_slope(
+    a: jax.Array, b: jax.Array, beta: float, axis_name: AxisName
+) -> jax.Array:
     """Derivative in a: beta curvature(p, log(p / m)).
 
     Where p and q have little in common, log(p / m) is nearly -log(beta) wherever p is; what counts
     is what it lacks, and a constant means nothing to the curvature.
     """
-    p, _, eighth, overlap = _compare(a, b)
+    p, _, eighth, overlap = _compare(a, b, axis_name)
     ratio = _bounded(eighth)
     odds, far = (1.0 - beta) / beta, 40.0
     lack = jnp.where(
@@ -367,22 +392,24 @@ def _jensen_shannon_slope(a: jax.Array, b: jax.Array, beta: float) -> jax.Array:
     )
     enough = (overlap > 0.25)[..., None]
     weight = jnp.where(enough, -_log_mixture(-ratio, 1.0 - beta), -lack)
-    slope = beta * curvature(p, jnp.where(_impossible(a), 0.0, weight))
-    return slope * _verdict(a, b)[..., None]
+    slope = beta * curvature(p, jnp.where(_impossible(a), 0.0, weight), axis_name)
+    return slope * _verdict(axis_name, a, b)[..., None]
 
 
 @functools.partial(_jensen_shannon_slope.defjvp, symbolic_zeros=True)
-def _jensen_shannon_slope_jvp(beta, primals, tangents):
+def _jensen_shannon_slope_jvp(beta, axis_name, primals, tangents):
     a, b = primals
     a_dot, b_dot = tangents
-    p, q, slope = softmax(a), softmax(b), _jensen_shannon_slope(a, b, beta)
+    p, q = softmax(a, axis_name), softmax(b, axis_name)
+    slope = _jensen_shannon_slope(a, b, beta, axis_name)
     mixture = beta * p + (1.0 - beta) * q
     shared = beta * p * ((1.0 - beta) * q / jnp.where(mixture > 0.0, mixture, 1.0))
     slope_dot = 0.0
     if not isinstance(a_dot, SymbolicZero):
-        slope_dot += _balanced(p, shared * _centred(p, a_dot)) + _bend(p, slope, a_dot)
+        slope_dot += _balanced(p, shared * _centred(p, a_dot, axis_name), axis_name)
+        slope_dot += _bend(p, slope, a_dot, axis_name)
     if not isinstance(b_dot, SymbolicZero):
-        slope_dot -= _balanced(p, shared * _centred(q, b_dot))
+        slope_dot -= _balanced(p, shared * _centred(q, b_dot, axis_name), axis_name)
     return slope, like(slope_dot, slope)
 
 
