@@ -266,10 +266,10 @@ def doctored(notebook: dict, fault: str) -> dict:
 
 @pytest.mark.parametrize(
     "fault",
-    (
+    [
         *("format", "version", "ids", "title", "order", "never run", "time", "failed", "stderr"),
         *("path", "address", "no picture", "blank picture", "dark ground", "figure"),
-    ),
+    ],
 )
 def test_a_doctored_notebook_is_refused(good, fault):
     assert problems(doctored(good, fault))
