@@ -19,9 +19,8 @@ _SPACELESS = "|", "/"
 
 def parts(formula: str) -> list[str]:
     r"""A displayed formula cut at its wide spaces, \qquad, where a narrow page may break it."""
-    pieces = re.split(r",?\s*\\qquad", formula)
     kept = [""]
-    for piece in pieces:
+    for piece in re.split(r"\s*\\qquad\s*", formula.strip()):
         # Not between the ends of an environment, nor inside braces.
         whole = kept[-1].count(r"\begin") == kept[-1].count(r"\end")
         whole &= len(re.findall(r"(?<!\\)\{", kept[-1])) == len(re.findall(r"(?<!\\)\}", kept[-1]))
@@ -29,7 +28,7 @@ def parts(formula: str) -> list[str]:
             kept.append(piece)
         else:
             kept[-1] += rf" \qquad {piece}" if kept[-1] else piece
-    return [piece.strip() for piece in kept]
+    return [piece.rstrip(",") for piece in kept]
 
 
 def mathml(formula: str, display: str) -> str:
@@ -48,7 +47,9 @@ def mathml(formula: str, display: str) -> str:
 
 def _group(row: ElementTree.Element) -> None:
     """Puts all between sized parentheses below their exponent: alone, the last would not grow."""
-    for power in [child for child in row if _kind(child) == "msup" and "minsize" in child[0].attrib]:
+    for power in [
+        child for child in row if _kind(child) == "msup" and "minsize" in child[0].attrib
+    ]:
         end = list(row).index(power)
         sized = [at for at in range(end) if "minsize" in row[at].attrib and row[at].text == "("]
         if sized and power[0].text == ")":
