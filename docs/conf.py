@@ -5,9 +5,13 @@ reads them as they stand. Formulas become MathML when the pages are built, and n
 with the outputs they were committed with. Nothing on a page needs a network.
 """
 
+import base64
+import json
 import re
+import struct
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ html_theme = "furo"
 html_title = "jaxent"
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_theme_options = {
@@ -56,32 +61,46 @@ default_role = "code"
 add_module_names = False
 autodoc_typehints = "none"  # every docstring says more about its arguments than their types do
 autosummary_generate = False
-maximum_signature_line_length = 68
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 myst_enable_extensions = ["attrs_block", "attrs_inline", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+add_function_parentheses = False
 
 _FUNCTION = re.compile(r"^\.\. autofunction:: (\w+)$", re.MULTILINE)
 
 
 def _bring_notebooks(_app: Any, _config: Any) -> None:
-    """Copies the notebooks to where Sphinx looks for pages, below docs/ (git ignores them)."""
+    """Copies the notebooks, and the first picture of each, below docs/, where git ignores them."""
     target = HERE / "notebooks"
     target.mkdir(exist_ok=True)
-    sources = {source.name: source for source in (HERE.parent / "notebooks").glob("*.ipynb")}
-    for name, source in sources.items():
-        page = target / name
-        if not page.exists() or page.read_bytes() != source.read_bytes():
-            page.write_bytes(source.read_bytes())
-    for page in target.glob("*.ipynb"):
-        if page.name not in sources:
+    wanted = {}
+    for source in (HERE.parent / "notebooks").glob("*.ipynb"):
+        wanted[source.name] = source.read_bytes()
+        for picture in _pictures(source):
+            wanted[f"{source.stem}.png"] = picture
+            break
+    for name, content in wanted.items():
+        if not (target / name).exists() or (target / name).read_bytes() != content:
+            (target / name).write_bytes(content)
+    for page in target.iterdir():
+        if page.name not in wanted:
             page.unlink()
 
 
-def _add_summaries(app: Any, docname: str, source: list[str]) -> None:
-    """Gives each page of the reference a table of its functions, and the first a list of all."""
+def _pictures(notebook: Path) -> Iterator[bytes]:
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", ()):
+                picture = base64.b64decode(output["data"]["image/png"])
+                width, height = struct.unpack(">II", picture[16:24])
+                if height > width / 3:  # a narrow strip would be lost on a card
+                    yield picture
+
+
+def _add_summaries(_app: Any, docname: str, source: list[str]) -> None:
+    """Writes what would rot by hand: tables and lists of functions, and of notebooks."""
     names = _FUNCTION.findall(source[0])
     if docname.startswith("api/") and names:
         table = ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   {n}\n" for n in names)
@@ -91,14 +110,25 @@ def _add_summaries(app: Any, docname: str, source: list[str]) -> None:
         toctree = re.search(r"```\{toctree\}\n(.*?)```", source[0], re.DOTALL)
         assert toctree is not None
         pages = [line for line in toctree[1].split() if not line.startswith(":")]
-        source[0] += "\n{.cards}\n" + "\n".join(_card(Path(app.srcdir), page) for page in pages)
+        source[0] += "\n{.cards .wide}\n" + "\n".join(map(_family_card, pages))
+    if docname == "index":
+        cards = "\n".join(map(_notebook_card, sorted((HERE / "notebooks").glob("*.ipynb"))))
+        source[0] = source[0].replace("<!-- notebooks -->", f"{{.cards .pictured .wide}}\n{cards}")
 
 
-def _card(folder: Path, page: str) -> str:
-    title, _, _, introduction, *_ = (folder / "api" / f"{page}.rst").read_text().splitlines()
-    names = _FUNCTION.findall((folder / "api" / f"{page}.rst").read_text())
-    listed = ", ".join(f"{{func}}`~jaxent.{name}`" for name in names)
-    return f"- **[{title}]({page})**\n\n  {introduction}\n\n  {listed}\n"
+def _family_card(page: str) -> str:
+    text = (HERE / "api" / f"{page}.rst").read_text("utf-8")
+    title, _, _, introduction, *_ = text.splitlines()
+    names = " ".join(f"{{func}}`~jaxent.{name}`" for name in _FUNCTION.findall(text))
+    return f"- **[{title}]({page})**\n\n  {introduction}\n\n  {names}\n"
+
+
+def _notebook_card(notebook: Path) -> str:
+    heading = "".join(json.loads(notebook.read_text("utf-8"))["cells"][0]["source"])
+    title = heading.splitlines()[0].removeprefix("# ")
+    picture = f"![](notebooks/{notebook.stem}.png)\n\n  "
+    has_picture = notebook.with_suffix(".png").exists()
+    return f"- {picture if has_picture else ''}[**{title}**](notebooks/{notebook.name})\n"
 
 
 def _visit_inline(translator: Any, node: nodes.Element) -> None:

@@ -12,7 +12,7 @@ from latex2mathml import converter
 _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 _THIN = "0.167em"
 _OPENING = set("([{⟨")
-_NONE_AFTER = set("([{⟨)]},;/")
+_NONE_AFTER = set("([{⟨)]},;/∑∏")
 _LOOSE = set("=<>≤≥≠∈,;:+×·∝") | _OPENING
 _SPACELESS = "|", "/"
 
@@ -75,7 +75,7 @@ def _mend(row: ElementTree.Element, display: str) -> None:
             base.tag = f"{{{_NAMESPACE}}}mo"
             tight = before is None or (_kind(before) == "mo" and before.text in _LOOSE | {"−"})
             base.set("lspace", "0" if tight or _kind(before) == "mspace" else _THIN)
-            last = after is None or (_kind(after) == "mo" and after.text in _NONE_AFTER)
+            last = after is None or _first(after).text in _NONE_AFTER
             base.set("rspace", "0" if last else _THIN)
             if base is not child and display == "block" and text not in ("log", "sin", "cos"):
                 child.tag = f"{{{_NAMESPACE}}}munder"
@@ -88,6 +88,11 @@ def _mend(row: ElementTree.Element, display: str) -> None:
             base.set("lspace", "0")
             base.set("rspace", "0")
         before = child
+
+
+def _first(element: ElementTree.Element) -> ElementTree.Element:
+    """What an element, or the base of its scripts, begins with."""
+    return _first(element[0]) if len(element) else element
 
 
 def _kind(element: ElementTree.Element) -> str:
