@@ -7,6 +7,7 @@ with the outputs they were committed with. Nothing on a page needs a network.
 
 import base64
 import json
+import os
 import re
 import struct
 import sys
@@ -33,7 +34,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_*.ipynb"]
 nitpicky = True
 suppress_warnings = ["toc.empty_glob"]  # where the notebooks are not shipped
 
@@ -77,16 +78,20 @@ def _bring_notebooks(_app: Any, _config: Any) -> None:
     target.mkdir(exist_ok=True)
     wanted = {}
     for source in (HERE.parent / "notebooks").glob("*.ipynb"):
-        wanted[source.name] = source.read_bytes()
+        # Links that are right in the repository lead out of the folder of the pages.
+        wanted[source.name] = source.read_bytes().replace(b"](../docs/", b"](../")
         for picture in _pictures(source):
             wanted[f"{source.stem}.png"] = picture
             break
     for name, content in wanted.items():
         if not (target / name).exists() or (target / name).read_bytes() != content:
-            (target / name).write_bytes(content)
+            # In one go, since the pages may be built several times at once.
+            draft = HERE / f"_{os.getpid()}_{name}"
+            draft.write_bytes(content)
+            draft.replace(target / name)
     for page in target.iterdir():
         if page.name not in wanted:
-            page.unlink()
+            page.unlink(missing_ok=True)
 
 
 def _pictures(notebook: Path) -> Iterator[bytes]:
@@ -99,8 +104,12 @@ def _pictures(notebook: Path) -> Iterator[bytes]:
                     yield picture
 
 
-def _add_summaries(_app: Any, docname: str, source: list[str]) -> None:
-    """Writes what would rot by hand: tables and lists of functions, and of notebooks."""
+def _complete(_app: Any, docname: str, source: list[str]) -> None:
+    """Writes what would rot by hand: tables and lists of functions, and of notebooks.
+
+    Links to notebooks, which are right in the repository, are led to their copies.
+    """
+    source[0] = source[0].replace("](../notebooks/", "](notebooks/")
     names = _FUNCTION.findall(source[0])
     if docname.startswith("api/") and names:
         table = ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   {n}\n" for n in names)
@@ -147,4 +156,4 @@ def setup(app: Any) -> None:
     """Registers the renderer of formulas and what happens before pages are read."""
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
     app.connect("config-inited", _bring_notebooks)
-    app.connect("source-read", _add_summaries)
+    app.connect("source-read", _complete)
