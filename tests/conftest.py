@@ -65,8 +65,8 @@ def pytest_addoption(parser):
         "--brief",
         action="store_true",
         help="for one more version of JAX: a sixtieth of the contract table and a sixth of the "
-        "tests of single families, the same ones on every run; no thorough tests, and none that "
-        "judge the tests themselves",
+        "tests of single families, the same ones on every run; no thorough tests, no documentation "
+        "and no notebooks, and none that judge the tests themselves",
     )
 
 
@@ -82,8 +82,9 @@ def _is_left_out(item, share, brief):
     in_table = item.name.startswith("test_contract[")
     parts = share if in_table else 1
     if brief:
-        judges_tests = item.path.name == "test_oracle.py" or item.name.startswith("test_the_table_")
-        if judges_tests or "thorough" in item.keywords:
+        judges_tests = item.path.stem == "test_oracle" or item.name.startswith("test_the_table_")
+        is_built_once = item.path.stem in ("test_docs", "test_notebooks")
+        if judges_tests or is_built_once or "thorough" in item.keywords:
             return True
         parts = 60 if in_table else 6 if item.path.stem in _FAMILIES else 1
     return zlib.crc32(item.name.encode()) % parts > 0
