@@ -8,6 +8,7 @@ come the streamed heads, for which the dense loss of the same logits is the judg
 import importlib.metadata
 import importlib.util
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -114,10 +115,11 @@ def of_optax():
 
 
 def of_torch():
-    import torch
-    from torch.func import grad, jvp
-    from torch.nn import LinearCrossEntropyOptions
-    from torch.nn.functional import cross_entropy, linear_cross_entropy
+    torch: Any = importlib.import_module("torch")
+    grad, jvp = torch.func.grad, torch.func.jvp
+    cross_entropy = torch.nn.functional.cross_entropy
+    linear_cross_entropy = torch.nn.functional.linear_cross_entropy
+    in_chunks = torch.nn.LinearCrossEntropyOptions()
 
     def loss(logits, target, dtype=torch.float32):
         return cross_entropy(torch.tensor(logits, dtype=dtype), torch.tensor(target))
@@ -129,7 +131,7 @@ def of_torch():
         return linear_cross_entropy(hidden, kernel, labels, reduction="sum", options=options)
 
     def streamed(hidden):
-        return head(hidden, LinearCrossEntropyOptions())
+        return head(hidden, in_chunks)
 
     def bend(function):
         slope = grad(function)
@@ -144,14 +146,14 @@ def of_torch():
         lambda: loss(NONE, -100),
         lambda: str(loss(NONE, 0, torch.bfloat16).dtype).removeprefix("torch."),
         lambda: "cross-entropy",
-        lambda: head(hidden, LinearCrossEntropyOptions(), LABELS - 1),
+        lambda: head(hidden, in_chunks, LABELS - 1),
         lambda: judged(*(jvp(f, (hidden,), (hidden,))[1].item() for f in (streamed, head))),
         lambda: judged(bend(streamed), bend(head)),
     ]
 
 
 def of_tokamax():
-    import tokamax
+    tokamax: Any = importlib.import_module("tokamax")
 
     def head(hidden, labels, kernel):
         return tokamax.linear_softmax_cross_entropy_loss(hidden, labels, kernel)

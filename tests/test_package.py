@@ -62,7 +62,15 @@ def test_source_distribution_can_be_tested_and_holds_no_strays(tmp_path):
     assert {"jaxent", "tests", "LICENSE", "README.md", "pyproject.toml", "PKG-INFO"} <= tops
     assert tops <= {
         *("jaxent", "tests", "benchmarks", "docs", "notebooks"),
-        *("LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "PKG-INFO", ".gitignore"),
+        *(
+            "LICENSE",
+            "README.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "pyproject.toml",
+            "PKG-INFO",
+            ".gitignore",
+        ),
     }
 
 
