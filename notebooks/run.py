@@ -2,7 +2,7 @@
 
     python notebooks/run.py                        # all, in place
     python notebooks/run.py 01_cross_entropy       # only that one
-    python notebooks/run.py --into /tmp/fresh      # leave the committed ones alone
+    python notebooks/run.py --into fresh           # leave the committed ones alone
 
 It needs the `notebooks` extra: `python -m pip install -e ".[notebooks]"`.
 """
