@@ -104,7 +104,7 @@ def broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
         len(ranks) <= 1,
         function,
         f"arguments must have one rank or be scalars, got {given}; "
-        "add the missing axes, for example with `[:, None]` or `[None, :]`.",
+        "drop an axis with `[:, 0]`, or add the missing ones with `[:, None]` or `[None, :]`.",
     )
     shapes = [array.shape for array in arrays.values()]
     for sizes in zip(*(shape for shape in shapes if shape), strict=True):

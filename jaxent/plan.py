@@ -309,7 +309,8 @@ def _title(head: Head) -> str:
     logits = head.tokens * head.vocab * jnp.dtype(head.dtype).itemsize
     return (
         f"{head.tokens:,} tokens x {head.dim:,} by {head.dim:,} x {head.vocab:,}, {head.dtype}; "
-        f"all logits would be {logits / _GIB:,.1f} GiB. Per device, in GiB:"
+        f"all logits would be {logits / _GIB:,.1f} GiB.\n"
+        "Per device, in GiB:"
     )
 
 

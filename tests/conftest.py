@@ -59,7 +59,8 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="one part in N of the contract table, the same one on every run; 1 is all of it",
+        help="one part in N of the contract table and every other test of single families, the same "
+        "ones on every run; 1 is all of it",
     )
     parser.addoption(
         "--brief",
@@ -79,14 +80,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_left_out(item, share, brief):
-    in_table = item.name.startswith("test_contract[")
-    parts = share if in_table else 1
+    in_table, of_family = item.name.startswith("test_contract["), item.path.stem in _FAMILIES
+    parts = share if in_table else 2 if of_family and share > 1 else 1
     if brief:
         judges_tests = item.path.stem == "test_oracle" or item.name.startswith("test_the_table_")
         is_built_once = item.path.stem in ("test_docs", "test_notebooks")
         if judges_tests or is_built_once or "thorough" in item.keywords:
             return True
-        parts = 60 if in_table else 6 if item.path.stem in _FAMILIES else 1
+        parts = 60 if in_table else 6 if of_family else 1
     return zlib.crc32(item.name.encode()) % parts > 0
 
 

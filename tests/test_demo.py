@@ -221,6 +221,7 @@ def test_interrupted_before_the_first_step_nothing_is_learned(small, start):
         loop.train(program, start, small, batches, interrupted=lambda: True)
 
 
+@pytest.mark.thorough
 def test_on_a_mesh_it_is_the_same():
     on_devices.run("mesh_demo.py")
 

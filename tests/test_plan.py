@@ -66,7 +66,7 @@ def planned(*options, fails=False):
 
 def rows(*options):
     """Gibibytes by mesh: arguments, results, temporaries, memory, sent."""
-    lines = planned(*SMALL, *options).splitlines()[2:]
+    lines = planned(*SMALL, *options).splitlines()[3:]
     return {line.split()[0]: [float(cell) for cell in line.split()[2:7]] for line in lines}
 
 
