@@ -59,8 +59,8 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="one part in N of the contract table and every other test of single families, the same "
-        "ones on every run; 1 is all of it",
+        help="one part in N of the contract table and every other test of single families, the "
+        "same ones on every run; 1 is all of it",
     )
     parser.addoption(
         "--brief",
