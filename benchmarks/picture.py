@@ -80,6 +80,7 @@ def draw_memory(axis, needed):
         end = f"{name}\n{in_bytes(mebibytes[-1])}"
         axis.text(1.35 * VOCABULARIES[-1], mebibytes[-1], end, color=COLORS[name], va="center")
     axis.set(xlim=(0.8 * VOCABULARIES[0], 18 * VOCABULARIES[-1]), ylim=(4, 80000))
+    axis.set_ylabel("beside inputs and gradients")
     finish(axis, VOCABULARIES[::2], TOKENS, "float32")
     ticks = [16, 128, 1024, 8192]
     axis.set_yticks(ticks, [in_bytes(tick) for tick in ticks])

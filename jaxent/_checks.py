@@ -148,6 +148,12 @@ def mesh_axis(function: str, axis_name: Any) -> None:
         function,
         f"`axis_name` {axis_name!r} is a list; pass one name, or a tuple of them.",
     )
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    require(
+        len(set(names)) == len(names),
+        function,
+        f"`axis_name` {axis_name!r} names an axis twice; the classes can be split over it once.",
+    )
     try:
         jax.lax.axis_size(axis_name)
         is_bound = True

@@ -579,7 +579,9 @@ def test_an_axis_of_vmap_will_do(row):
     close(np.concatenate(slope, -1), of_whole, 2e-6)
 
 
-@pytest.mark.parametrize("name", ["vocab", ("vocab", "other"), 7, ["vocab"]], ids=str)
+@pytest.mark.parametrize(
+    "name", ["vocab", ("vocab", "other"), 7, ["vocab"], ("vocab",) * 2], ids=str
+)
 def test_a_name_without_an_axis_is_refused(name):
     parameters, labels = head_inputs(np.float32)
     hidden, kernel = parameters[:2]
@@ -592,6 +594,7 @@ def test_a_name_without_an_axis_is_refused(name):
         for head in ("linear_softmax", "linear_log_prob", "linear_softmax_cross_entropy")
     ]
     remedy = "tuple of them" if isinstance(name, list) else "shard_map"
+    remedy = "once" if name == ("vocab", "vocab") else remedy
     for function, call in calls:
         with pytest.raises(AssertionError, match=rf"{function}: `axis_name` .*{remedy}"):
             call()
