@@ -11,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 from contract_row import with_float64
+from derivatives import weighted
 from mpmath import mp, mpf
 from test_row_sweep import buffers, products, relative_error, temporaries
 
@@ -144,14 +145,7 @@ def test_equals_the_dense_loss_in_every_derivative(inputs, case):
 
     @functools.partial(jax.jit, static_argnums=0)  # one program: compiling takes all the time
     def everything(function):
-        def scalar(*a):
-            return jnp.sum(function(*a) * cotangent)
-
-        grad = jax.grad(scalar, numbers)
-
-        def slope_along(*a):
-            parts = zip(grad(*a), directions, strict=True)
-            return sum(jnp.sum(g * d) for g, d in parts)
+        _, grad, slope_along = weighted(function, cotangent, directions)
 
         stacked = jnp.stack([arguments[1], 2 * arguments[1]])
         return {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import buffers, products, temporaries
+from derivatives import weighted
 
 import jaxent
 
@@ -98,14 +99,7 @@ def test_equals_the_unfused_loss_in_every_derivative(inputs, case):
 
     @functools.partial(jax.jit, static_argnums=0)  # one program: compiling takes all the time
     def everything(function):
-        def scalar(*a):
-            return jnp.sum(function(*a) * cotangent)
-
-        grad = jax.grad(scalar, numbers)
-
-        def slope_along(*a):
-            parts = zip(grad(*a), directions, strict=True)
-            return sum(jnp.sum(g * d) for g, d in parts)
+        scalar, grad, slope_along = weighted(function, cotangent, directions)
 
         def scanned(*a):
             step = lambda total, scale: (total + scalar(a[0] * scale, *a[1:]), None)  # noqa: E731
