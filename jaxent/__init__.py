@@ -1,29 +1,25 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
-from jaxent._bregman import convex_kl_divergence, generalized_kl_divergence
-from jaxent._calibration import expected_calibration_error
-from jaxent._column_sweep import linear_softmax
-from jaxent._contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
-from jaxent._distillation import (
+from jaxent._heads.api import linear_log_prob, linear_softmax_cross_entropy
+from jaxent._heads.columns import linear_softmax
+from jaxent._heads.contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
+from jaxent._heads.distillation import (
     linear_jensen_shannon,
     linear_kl_divergence,
     linear_top_k_kl_divergence,
 )
-from jaxent._divergence import (
-    sigmoid_entropy,
-    sigmoid_kl_divergence,
-    softmax_entropy,
-    softmax_jensen_shannon,
-    softmax_kl_divergence,
-)
-from jaxent._embedding import (
+from jaxent._heads.rows import linear_loss
+from jaxent._losses.bregman import convex_kl_divergence, generalized_kl_divergence
+from jaxent._losses.calibration import expected_calibration_error
+from jaxent._losses.ctc import ctc_loss, ctc_loss_with_forward_probs
+from jaxent._losses.embedding import (
     circle_loss,
     ntxent,
     supervised_contrastive_loss,
     triplet_margin_loss,
 )
-from jaxent._fenchel_young import make_fenchel_young_loss
-from jaxent._information import (
+from jaxent._losses.fenchel_young import make_fenchel_young_loss
+from jaxent._losses.information import (
     binary_entropy,
     bits_per_byte,
     cross_entropy,
@@ -40,15 +36,21 @@ from jaxent._information import (
     total_variation,
     tsallis_entropy,
 )
-from jaxent._labels import (
+from jaxent._losses.labels import (
     class_balanced_weights,
     logit_adjustment,
     smooth_labels,
     soft_cap,
     temperature_scaling,
 )
-from jaxent._linear import linear_log_prob, linear_softmax_cross_entropy
-from jaxent._margin import (
+from jaxent._losses.logit_divergence import (
+    sigmoid_entropy,
+    sigmoid_kl_divergence,
+    softmax_entropy,
+    softmax_jensen_shannon,
+    softmax_kl_divergence,
+)
+from jaxent._losses.margin import (
     hinge_loss,
     multiclass_hinge_loss,
     multiclass_perceptron_loss,
@@ -56,22 +58,22 @@ from jaxent._margin import (
     perceptron_loss,
     sparsemax_loss,
 )
-from jaxent._preference import (
+from jaxent._losses.preference import (
     dpo_loss,
     kto_loss,
     orpo_loss,
     policy_gradient_loss,
     simpo_loss,
 )
-from jaxent._probability import (
+from jaxent._losses.probability import (
     binary_cross_entropy,
     brier_score,
     categorical_cross_entropy,
     negative_log_likelihood,
 )
-from jaxent._ranking import listmle_loss, pairwise_logistic_loss, ranking_softmax_loss
-from jaxent._reduction import mean, sum_and_weight
-from jaxent._regression import (
+from jaxent._losses.ranking import listmle_loss, pairwise_logistic_loss, ranking_softmax_loss
+from jaxent._losses.reduction import mean, sum_and_weight
+from jaxent._losses.regression import (
     absolute_error,
     gaussian_nll,
     huber_loss,
@@ -81,8 +83,7 @@ from jaxent._regression import (
     quantile_loss,
     squared_error,
 )
-from jaxent._row_sweep import linear_loss
-from jaxent._segmentation import (
+from jaxent._losses.segmentation import (
     binary_dice_loss,
     dice_loss,
     lovasz_hinge,
@@ -90,16 +91,15 @@ from jaxent._segmentation import (
     multiclass_generalized_dice_loss,
     tversky_loss,
 )
-from jaxent._sequence import ctc_loss, ctc_loss_with_forward_probs
-from jaxent._sigmoid import sigmoid_binary_cross_entropy
-from jaxent._similarity import cosine_distance, cosine_similarity
-from jaxent._softmax import (
+from jaxent._losses.sigmoid import sigmoid_binary_cross_entropy
+from jaxent._losses.similarity import cosine_distance, cosine_similarity
+from jaxent._losses.softmax import (
     safe_softmax_cross_entropy,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     z_loss,
 )
-from jaxent._variants import (
+from jaxent._losses.variants import (
     generalized_cross_entropy,
     ordinal_cross_entropy,
     poly_loss_cross_entropy,

@@ -42,7 +42,7 @@ def as_array(value: ArrayLike) -> jax.Array:
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
-def floating(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_floating(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless its dtype is floating point."""
     array = as_array(value)
     require(
@@ -54,7 +54,7 @@ def floating(function: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def real(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_real(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused if it is complex; integers and booleans pass."""
     array = as_array(value)
     require(
@@ -65,7 +65,7 @@ def real(function: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
+def as_integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
     """`value` as an array, refused unless its dtype is an integer one.
 
     What does not fit the integers of JAX becomes -1, out of range for an index, not some other one.
@@ -84,7 +84,7 @@ def integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Arra
     return array
 
 
-def boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless it holds booleans."""
     array = as_array(value)
     require(
@@ -96,7 +96,7 @@ def boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
+def check_broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
     """The common shape of arrays of one rank (or scalars); any other mixture is refused."""
     ranks = {array.ndim for array in arrays.values() if array.ndim}
     given = ", ".join(f"`{name}` {describe(array)}" for name, array in arrays.items())
@@ -116,7 +116,7 @@ def broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
     return jnp.broadcast_shapes(*shapes)
 
 
-def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
+def normalize_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
     """`axis` as a tuple of non-negative axes of `array`, refused where it names none of them."""
     given = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     require(
@@ -139,7 +139,7 @@ def class_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[
     return axes
 
 
-def mesh_axis(function: str, axis_name: Any) -> None:
+def check_mesh_axis(function: str, axis_name: Any) -> None:
     """Refuses the name of a mesh axis that is not in scope; None passes."""
     if axis_name is None:
         return
@@ -168,7 +168,7 @@ def mesh_axis(function: str, axis_name: Any) -> None:
     )
 
 
-def same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> None:
+def check_same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> None:
     """Refuses arrays whose class axes differ from those of the first; numbers pass."""
     (name, first), *others = arrays.items()
     for other, array in others:
@@ -181,7 +181,9 @@ def same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> N
         )
 
 
-def within(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:
+def check_closed_interval(
+    function: str, name: str, value: ArrayLike, low: float, high: float
+) -> None:
     """Refuses a Python number outside [low, high]; arrays are left to the computation."""
     require(
         not isinstance(value, numbers.Real) or low <= float(value) <= high,
@@ -190,9 +192,9 @@ def within(function: str, name: str, value: ArrayLike, low: float, high: float) 
     )
 
 
-def scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array of rank 0, refused otherwise."""
-    array = real(function, name, value)
+    array = as_real(function, name, value)
     require(
         array.ndim == 0,
         function,
@@ -202,7 +204,7 @@ def scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def check_one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(
         value in choices,
@@ -211,7 +213,7 @@ def one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> No
     )
 
 
-def per_row(
+def broadcast_per_row(
     function: str, name: str, array: jax.Array, shape: tuple[int, ...], rows: str = "hidden"
 ) -> jax.Array:
     """`array` with the leading shape of `rows`, refused unless it has that or is a scalar."""
@@ -223,7 +225,7 @@ def per_row(
     return jnp.broadcast_to(array, shape)
 
 
-def positive(function: str, name: str, value: Any) -> None:
+def check_positive_integer(function: str, name: str, value: Any) -> None:
     """Refuses anything but a positive Python integer."""
     require(
         isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0,
@@ -232,7 +234,7 @@ def positive(function: str, name: str, value: Any) -> None:
     )
 
 
-def non_negative(function: str, name: str, value: Any) -> None:
+def check_non_negative_integer(function: str, name: str, value: Any) -> None:
     """Refuses anything but a Python integer that is at least 0."""
     require(
         isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0,
@@ -241,7 +243,7 @@ def non_negative(function: str, name: str, value: Any) -> None:
     )
 
 
-def finite(function: str, name: str, value: ArrayLike) -> None:
+def check_finite(function: str, name: str, value: ArrayLike) -> None:
     """Refuses a Python number that is infinite or NaN; arrays are left to the computation."""
     require(
         not isinstance(value, numbers.Real) or math.isfinite(float(value)),
@@ -250,7 +252,9 @@ def finite(function: str, name: str, value: ArrayLike) -> None:
     )
 
 
-def inside(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:
+def check_open_interval(
+    function: str, name: str, value: ArrayLike, low: float, high: float
+) -> None:
     """Refuses a Python number outside (low, high), ends included; arrays pass."""
     require(
         not isinstance(value, numbers.Real) or low < float(value) < high,
@@ -259,7 +263,7 @@ def inside(function: str, name: str, value: ArrayLike, low: float, high: float) 
     )
 
 
-def share(function: str, name: str, value: float) -> float:
+def as_fraction(function: str, name: str, value: float) -> float:
     """`value` as a float, refused unless it is a Python number strictly between 0 and 1."""
     require(
         isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0,

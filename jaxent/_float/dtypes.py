@@ -1,0 +1,13 @@
+"""The dtype that a loss is computed in."""
+
+import jax
+import jax.numpy as jnp
+
+
+def compute_dtype(*arrays: jax.Array) -> jnp.dtype:
+    """float64 if any argument is float64, else float32: nothing is computed in 16 bits.
+
+    A Python number takes the dtype of the others, also where float64 is enabled.
+    """
+    is_double = any(array.dtype == jnp.float64 and not array.weak_type for array in arrays)
+    return jnp.dtype(jnp.float64 if is_double else jnp.float32)

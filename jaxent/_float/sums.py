@@ -1,0 +1,66 @@
+"""Sums over classes, and what is divided by them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxent._float.tangents import broadcast_tangent, dot_tangent
+
+
+def blocked_sum(values: jax.Array) -> jax.Array:
+    """The sum over the last axis, in blocks where it is long, so that roundings do not add up."""
+    size, block = values.shape[-1], 512
+    if size < 2**15:
+        return jnp.sum(values, axis=-1)
+    whole = size - size % block
+    blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
+    # Without the barrier the compiler would make one sum of the two.
+    partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))
+    return jnp.sum(partial, axis=-1) + jnp.sum(values[..., whole:], axis=-1)
+
+
+def safe_reciprocal(total: jax.Array) -> jax.Array:
+    """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities.
+
+    JAX before 0.11 drops the rules of these files where a scan is part of another rule. What is
+    left must be right as well, and the derivative of a quotient is not: it has the square of the
+    total, which may leave the range where neither total nor result does.
+    """
+    exists = (total != 0.0) & (total != jnp.inf)
+    log = jnp.log(jnp.where(exists, total, 1.0))
+    fixed = jax.lax.stop_gradient(1.0 / jnp.where(total == 0.0, jnp.inf, total))
+    # Zero, with a derivative; the series of exp(-motion) has all that this has up to the third.
+    motion = log - jax.lax.stop_gradient(log)
+    return fixed * (1.0 - motion * (1.0 - motion * (0.5 - motion / 6.0)))
+
+
+@jax.custom_jvp
+def expectation(shares: jax.Array, scores: jax.Array) -> jax.Array:
+    """sum(shares * scores) over the last axis, where a share of 0 of -inf is 0."""
+    return _expectation(shares, scores)
+
+
+@jax.jit
+def _expectation(shares, scores):
+    # Only a NaN can be due to a -inf: else there is nothing to select, which takes longer.
+    plain = jnp.sum(shares * scores, axis=-1)
+    return jax.lax.cond(
+        jnp.any(jnp.isnan(plain)),
+        lambda: jnp.sum(shares * _zero_where_impossible(shares, scores), axis=-1),
+        lambda: plain,
+    )
+
+
+def _zero_where_impossible(shares: jax.Array, scores: jax.Array) -> jax.Array:
+    return jnp.where((shares == 0.0) & (scores == -jnp.inf), 0.0, scores)
+
+
+@functools.partial(expectation.defjvp, symbolic_zeros=True)
+def _expectation_jvp(primals, tangents):
+    shares, scores = primals
+    shares_dot, scores_dot = tangents
+    result = expectation(shares, scores)
+    result_dot = dot_tangent(_zero_where_impossible(shares, scores), shares_dot)
+    result_dot += dot_tangent(shares, scores_dot)
+    return result, broadcast_tangent(result_dot, result)

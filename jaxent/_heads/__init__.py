@@ -1,0 +1,1 @@
+"""Losses through a linear head, which never hold all of the logits."""

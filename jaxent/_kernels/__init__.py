@@ -1,0 +1,1 @@
+"""Exact values and derivative rules, one file a family; kernels validate nothing."""

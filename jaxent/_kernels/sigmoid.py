@@ -1,0 +1,82 @@
+"""The sigmoid, its integral, and the cross-entropy of independent yes/no classes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxent._float.tangents import broadcast_tangent, scale_tangent
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """|x|, with the derivative at 0 that makes the two halves of the formulas below meet."""
+    return jnp.where(x >= 0.0, x, -x)
+
+
+@jax.custom_jvp
+def sigmoid(x: jax.Array) -> jax.Array:
+    """1 / (1 + exp(-x)), accurate in both tails, with a derivative that is too."""
+    decay = jnp.exp(-absolute(x))
+    return jnp.where(x >= 0.0, 1.0, decay) / (1.0 + decay)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p = sigmoid(x)
+    return p, p * sigmoid(-x) * x_dot
+
+
+@jax.custom_jvp
+def softplus(x: jax.Array) -> jax.Array:
+    """log(1 + exp(x)): minus the log-probability of "no" at logit x."""
+    return jnp.where(x >= 0.0, x, 0.0) + jnp.log1p(jnp.exp(-absolute(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    return softplus(x), sigmoid(x) * x_dot
+
+
+@jax.custom_jvp
+def binary_cross_entropy(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
+    """Yes * softplus(-x) + no * softplus(x) per element, for weights yes, no >= 0.
+
+    The weight of an answer that is impossible at an infinite logit may be 0.
+    """
+    distance = jnp.where(x >= 0.0, no, yes)
+    size = absolute(x)
+    far = jnp.where(distance == 0.0, 0.0, size)
+    return far * distance + (yes + no) * jnp.log1p(jnp.exp(-size))
+
+
+@functools.partial(binary_cross_entropy.defjvp, symbolic_zeros=True)
+def _binary_cross_entropy_jvp(primals, tangents):
+    x, yes, no = primals
+    x_dot, yes_dot, no_dot = tangents
+    slope = no * sigmoid(x) - yes * sigmoid(-x)
+    loss = binary_cross_entropy(x, yes, no)
+    loss_dot = (
+        scale_tangent(slope, x_dot)
+        + scale_tangent(softplus(-x), yes_dot)
+        + scale_tangent(softplus(x), no_dot)
+    )
+    return loss, broadcast_tangent(loss_dot, loss)
+
+
+@jax.custom_jvp
+def target_cross_entropy(x: jax.Array, target: jax.Array) -> jax.Array:
+    """`binary_cross_entropy` against targets in [0, 1], along which its slope is -x."""
+    return binary_cross_entropy(x, target, 1.0 - target)
+
+
+@functools.partial(target_cross_entropy.defjvp, symbolic_zeros=True)
+def _target_cross_entropy_jvp(primals, tangents):
+    x, target = primals
+    x_dot, target_dot = tangents
+    slope = (1.0 - target) * sigmoid(x) - target * sigmoid(-x)
+    loss = target_cross_entropy(x, target)
+    return loss, broadcast_tangent(
+        scale_tangent(slope, x_dot) + scale_tangent(-x, target_dot), loss
+    )

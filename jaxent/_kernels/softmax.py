@@ -1,0 +1,150 @@
+"""Softmax over the last axis, its curvature and its normaliser."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxent._float.sums import safe_reciprocal
+from jaxent._parallel import AxisName, all_over, class_count, pmax, psum
+
+
+def coarse_shift(top: jax.Array, size: int) -> jax.Array:
+    """A shift near enough to the maximum for exp, coarse enough for x - shift to be exact.
+
+    It is 0 while -4 < top <= limit, where the sum of `size` exponentials can neither overflow nor
+    lose a term that counts. Above, it is a multiple of 4 that follows the maximum, and a difference
+    of two floating point numbers within a factor of two of each other is exact. Below, it is one
+    of no larger size than the maximum, which makes no difference larger than x itself.
+    """
+    limit = math.log(float(jnp.finfo(top.dtype).max)) - 2.1 - math.log(size)
+    above = 4.0 * jnp.ceil(jnp.maximum(top - limit, 0.0) / 4.0)
+    below = 4.0 * jnp.ceil(jnp.minimum(top, 0.0) / 4.0)
+    return above + below
+
+
+def max_and_shift(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, jax.Array]:
+    """The maximum over the last axis, 0 where it is -inf to keep NaN away, and its shift."""
+    top = pmax(jax.lax.stop_gradient(jnp.max(x, axis=-1)), axis_name)
+    top = jnp.where(top == -jnp.inf, 0.0, top)
+    return top, coarse_shift(top, class_count(x.shape[-1], axis_name))
+
+
+def log_sum_over_top(
+    others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top
+) -> jax.Array:
+    """log((others + left_out) / top_term), accurate near 0 if what was left out is on top.
+
+    `others` is the sum of all terms but one, `left_out` that one, `top_term` the largest. Where
+    the one left out is not `on_top`, callers add a distance to the top that outweighs the result.
+    """
+    terms = others + left_out
+    # `motion` is zero, with the derivative that the term on top has in the logarithm. JAX before
+    # 0.11 drops the rules of this file where a scan is part of another rule; what is left must be
+    # right as well.
+    fixed = jax.lax.stop_gradient(left_out)
+    motion = left_out - fixed
+    result = jnp.where(
+        on_top,
+        jnp.log1p((others + motion) / jnp.where(on_top, fixed, 1.0)),
+        jnp.log(terms / top_term),
+    )
+    return jnp.where(terms > 0.0, result, jnp.where(jnp.isnan(terms), jnp.nan, 0.0))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """Probabilities over the last axis; 0 where x is -inf, also if all of the row is."""
+    _, shift = max_and_shift(x, axis_name)
+    terms = jnp.exp(x - shift[..., None])
+    return terms * safe_reciprocal(psum(jnp.sum(terms, axis=-1), axis_name))[..., None]
+
+
+@softmax.defjvp
+def _softmax_rule(axis_name, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p = softmax(x, axis_name)
+    return p, softmax_jvp(p, x_dot, axis_name)
+
+
+def softmax_jvp(p: jax.Array, x_dot: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """(diag(p) - p p') x_dot without cancellation, as a chain of maps that is its own transpose.
+
+    A class with p > 1/2 serves as the pivot: its own entry is minus the sum of the others, and the
+    others see only differences to it. Where there is none, no 1 - p is small.
+    """
+    heavy = p > 0.5
+    pivot = psum(jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True), axis_name)
+    centred = jnp.where(heavy, 0.0, x_dot - pivot)
+    moved = p * centred - p * psum(jnp.sum(p * centred, axis=-1, keepdims=True), axis_name)
+    light = jnp.where(heavy, 0.0, moved)
+    others = psum(jnp.sum(light, axis=-1, keepdims=True), axis_name)
+    return light - jnp.where(heavy, others, 0.0)
+
+
+def max_and_log_sum_over_max(
+    x: jax.Array, axis_name: AxisName = None
+) -> tuple[jax.Array, jax.Array]:
+    """The maximum over the last axis and how far the log-normaliser exceeds it, both accurate."""
+    top, shift = max_and_shift(x, axis_name)
+    terms = jnp.exp(x - shift[..., None])
+    top_term = jnp.exp(top - shift)
+    # All of the terms on top but one stay in the sum, whichever that is.
+    tied = jnp.where(x < top[..., None], 0.0, terms)
+    beneath = psum(jnp.sum(terms - tied, axis=-1), axis_name)
+    others = beneath + (psum(jnp.sum(tied, axis=-1), axis_name) - top_term)
+    return top, log_sum_over_top(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """log(sum(exp(x))) over the last axis; -inf if every entry is."""
+    top, excess = max_and_log_sum_over_max(x, axis_name)
+    impossible = all_over(jnp.all(x == -jnp.inf, axis=-1), axis_name)
+    return jnp.where(impossible, -jnp.inf, top + excess)
+
+
+@log_normalizer.defjvp
+def _log_normalizer_jvp(axis_name, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    slope_dot = psum(jnp.sum(softmax(x, axis_name) * x_dot, axis=-1), axis_name)
+    return log_normalizer(x, axis_name), slope_dot
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def squared_log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """log(sum(exp(x)))**2 over the last axis."""
+    return jnp.square(log_normalizer(x, axis_name))
+
+
+@squared_log_normalizer.defjvp
+def _squared_log_normalizer_jvp(axis_name, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    slope = _squared_log_normalizer_grad(x, axis_name)
+    slope_dot = psum(jnp.sum(slope * x_dot, axis=-1), axis_name)
+    return squared_log_normalizer(x, axis_name), slope_dot
+
+
+def _possible_log_normalizer(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The log-normaliser [..., 1], and 0 for a row without a possible class: it has no gradient."""
+    log_z = log_normalizer(x, axis_name)
+    return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _squared_log_normalizer_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    # The probability comes first: twice the log-normaliser may overflow where the result does not.
+    return 2.0 * (softmax(x, axis_name) * _possible_log_normalizer(x, axis_name))
+
+
+@_squared_log_normalizer_grad.defjvp
+def _squared_log_normalizer_grad_jvp(axis_name, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p = softmax(x, axis_name)
+    # The factor 2 as 8 and 1/4, on the two sides of the curvature, so that neither this nor its
+    # transpose forms twice the log-normaliser.
+    bend = softmax_jvp(p, 8.0 * x_dot, axis_name)
+    bend *= 0.25 * _possible_log_normalizer(x, axis_name)
+    mean_dot = psum(jnp.sum(p * x_dot, axis=-1, keepdims=True), axis_name)
+    return _squared_log_normalizer_grad(x, axis_name), bend + 2.0 * p * mean_dot

@@ -1,0 +1,318 @@
+"""Losses of margins, by which the score of the truth has to be ahead: hinges and sparsemax."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _masks
+from jaxent._float.dtypes import compute_dtype
+from jaxent._kernels import margin as margin_kernels
+
+_CLASS_REMEDY = "pass the index of the true class of each example."
+
+# One score against a sign.
+
+
+def hinge_loss(
+    predictor_outputs: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
+    r"""Element-wise hinge loss: what a score lacks to a margin of 1 on the side of its target.
+
+    .. math:: \ell = \max(0, 1 - t\, x)
+
+    Args:
+        predictor_outputs: Scores x, any shape, floating point; 16-bit dtypes are computed in
+            float32. An infinite one costs 0 on the right side and `+inf` on the other.
+        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar; real. Others,
+            a class label 0 among them, make their element NaN.
+        where: Booleans of the rank of `predictor_outputs`, or a scalar: True where the element
+            counts. None counts all.
+
+    Returns:
+        One loss per element in units of the score, of the common shape, float32 (float64 if any
+        input is). At a margin of exactly 1 the derivative is half of that at lower ones. Masked
+        elements have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> print(jaxent.hinge_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, 1, 1])))
+        [0.   0.75 4.  ]
+
+    References:
+        Cortes, Vapnik, `Support-Vector Networks <https://doi.org/10.1007/BF00994018>`_, 1995.
+    """
+    return _of_signs("hinge_loss", predictor_outputs, targets, where, margin=1.0)
+
+
+def perceptron_loss(
+    predictor_outputs: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
+    r"""Element-wise perceptron loss: by how much a score is on the wrong side.
+
+    .. math:: \ell = \max(0, -t\, x)
+
+    Args:
+        predictor_outputs: Scores x, any shape, floating point; 16-bit dtypes are computed in
+            float32. An infinite one costs 0 on the right side and `+inf` on the other.
+        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar; real. Others,
+            a class label 0 among them, make their element NaN.
+        where: Booleans of the rank of `predictor_outputs`, or a scalar: True where the element
+            counts. None counts all.
+
+    Returns:
+        One loss per element in units of the score, of the common shape, float32 (float64 if any
+        input is). At a score of 0 the derivative is half of that on the wrong side, so that
+        training may start from there. Masked elements have loss 0 and gradient 0, whatever they
+        hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> print(jaxent.perceptron_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, -1, 1])))
+        [0.   0.25 3.  ]
+
+    References:
+        Rosenblatt, `The Perceptron <https://doi.org/10.1037/h0042519>`_, 1958.
+    """
+    return _of_signs("perceptron_loss", predictor_outputs, targets, where, margin=0.0)
+
+
+def sparsemax_loss(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
+    r"""Element-wise sparsemax loss of a yes/no outcome: exactly 0 from a margin of 1 on.
+
+    .. math::
+        \ell = s\big( (1 - 2y)\, x \big), \qquad
+        s(z) = \begin{cases} 0 & z \le -1 \\ (z + 1)^2 / 4 & -1 < z < 1 \\ z & z \ge 1 \end{cases}
+
+    It is between the hinge loss and the logistic one: quadratic where it starts, and linear far on
+    the wrong side.
+
+    Args:
+        logits: Scores x in favour of "yes", any shape, floating point; 16-bit dtypes are computed
+            in float32. An infinite one costs 0 on the right side and `+inf` on the other.
+        labels: Labels y, 0 or 1, real or boolean, of the rank of `logits`, or a scalar. Others make
+            their element NaN; nothing is differentiated along them.
+        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
+            counts all.
+
+    Returns:
+        One loss per element in units of the score, of the common shape, float32 (float64 if any
+        input is). Masked elements have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits, labels = jnp.array([5.0, 0.0, -0.5, -3.0]), jnp.array([1, 1, 1, 1])
+        >>> print(jaxent.sparsemax_loss(logits, labels))
+        [0.     0.25   0.5625 3.    ]
+
+    References:
+        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
+        section 3.2; Blondel, Martins, Niculae, `Learning with Fenchel-Young Losses
+        <https://arxiv.org/abs/1901.02324>`_, 2020, section 4.4.
+    """
+    name = "sparsemax_loss"
+    logits = _checks.as_floating(name, "logits", logits)
+    labels = _checks.as_real(name, "labels", labels)
+    where, arrays = _masks.mask_elements(name, where, logits=logits, labels=labels)
+    return _masks.zero_where_masked(
+        _masks.apply_elementwise(_binary_sparsemaxes, tuple(arrays)), where
+    )
+
+
+# The score of a class against those of the others.
+
+
+def multiclass_hinge_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Hinge loss of classes: what the true class lacks to be 1 ahead of all others.
+
+    .. math:: \ell = \max\Big( 0,\; 1 + \max_{j \ne y} x_j - x_y \Big)
+
+    Args:
+        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
+            16-bit dtypes are computed in float32. `-inf` is an impossible class.
+        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
+            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
+        axis: The class axis. Given several, a label is a flat index into them, in their order.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `scores`: True where the class exists; a label that points to a class that
+            does not is out of range, and an example without classes is masked.
+
+    Returns:
+        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
+        scores). Where several terms are maximal, 0 among them, they share the gradient evenly.
+        Masked examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> scores = jnp.array([[3.0, 0.5, 1.0], [3.0, 2.75, 1.0]])
+        >>> print(jaxent.multiclass_hinge_loss(scores, jnp.array([0, 0])))
+        [0.   0.75]
+
+    References:
+        Crammer, Singer, `On the Algorithmic Implementation of Multiclass Kernel-based Vector
+        Machines <https://www.jmlr.org/papers/v2/crammer01a.html>`_, 2001, section 3.
+    """
+    name = "multiclass_hinge_loss"
+    return _of_classes(name, margin_kernels.label_hinge, scores, labels, axis, where)
+
+
+def multiclass_perceptron_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Perceptron loss of classes: by how much the true class is behind the best one.
+
+    .. math:: \ell = \max_j x_j - x_y
+
+    Args:
+        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
+            16-bit dtypes are computed in float32. `-inf` is an impossible class.
+        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
+            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
+        axis: The class axis. Given several, a label is a flat index into them, in their order.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `scores`: True where the class exists; a label that points to a class that
+            does not is out of range, and an example without classes is masked.
+
+    Returns:
+        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
+        scores). Where several classes are best they share the gradient evenly, so that training
+        may start from equal scores. Masked examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> scores = jnp.array([[3.0, 0.5, 1.0], [3.0, 3.25, 1.0]])
+        >>> print(jaxent.multiclass_perceptron_loss(scores, jnp.array([0, 0])))
+        [0.   0.25]
+
+    References:
+        Collins, `Discriminative Training Methods for Hidden Markov Models
+        <https://aclanthology.org/W02-1001/>`_, 2002.
+    """
+    name = "multiclass_perceptron_loss"
+    return _of_classes(name, margin_kernels.label_lag, scores, labels, axis, where)
+
+
+def multiclass_sparsemax_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Sparsemax loss of classes: exactly 0 where the true class is 1 ahead of all others.
+
+    .. math::
+        \ell = \max_{p} \Big( \sum_j p_j x_j + \tfrac{1}{2} \Big( 1 - \sum_j p_j^2 \Big) \Big)
+        - x_y
+
+    The maximum is over the distributions p of the classes; it is attained by sparsemax, the
+    projection of the scores onto them. The gradient is p less 1 at the true class: exactly 0 for
+    classes that are far behind. It is computed as
+
+    .. math::
+        \ell = \tfrac{1}{2} \sum_{j \ne y} p_j^2 + \tfrac{1}{2} (1 - p_y)^2 + \max(0, \tau - x_y),
+        \qquad p_j = \max(0, x_j - \tau)
+
+    in which nothing cancels. The threshold is found without sorting, by a few sweeps over the
+    classes.
+
+    Args:
+        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
+            16-bit dtypes are computed in float32. `-inf` is an impossible class.
+        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
+            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
+        axis: The class axis. Given several, a label is a flat index into them, in their order.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `scores`: True where the class exists; a label that points to a class that
+            does not is out of range, and an example without classes is masked.
+
+    Returns:
+        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
+        scores). Masked examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> scores = jnp.array([[3.0, 0.5, 1.0], [3.0, 2.5, 1.0]])
+        >>> print(jaxent.multiclass_sparsemax_loss(scores, jnp.array([0, 0])))
+        [0.     0.0625]
+
+    References:
+        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
+        section 3.2; Michelot, `A Finite Algorithm for Finding the Projection of a Point onto the
+        Canonical Simplex of R^n <https://doi.org/10.1007/BF00938486>`_, 1986.
+    """
+    name = "multiclass_sparsemax_loss"
+    return _of_classes(name, margin_kernels.label_sparsemax, scores, labels, axis, where)
+
+
+# Small parts.
+
+
+def _of_signs(name: str, scores, targets, where, margin: float) -> jax.Array:
+    scores = _checks.as_floating(name, "predictor_outputs", scores)
+    targets = _checks.as_real(name, "targets", targets)
+    where, arrays = _masks.mask_elements(name, where, predictor_outputs=scores, targets=targets)
+    return _masks.zero_where_masked(_hinges(*arrays, where, margin), where)
+
+
+@functools.partial(jax.jit, static_argnames="margin", inline=True)
+def _hinges(scores, targets, where, margin) -> jax.Array:
+    dtype = compute_dtype(scores, targets)
+    shape = jnp.broadcast_shapes(scores.shape, targets.shape)
+    x, signs = (jnp.broadcast_to(array.astype(dtype), shape) for array in (scores, targets))
+    is_sign = jnp.abs(signs) == 1.0
+    # A masked element has none.
+    valid = is_sign if where is None else is_sign | ~where
+    return margin_kernels.hinge(x, _masks.nan_where_invalid(signs, valid), margin)
+
+
+def _binary_sparsemaxes(x: jax.Array, labels: jax.Array) -> jax.Array:
+    sign = jnp.where(labels == 0.0, 1.0, jnp.where(labels == 1.0, -1.0, jnp.nan))
+    return margin_kernels.sparse_plus(x * sign.astype(x.dtype))
+
+
+def _of_classes(name: str, primitive, scores, labels, axis, where) -> jax.Array:
+    given = _masks.check_labelled_arguments(
+        name, "scores", scores, labels, axis, where, _CLASS_REMEDY
+    )
+    return _class_losses(primitive, given.array, given.labels, given.where, given.axes)
+
+
+@functools.partial(jax.jit, static_argnames=("primitive", "axes"), inline=True)
+def _class_losses(primitive, scores, labels, where, axes) -> jax.Array:
+    rows = _masks.mask_labelled_rows(scores, labels, where, axes, _masks.LOGITS)
+    return rows.losses(primitive(rows.values, rows.labels))

@@ -1,0 +1,233 @@
+"""Losses of probabilities and log-probabilities, with no hidden epsilon."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _masks
+from jaxent._float.dtypes import compute_dtype
+from jaxent._kernels import probability
+
+
+def binary_cross_entropy(
+    probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
+    r"""Element-wise cross-entropy between the probability of "yes" and a yes/no target.
+
+    .. math:: \ell = -y \log p - (1 - y) \log(1 - p)
+
+    A term whose weight is 0 counts 0, whatever its logarithm, and nothing is added inside the
+    logarithms: being certain and wrong costs `+inf`. From logits, use
+    `jaxent.sigmoid_binary_cross_entropy`, which has no such cliff.
+
+    Args:
+        probs: Probabilities of "yes" in [0, 1], any shape, floating point; 16-bit dtypes are
+            computed in float32. Others make their element NaN.
+        labels: Targets in [0, 1], real or boolean, of the rank of `probs`, or a scalar. Others
+            make their element NaN.
+        where: Booleans of the rank of `probs`, or a scalar: True where the element counts. None
+            counts all.
+
+    Returns:
+        One loss per element in nats, of the common shape, float32 (float64 if any input is). At a
+        target of 0 or 1 that is predicted with certainty the derivative along the target, infinite
+        on paper, is 0. Masked elements have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs, labels = jnp.array([0.99, 0.05, 1e-30]), jnp.array([1, 1, 0])
+        >>> print(jaxent.binary_cross_entropy(probs, labels))
+        [1.0050327e-02 2.9957323e+00 1.0000000e-30]
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 5.5; Good, `Rational
+        Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
+    """
+    name = "binary_cross_entropy"
+    probs = _checks.as_floating(name, "probs", probs)
+    labels = _checks.as_real(name, "labels", labels)
+    where, arrays = _masks.mask_elements(name, where, probs=probs, labels=labels)
+    return _masks.zero_where_masked(_binary_losses(*arrays), where)
+
+
+def categorical_cross_entropy(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Cross-entropy between the probabilities of the classes and a distribution over them.
+
+    .. math:: \ell = -\sum_j t_j \log p_j
+
+    A term whose target is 0 counts 0, whatever its logarithm, and nothing is added inside the
+    logarithms: a probability of 0 under a positive target costs `+inf`. From logits, use
+    `jaxent.softmax_cross_entropy`, which has no such cliff.
+
+    Args:
+        probs: Probabilities in [0, 1], shape `[..., V]` (with V along `axis`), floating point;
+            16-bit dtypes are computed in float32. Their total is not looked at. One that lies
+            outside makes its example NaN unless it is masked.
+        labels: Targets, one per class, of the rank of `probs`; real, non-negative, of any total
+            (1 for a distribution). A negative target makes that example NaN unless it is masked.
+        axis: The class axis or axes; None for all of them.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `probs`: True where the class exists; probabilities and targets of the
+            others are ignored, and an example without classes is masked.
+
+    Returns:
+        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
+        examples have loss 0 and gradient 0, whatever they hold. Where probability and target are
+        both 0 the derivative along the target, infinite on paper, is 0.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs = jnp.array([[0.4, 0.4, 0.2], [0.0, 0.5, 0.5]])
+        >>> labels = jnp.array([[0, 1, 0], [0, 0, 1]])
+        >>> print(jaxent.categorical_cross_entropy(probs, labels))
+        [0.9162907 0.6931472]
+
+    References:
+        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13; Good, `Rational
+        Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
+    """
+    name = "categorical_cross_entropy"
+    return _of_targets(name, _categorical_losses, probs, labels, axis, where)
+
+
+def negative_log_likelihood(
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Minus the log-probability of the one true class of each example.
+
+    .. math:: \ell = -\log p_y
+
+    Args:
+        log_probs: Log-probabilities in nats, at most 0, shape `[..., V]` (with V along `axis`),
+            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
+            Their total is not looked at. A positive one makes its example NaN unless it is masked.
+        labels: Index of the true class, integers of the shape of the examples `[...]`. An index
+            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
+        axis: The class axis. Given several, a label is a flat index into them, in their order.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `log_probs`: True where the class exists; a label that points to a class
+            that does not is out of range, and an example without classes is masked.
+
+    Returns:
+        One loss per example in nats, shape `[...]`, float32 (float64 for float64 inputs); `+inf`
+        for an impossible class. Masked examples have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> log_probs = jnp.log(jnp.array([[0.4, 0.4, 0.2], [0.25, 0.5, 0.25]]))
+        >>> print(jaxent.negative_log_likelihood(log_probs, jnp.array([1, 2])))
+        [0.9162907 1.3862944]
+
+    References:
+        Bishop, *Pattern Recognition and Machine Learning*, 2006, section 4.3.4.
+    """
+    name = "negative_log_likelihood"
+    remedy = "for one target per class use `jaxent.categorical_cross_entropy`."
+    given = _masks.check_labelled_arguments(
+        name, "log_probs", log_probs, labels, axis, where, remedy
+    )
+    return _labelled_losses(given.array, given.labels, given.where, given.axes)
+
+
+def brier_score(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Squared distance between the probabilities of the classes and their targets.
+
+    .. math:: \ell = \sum_j (p_j - t_j)^2
+
+    It is 0 for a forecast that is certain and right and 2 for one that is certain and wrong. With
+    two classes it is twice the square of one of the errors.
+
+    Args:
+        probs: Probabilities in [0, 1], shape `[..., V]` (with V along `axis`), floating point;
+            16-bit dtypes are computed in float32. Their total is not looked at. One that lies
+            outside makes its example NaN unless it is masked.
+        labels: Targets in [0, 1], one per class, of the rank of `probs`, real or boolean. Others
+            make their example NaN unless it is masked.
+        axis: The class axis or axes; None for all of them.
+        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
+            the rank of `probs`: True where the class exists; probabilities and targets of the
+            others are ignored, and an example without classes is masked.
+
+    Returns:
+        One score per example in squared units of probability, shape `[...]`, float32 (float64 if
+        any input is). Masked examples have score 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, shapes or `axis` are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs = jnp.array([[0.75, 0.25, 0.0], [0.25, 0.25, 0.5]])
+        >>> labels = jnp.array([[1, 0, 0], [1, 0, 0]])
+        >>> print(jaxent.brier_score(probs, labels))
+        [0.125 0.875]
+
+    References:
+        Brier, `Verification of Forecasts Expressed in Terms of Probability
+        <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950, equation 2.
+    """
+    return _of_targets("brier_score", _brier_scores, probs, labels, axis, where)
+
+
+def _of_targets(name, losses, probs, labels, axis, where) -> jax.Array:
+    """What `losses` makes of rows of probabilities with one target per class."""
+    arrays = {
+        "probs": _checks.as_floating(name, "probs", probs),
+        "labels": _checks.as_real(name, "labels", labels),
+    }
+    fills = (_masks.PROBABILITIES, _masks.TARGETS)
+    return _masks.apply_per_example(name, losses, arrays, fills, axis, where)
+
+
+def _categorical_losses(p: jax.Array, targets: jax.Array) -> jax.Array:
+    valid = _masks.all_in_interval(p, 0.0, 1.0) & _masks.all_in_interval(targets, 0.0, jnp.inf)
+    return _masks.nan_where_invalid(probability.categorical_cross_entropy(p, targets), valid)
+
+
+def _brier_scores(p: jax.Array, targets: jax.Array) -> jax.Array:
+    valid = _masks.all_in_interval(p, 0.0, 1.0) & _masks.all_in_interval(targets, 0.0, 1.0)
+    return _masks.nan_where_invalid(probability.squared_distance(p, targets), valid)
+
+
+@functools.partial(jax.jit, inline=True)
+def _binary_losses(probs, labels) -> jax.Array:
+    dtype = compute_dtype(probs, labels)
+    shape = jnp.broadcast_shapes(probs.shape, labels.shape)
+    p, yes = (jnp.broadcast_to(array.astype(dtype), shape) for array in (probs, labels))
+    valid = (p >= 0.0) & (p <= 1.0) & (yes >= 0.0) & (yes <= 1.0)
+    return _masks.nan_where_invalid(probability.bernoulli_cross_entropy(p, yes), valid)
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def _labelled_losses(log_probs, labels, where, axes) -> jax.Array:
+    rows = _masks.mask_labelled_rows(log_probs, labels, where, axes, _masks.LOGITS)
+    rows = rows._replace(valid=rows.valid & _masks.all_in_interval(rows.values, -jnp.inf, 0.0))
+    return rows.losses(probability.negative_log_likelihood(rows.values, rows.labels))

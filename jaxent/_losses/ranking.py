@@ -1,0 +1,282 @@
+"""Losses of ranked lists: scores of items against how relevant they are."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _masks
+from jaxent._float.dtypes import compute_dtype
+from jaxent._kernels import cross_entropy, ranking
+from jaxent._losses import reduction
+
+_Reduce = Callable[..., ArrayLike] | None
+
+
+def ranking_softmax_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduce_fn: _Reduce = jnp.mean,
+) -> jax.Array:
+    r"""Softmax cross-entropy between the scores of a list and the relevance of its items.
+
+    .. math:: \ell = -\sum_i w_i\, y_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}
+
+    Args:
+        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
+            dtypes are computed in float32. `-inf` is an item that is not there.
+        labels: Relevance :math:`y \ge 0` of the items, real, of any total, of the rank of `logits`.
+            A negative one makes its list NaN.
+        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
+            True where the list counts. A list without items is masked.
+        weights: Weights :math:`w \ge 0` of the items, real, of the rank of `logits`; None is 1. A
+            negative one makes its list NaN.
+        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
+            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
+            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+
+    Returns:
+        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
+        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([[20.0, 1.0, 0.0], [1.0, 0.5, 1.5]])
+        >>> labels = jnp.array([[1, 0, 0], [0, 0, 1]])
+        >>> print(jaxent.ranking_softmax_loss(logits, labels, reduce_fn=None))
+        [7.6639504e-09 6.8026966e-01]
+
+    References:
+        Cao et al., `Learning to rank: from pairwise approach to listwise approach
+        <https://doi.org/10.1145/1273496.1273513>`_, 2007; Jagerman et al., `Rax
+        <https://doi.org/10.1145/3534678.3539065>`_, 2022.
+    """
+    name = "ranking_softmax_loss"
+    lists = _checked(name, logits, labels, where, weights)
+    losses, live = _softmax_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
+
+
+def pairwise_logistic_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduce_fn: _Reduce = jnp.mean,
+) -> jax.Array:
+    r"""RankNet: the logistic loss of each pair of which one item is more relevant.
+
+    .. math:: \ell = \sum_{i, j :\, y_i > y_j} w_i \log \big( 1 + e^{s_j - s_i} \big)
+
+    The pairs of a list are summed; `reduce_fn` sees one loss per list. It takes memory for all
+    pairs of a list at once.
+
+    Args:
+        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
+            dtypes are computed in float32. An infinite score has no gradient, and ties with one
+            that is infinite alike.
+        labels: Relevance :math:`y` of the items, real, of the rank of `logits`: only their order
+            matters. NaN makes its list NaN.
+        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
+            True where the list counts. A list without items is masked.
+        weights: Weights :math:`w \ge 0` of the items, real, of the rank of `logits`; a pair has
+            that of its more relevant item. None is 1. A negative one makes its list NaN.
+        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
+            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
+            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+
+    Returns:
+        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
+        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([[20.0, 0.0, -1.0], [1.0, 0.5, 1.5]])
+        >>> labels = jnp.array([[2, 0, 0], [0, 0, 1]])
+        >>> print(jaxent.pairwise_logistic_loss(logits, labels, reduce_fn=None))
+        [2.8194096e-09 7.8733867e-01]
+
+    References:
+        Burges et al., `Learning to rank using gradient descent
+        <https://doi.org/10.1145/1102351.1102363>`_, 2005.
+    """
+    name = "pairwise_logistic_loss"
+    lists = _checked(name, logits, labels, where, weights)
+    losses, live = _pairwise_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
+
+
+def listmle_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduce_fn: _Reduce = jnp.mean,
+) -> jax.Array:
+    r"""ListMLE: how unlikely the order of relevance is if items are drawn by their scores.
+
+    .. math::
+        \ell = \sum_k w_{\pi_k} \Big( \log \sum_{l \ge k} e^{s_{\pi_l}} - s_{\pi_k} \Big)
+
+    with the items :math:`\pi` in decreasing order of relevance: the negative log-likelihood of that
+    permutation under the model of Plackett and Luce. Items of equal relevance are taken in the
+    order given; shuffle the list where that order means something.
+
+    Args:
+        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
+            dtypes are computed in float32. `-inf` is an item that is never drawn before others: it
+            costs `+inf` if it should be.
+        labels: Relevance of the items, real, of the rank of `logits`: only their order matters. NaN
+            makes its list NaN.
+        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
+            True where the list counts. A list without items is masked.
+        weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, real, of the rank
+            of `logits`; None is 1. A negative one makes its list NaN.
+        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
+            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
+            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+
+    Returns:
+        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
+        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+
+    Raises:
+        AssertionError: If dtypes, ranks or shapes are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> logits = jnp.array([[40.0, 20.0, 0.0], [1.0, 0.5, 1.5]])
+        >>> labels = jnp.array([[3, 2, 1], [0, 1, 2]])
+        >>> print(jaxent.listmle_loss(logits, labels, reduce_fn=None))
+        [4.1223074e-09 1.6543467e+00]
+
+    References:
+        Xia et al., `Listwise approach to learning to rank
+        <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett, `The analysis of permutations
+        <https://doi.org/10.2307/2346567>`_, 1975.
+    """
+    name = "listmle_loss"
+    lists = _checked(name, logits, labels, where, weights)
+    losses, live = _order_losses(*lists)
+    return _reduced(losses, live, reduce_fn)
+
+
+class _Lists(NamedTuple):
+    """Checked arguments of a loss of lists."""
+
+    logits: jax.Array
+    labels: jax.Array
+    where: jax.Array | None
+    weights: jax.Array | None
+
+
+def _checked(name, logits, labels, where, weights) -> _Lists:
+    logits = _checks.as_floating(name, "logits", logits)
+    labels = _checks.as_real(name, "labels", labels)
+    arrays = {"logits": logits, "labels": labels}
+    if weights is not None:
+        arrays["weights"] = weights = _checks.as_real(name, "weights", weights)
+    axes = _checks.normalize_axes(name, "logits", logits, -1)
+    _checks.check_broadcastable(name, **arrays)
+    _checks.check_same_classes(name, axes, **arrays)
+    return _Lists(logits, labels, _masks.check_mask(name, where, axes, arrays), weights)
+
+
+class _Items(NamedTuple):
+    """Arguments of one shape [..., items], 0 where nothing counts, and what counts."""
+
+    logits: jax.Array
+    labels: jax.Array
+    weights: jax.Array
+    exists: jax.Array  # [..., items]
+    live: jax.Array | None  # [...], or None for all
+    valid: jax.Array  # [...]: labels and weights are proper
+
+
+def _items(logits, labels, where, weights) -> _Items:
+    dtype = compute_dtype(*(a for a in (logits, labels, weights) if a is not None))
+    weights = jnp.ones((), dtype) if weights is None else weights.astype(dtype)
+    arrays = (logits.astype(dtype), labels, weights)
+    shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
+    live, exists = None, jnp.ones(shape, bool)
+    if where is not None:
+        where = where[..., None] if 0 < where.ndim < len(shape) else where
+        shape = jnp.broadcast_shapes(shape, where.shape)
+        exists = jnp.broadcast_to(where, shape)
+        live = jnp.any(exists, axis=-1)
+    logits, labels, weights = (
+        jnp.where(exists, jnp.broadcast_to(a, shape), jnp.zeros((), a.dtype)) for a in arrays
+    )
+    valid = jnp.all((weights >= 0.0) & (weights < jnp.inf) & (labels == labels), axis=-1)
+    return _Items(logits, labels, weights, exists, live, valid)
+
+
+@functools.partial(jax.jit, inline=True)
+def _softmax_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
+    items = _items(logits, labels, where, weights)
+    x, targets = items.logits, items.labels.astype(items.logits.dtype)
+    valid = items.valid & jnp.all(targets >= 0.0, axis=-1)
+    if items.live is not None:
+        x = jnp.where(items.exists | ~items.live[..., None], x, -jnp.inf)
+    if weights is not None:
+        targets *= items.weights
+    return _judged(cross_entropy.soft_cross_entropy(x, targets), items, valid)
+
+
+@functools.partial(jax.jit, inline=True)
+def _pairwise_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
+    items = _items(logits, labels, where, weights)
+    y, exists = items.labels, items.exists
+    counts = y[..., :, None] > y[..., None, :]
+    if items.live is not None:
+        counts &= exists[..., :, None] & exists[..., None, :]
+    pairs = jnp.where(counts, items.weights[..., :, None], 0.0)
+    losses = ranking.pair_costs(items.logits, pairs)
+    # Scores in no pair may be NaN as well.
+    valid = items.valid & jnp.all(items.logits == items.logits, axis=-1)
+    return _judged(losses, items, valid)
+
+
+@functools.partial(jax.jit, inline=True)
+def _order_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
+    items = _items(logits, labels, where, weights)
+    x, weights = items.logits, items.weights
+    if items.live is not None:
+        x = jnp.where(items.exists, x, -jnp.inf)
+        weights = jnp.where(items.exists, weights, 0.0)
+    order = jnp.argsort(items.labels, axis=-1, descending=True, stable=True)
+    x, weights = (jnp.take_along_axis(a, order, axis=-1, mode="clip") for a in (x, weights))
+    losses = jnp.sum(_masks.scale_loss(weights, ranking.order_costs(x)), axis=-1)
+    return _judged(losses, items, items.valid)
+
+
+def _judged(losses, items, valid) -> tuple[jax.Array, jax.Array | None]:
+    """The losses, NaN where a list is improper and 0 where it does not count; which ones do."""
+    valid = valid if items.live is None else valid | ~items.live
+    return _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), items.live), items.live
+
+
+def _reduced(losses: jax.Array, live: jax.Array | None, reduce_fn: _Reduce) -> jax.Array:
+    """What `reduce_fn` makes of the losses of the lists that count."""
+    if reduce_fn is None:
+        return losses
+    if reduce_fn is jnp.mean:  # of which that of nothing would be NaN
+        return reduction.mean(losses, live)
+    return jnp.asarray(reduce_fn(losses, where=live))

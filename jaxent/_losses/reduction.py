@@ -1,0 +1,112 @@
+"""From one loss per example to one number: masks, weights, and means that add up."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks
+from jaxent._float.dtypes import compute_dtype
+
+
+def sum_and_weight(
+    losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> tuple[jax.Array, jax.Array]:
+    r"""The two halves of a mean: the weighted sum of the losses, and the sum of the weights.
+
+    .. math:: \Big(\sum_{i \in M} w_i \ell_i, \ \sum_{i \in M} w_i\Big)
+
+    Unlike means, the halves of micro-batches and of devices add up: sum both over the parts, then
+    divide once.
+
+    Args:
+        losses: One loss per example, any shape, floating point, in nats.
+        where: Booleans, True where the example counts; the rank of `losses`, or a scalar.
+            None counts all. A masked loss has no influence, whatever it holds, NaN included.
+        weights: Real weights of the examples; the rank of `losses`, or a scalar. None is 1.
+            Weights are no mask: a weight of 0 on a NaN is NaN.
+
+    Returns:
+        Two float32 scalars (float64 if any input is): the weighted sum, in nats, and the weight.
+
+    Raises:
+        AssertionError: If dtypes or ranks are wrong, or shapes do not match.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> total, weight = jaxent.sum_and_weight(
+        ...     jnp.array([1.0, 3.0, jnp.nan]), where=jnp.array([True, True, False])
+        ... )
+        >>> print(total, weight)
+        4.0 2.0
+
+    References:
+        The ratio estimator of a weighted mean; see
+        `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
+    """
+    return _sum_and_weight("sum_and_weight", losses, where, weights)
+
+
+def mean(
+    losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None
+) -> jax.Array:
+    r"""The weighted mean of the losses that count; 0, with zero gradient, if none does.
+
+    .. math:: \sum_{i \in M} w_i \ell_i \Big/ \sum_{i \in M} w_i
+
+    Args:
+        losses: One loss per example, any shape, floating point, in nats.
+        where: Booleans, True where the example counts; the rank of `losses`, or a scalar.
+            None counts all. A masked loss has no influence, whatever it holds, NaN included.
+        weights: Real weights of the examples; the rank of `losses`, or a scalar. None is 1.
+            Weights are no mask: a weight of 0 on a NaN is NaN.
+
+    Returns:
+        A float32 scalar (float64 if any input is), in nats.
+
+    Raises:
+        AssertionError: If dtypes or ranks are wrong, or shapes do not match.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> print(jaxent.mean(jnp.array([1.0, 3.0, 8.0]), where=jnp.array([True, True, False])))
+        2.0
+        >>> print(jaxent.mean(jnp.array([1.0, 3.0]), weights=jnp.array([3.0, 1.0])))
+        1.5
+
+    References:
+        The ratio estimator of a weighted mean; see
+        `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
+    """
+    return divide(*_sum_and_weight("mean", losses, where, weights))
+
+
+def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """`total / weight`, where nothing over no weight is 0 and has no gradient."""
+    nothing = (weight == 0.0) & (total == 0.0)
+    return jnp.where(nothing, 0.0, total / jnp.where(nothing, 1.0, weight))
+
+
+def _sum_and_weight(function, losses, where, weights) -> tuple[jax.Array, jax.Array]:
+    losses = _checks.as_floating(function, "losses", losses)
+    weights = _checks.as_real(function, "weights", 1.0 if weights is None else weights)
+    where = _checks.as_boolean(function, "where", True if where is None else where)
+    shape = _checks.check_broadcastable(function, losses=losses, where=where, weights=weights)
+    _checks.require(
+        losses.shape == shape,
+        function,
+        f"`losses` {_checks.describe(losses)} must have the full shape {shape} of the mask and "
+        "weights; broadcast it with `jnp.broadcast_to`.",
+    )
+    return _summed(losses, where, weights)
+
+
+@functools.partial(jax.jit, inline=True)
+def _summed(losses, where, weights) -> tuple[jax.Array, jax.Array]:
+    dtype, shape = compute_dtype(losses, weights), losses.shape
+    weights = jnp.where(where, jnp.broadcast_to(weights.astype(dtype), shape), 0.0)
+    losses = jnp.where(where, losses.astype(dtype), 0.0)
+    return jnp.sum(weights * losses), jnp.sum(weights)

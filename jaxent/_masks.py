@@ -1,0 +1,316 @@
+"""From arguments to rows: class axes, class masks and example masks, the same for every loss.
+
+A loss over classes brings its arguments here, is handed rows [..., V] on which a primitive can
+work, and gets one result per example back with what is masked at 0.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _parallel
+from jaxent._float.dtypes import compute_dtype
+
+
+class Fill(NamedTuple):
+    """What stands in an array where nothing counts."""
+
+    absent: float  # at a class that does not exist
+    idle: float  # at every class of an example that does not count
+
+
+LOGITS = Fill(-math.inf, 0.0)
+PROBABILITIES = Fill(0.0, 1.0)
+TARGETS = Fill(0.0, 0.0)
+
+
+class MaskedRows(NamedTuple):
+    """An array with its classes on the last axis, and what of it counts."""
+
+    values: jax.Array  # [..., V]
+    exists: jax.Array | None  # [..., V], or None for all classes
+    live: jax.Array | None  # [...], or None for all examples
+
+
+def mask_rows(
+    array: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+    fill: Fill,
+    axis_name: _parallel.AxisName = None,
+) -> MaskedRows:
+    """An array ready for a primitive: what is masked is gone, whatever it was.
+
+    The selection keeps it from values and, through its transpose, from gradients.
+    """
+    values = move_classes_last(array, axes)
+    if where is None:
+        return MaskedRows(values, None, None)
+    if where.ndim < array.ndim:
+        live = jnp.broadcast_to(where, where.shape or values.shape[:-1])
+        return MaskedRows(jnp.where(live[..., None], values, fill.idle), None, live)
+    exists = move_classes_last(
+        jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, array.shape)), axes
+    )
+    live = _parallel.any_over(jnp.any(exists, axis=-1), axis_name)
+    filling = jnp.where(live, fill.absent, fill.idle)[..., None].astype(values.dtype)
+    return MaskedRows(jnp.where(exists, values, filling), exists, live)
+
+
+class MaskedLabelledRows(NamedTuple):
+    """Rows with the index of a class each, all of one leading shape."""
+
+    values: jax.Array  # [..., V]
+    labels: jax.Array  # [...], 0 where masked; counted from the first class of this device
+    exists: jax.Array | None  # [..., V], or None for all classes
+    live: jax.Array | None  # [...], or None for all examples
+    valid: jax.Array  # [...]: the label is a class that exists, or the example does not count
+
+    def losses(self, results: jax.Array) -> jax.Array:
+        """Results with NaN where the label is bad and 0 where the example does not count."""
+        return zero_where_masked(nan_where_invalid(results, self.valid), self.live)
+
+
+def mask_labelled_rows(
+    array: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+    fill: Fill,
+    axis_name: _parallel.AxisName = None,
+) -> MaskedLabelledRows:
+    """Rows and integer labels ready for a primitive, in the dtype of the computation."""
+    x, exists, live = mask_rows(array.astype(compute_dtype(array)), where, axes, fill, axis_name)
+    labels = widen_labels(labels)
+    shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
+    x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
+    labels = jnp.broadcast_to(labels, shape)
+    if live is not None:
+        labels = jnp.where(live, labels, 0)
+    valid = (labels >= 0) & (labels < _parallel.class_count(x.shape[-1], axis_name))
+    labels = _parallel.local_labels(labels, x.shape[-1], axis_name)
+    if exists is not None:
+        exists = jnp.broadcast_to(exists, x.shape)
+        at_label = _parallel.take_label(exists, labels, axis_name)
+        valid &= at_label if live is None else at_label | ~live
+    return MaskedLabelledRows(x, labels, exists, live, valid)
+
+
+def widen_labels(labels: jax.Array) -> jax.Array:
+    """Labels in a dtype that holds every class index; what does not fit turns negative."""
+    return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
+
+
+def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
+    """Results with NaN where they are not valid, in their gradients as well: it is a product."""
+    return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
+
+
+def scale_loss(share: jax.Array, losses: jax.Array) -> jax.Array:
+    """`share * losses`, where nothing of an infinite loss is nothing."""
+    return share * jnp.where((share == 0.0) & (losses == jnp.inf), 0.0, losses)
+
+
+def all_in_interval(
+    values: jax.Array, low: float, high: float, axis_name: _parallel.AxisName = None
+) -> jax.Array:
+    """Whether all of each row lies in [low, high]; NaN does not."""
+    here = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
+    return _parallel.all_over(here, axis_name)
+
+
+def zero_where_masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
+    """Losses with 0 where an example does not count."""
+    return losses if live is None else jnp.where(live, losses, 0.0)
+
+
+def move_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The class axes moved to the end, in their order, and flattened into one."""
+    last = tuple(range(array.ndim - len(axes), array.ndim))
+    if axes != last:
+        array = jnp.moveaxis(array, axes, last)
+    return array if len(axes) == 1 else array.reshape(*array.shape[: last[0]], -1)
+
+
+def example_struct(array: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one number per example."""
+    shape = tuple(size for axis, size in enumerate(array.shape) if axis not in axes)
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+def check_mask(
+    function: str,
+    where: ArrayLike | None,
+    axes: tuple[int, ...],
+    arrays: Mapping[str, jax.Array],
+    labels: jax.Array | None = None,
+) -> jax.Array | None:
+    """`where` as an array, refused unless it fits the examples or the classes of the first array.
+
+    Args:
+        function: who asks.
+        where: the mask as given.
+        axes: the class axes.
+        arrays: the arguments with classes, by name; the first speaks for all of them.
+        labels: one per example, if there are any; they broadcast with the examples.
+    """
+    if where is None:
+        return None
+    where = _checks.as_boolean(function, "where", where)
+    name, array = next(iter(arrays.items()))
+    one_each = example_struct(array, axes)
+    _checks.require(
+        where.ndim in (0, one_each.ndim, array.ndim),
+        function,
+        f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
+        f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
+    )
+    each: dict[str, _checks.Shaped] = {
+        f"examples of `{name}`": example_struct(a, axes) for name, a in arrays.items() if a.ndim
+    }
+    if labels is not None:
+        each["labels"] = labels
+    if where.ndim == array.ndim:
+        _checks.require(
+            all(where.shape[a] in (1, array.shape[a]) for a in axes),
+            function,
+            f"`where` {_checks.describe(where)} must have the classes of `{name}` "
+            f"{_checks.describe(array)} along axis {axes}, or size 1 there.",
+        )
+        _checks.check_broadcastable(function, where=where, **arrays)
+        each["examples of `where`"] = example_struct(where, axes)
+        _checks.check_broadcastable(function, **each)
+    else:
+        _checks.check_broadcastable(function, where=where, **each)
+    return where
+
+
+class LabelledArguments(NamedTuple):
+    """Checked arguments of a loss with integer labels."""
+
+    array: jax.Array
+    labels: jax.Array
+    where: jax.Array | None
+    axes: tuple[int, ...]
+
+
+def check_labelled_arguments(
+    function: str,
+    name: str,
+    array: ArrayLike,
+    labels: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+    remedy: str,
+    axis_name: _parallel.AxisName = None,
+) -> LabelledArguments:
+    """Arguments of a loss whose targets are class indices, refused where they do not fit.
+
+    Args:
+        function: who asks.
+        name: what `array` is called.
+        array: floating point, with the class axis.
+        labels: integers, one per example.
+        axis: the class axis or axes as given.
+        where: the mask as given.
+        remedy: what to use for labels that are no integers.
+        axis_name: the mesh axis that the classes are split over, as given.
+    """
+    _checks.check_mesh_axis(function, axis_name)
+    array = _checks.as_floating(function, name, array)
+    labels = _checks.as_integer(function, "labels", labels, remedy)
+    axes = _checks.normalize_axes(function, name, array, axis)
+    _checks.check_broadcastable(function, labels=labels, examples=example_struct(array, axes))
+    return LabelledArguments(
+        array, labels, check_mask(function, where, axes, {name: array}, labels), axes
+    )
+
+
+def apply_per_example(
+    function: str,
+    primitive: Callable[..., jax.Array],
+    arrays: Mapping[str, jax.Array],
+    fills: tuple[Fill, ...],
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+    axis_name: _parallel.AxisName = None,
+    **options: Any,
+) -> jax.Array:
+    """One number per example from arguments that all have a class axis, or are a number.
+
+    Args:
+        function: the public name, for errors.
+        primitive: maps arrays [..., V] in one dtype to [...]; a function of a module, since the
+            compiled program is found again by it.
+        arrays: the checked arguments by name; the first one has the class axis.
+        fills: what masks put into each of them.
+        axis: the class axis or axes as given.
+        where: the mask as given.
+        axis_name: the mesh axis that the classes are split over, if the primitive takes one.
+        **options: hashable keywords of the primitive; numbers in them are constants.
+    """
+    _checks.check_mesh_axis(function, axis_name)
+    first = next(iter(arrays))
+    axes = _checks.normalize_axes(function, first, arrays[first], axis)
+    _checks.check_broadcastable(function, **arrays)
+    _checks.check_same_classes(function, axes, **arrays)
+    where = check_mask(function, where, axes, arrays)
+    if axis_name is not None:
+        options["axis_name"] = axis_name
+    given = tuple(sorted(options.items()))
+    return _apply_per_example(
+        primitive, tuple(arrays.values()), where, fills, axes, axis_name, given
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("primitive", "fills", "axes", "axis_name", "options"), inline=True
+)
+def _apply_per_example(primitive, arrays, where, fills, axes, axis_name, options) -> jax.Array:
+    dtype = compute_dtype(*arrays)
+    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in arrays]
+    filled = [
+        mask_rows(values.astype(dtype), where, axes, fill, axis_name)
+        for values, fill in zip(full, fills, strict=True)
+    ]
+    common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
+    values = [jnp.broadcast_to(each.values, common) for each in filled]
+    return zero_where_masked(primitive(*values, **dict(options)), filled[0].live)
+
+
+# What stands at an element that does not count; 0 in the arguments not named here.
+_MASKED_ELEMENT = {"probs": 0.5, "variances": 1.0, "pos_weight": 1.0, "alpha": 0.5}
+
+
+def mask_elements(
+    function: str, where: ArrayLike | None, **arrays: jax.Array
+) -> tuple[jax.Array | None, list[jax.Array]]:
+    """The mask of an element-wise loss, and its arguments with nothing left of what is masked.
+
+    Arguments that do not broadcast, with the mask or among themselves, are refused. The losses of
+    what comes back are for `zero_where_masked`.
+    """
+    if where is None:
+        _checks.check_broadcastable(function, **arrays)
+        return None, list(arrays.values())
+    where = _checks.as_boolean(function, "where", where)
+    _checks.check_broadcastable(function, **arrays, where=where)
+    return where, [
+        # Of the dtype of the array, and as weak where that is a Python number.
+        jnp.where(where, array, jax.lax.full_like(array, _MASKED_ELEMENT.get(name, 0), shape=()))
+        for name, array in arrays.items()
+    ]
+
+
+@functools.partial(jax.jit, static_argnames="primitive", inline=True)
+def apply_elementwise(primitive, arrays, *options) -> jax.Array:
+    """`primitive` of arrays brought to one shape and dtype, and of numbers in that dtype."""
+    dtype = compute_dtype(*arrays)
+    shape = jnp.broadcast_shapes(*(array.shape for array in arrays))
+    values = [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
+    return primitive(*values, *(option.astype(dtype) for option in options))
