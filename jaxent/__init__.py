@@ -1,7 +1,8 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
-from jaxent._heads.api import linear_log_prob, linear_softmax_cross_entropy
-from jaxent._heads.columns import linear_softmax
+from jaxent._checks import ArgumentError
+from jaxent._heads.api import LinearLogProb, linear_log_prob, linear_softmax_cross_entropy
+from jaxent._heads.columns import LinearSoftmax, linear_softmax
 from jaxent._heads.contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
 from jaxent._heads.distillation import (
     linear_jensen_shannon,
@@ -108,7 +109,12 @@ from jaxent._losses.variants import (
     symmetric_cross_entropy,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
+    "ArgumentError",
+    "LinearLogProb",
+    "LinearSoftmax",
     "absolute_error",
     "binary_cross_entropy",
     "binary_dice_loss",

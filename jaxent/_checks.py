@@ -1,15 +1,20 @@
 """What the boundary refuses, and how it says so.
 
-Every public function turns its arguments into arrays here and has them checked at trace time.
-A refusal is chex's `AssertionError`; it names the function, the argument, what was given and the
-remedy. Nothing here computes.
+Every public function turns its arguments into arrays here and has them checked at trace time. A
+refusal names the function, the argument, what was given and the remedy. Nothing here computes.
+
+chex asserts ranks and sizes where JAX would fail a moment later in words that do not help. What
+would otherwise be silently wrong is refused by `require`, which `chex.disable_asserts()` leaves in
+force.
 """
 
+import contextlib
+import functools
 import math
 import numbers
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +22,58 @@ from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
 Shaped = jax.Array | jax.ShapeDtypeStruct
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-def require(condition: bool, function: str, message: str) -> None:
-    """Refuses unless `condition` holds, in one voice for all of the package."""
+class ArgumentError(ValueError, AssertionError):
+    """An argument that a function of jaxent cannot take; the message says which, and the remedy.
+
+    It is a `ValueError`, as of optax, and an `AssertionError`, as of chex.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> try:
+        ...     jaxent.softmax_cross_entropy_with_integer_labels(jnp.zeros((2, 3)), jnp.zeros(2))
+        ... except jaxent.ArgumentError as error:
+        ...     print(str(error)[:87])
+        jaxent.softmax_cross_entropy_with_integer_labels: `labels` must be integers, got float3
+    """
+
+
+class UnnamedArgumentError(ArgumentError):
+    """An `ArgumentError` that does not name the public function yet; `public` adds that."""
+
+
+def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Puts the name of a public function before the words of what is refused inside it."""
+
+    @functools.wraps(function)
+    def named(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except UnnamedArgumentError as refusal:
+            # The cause is kept: a refusal may itself stand for an error of JAX.
+            message = f"jaxent.{function.__name__}: {refusal}"
+            raise ArgumentError(message) from refusal.__cause__
+
+    return named
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuses unless `condition` holds; not even `chex.disable_asserts()` lets it pass."""
+    if not condition:
+        raise UnnamedArgumentError(message)
+
+
+@contextlib.contextmanager
+def refusal(message: str) -> Iterator[None]:
+    """Says `message` where an assertion of chex fails, whose own words know no argument's name."""
     try:
-        chex.assert_equal(bool(condition), True)
+        yield
     except AssertionError:
-        # chex would put its own "False != True" before the message that helps.
-        raise AssertionError(f"jaxent.{function}: {message}") from None
+        raise UnnamedArgumentError(message) from None
 
 
 def describe(array: Shaped) -> str:
@@ -42,30 +90,28 @@ def as_array(value: ArrayLike) -> jax.Array:
     return value if isinstance(value, jax.Array) else jnp.asarray(value)
 
 
-def as_floating(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_floating(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless its dtype is floating point."""
     array = as_array(value)
     require(
         jnp.issubdtype(array.dtype, jnp.floating),
-        function,
         f"`{name}` must be floating point, got {describe(array)}; "
         f"convert it with `{name}.astype(jnp.float32)`.",
     )
     return array
 
 
-def as_real(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_real(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused if it is complex; integers and booleans pass."""
     array = as_array(value)
     require(
         not jnp.issubdtype(array.dtype, jnp.complexfloating),
-        function,
         f"`{name}` must be real, got {describe(array)}; pass `{name}.real`.",
     )
     return array
 
 
-def as_integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.Array:
+def as_integer(name: str, value: ArrayLike, remedy: str) -> jax.Array:
     """`value` as an array, refused unless its dtype is an integer one.
 
     What does not fit the integers of JAX becomes -1, out of range for an index, not some other one.
@@ -78,31 +124,28 @@ def as_integer(function: str, name: str, value: ArrayLike, remedy: str) -> jax.A
     array = as_array(value)
     require(
         jnp.issubdtype(array.dtype, jnp.integer),
-        function,
         f"`{name}` must be integers, got {describe(array)}; {remedy}",
     )
     return array
 
 
-def as_boolean(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_boolean(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless it holds booleans."""
     array = as_array(value)
     require(
         array.dtype == jnp.bool_,
-        function,
         f"`{name}` must be boolean, got {describe(array)}; "
         f"pass `{name} != 0`, or `weights` to `jaxent.mean` if it holds weights.",
     )
     return array
 
 
-def check_broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
+def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
     """The common shape of arrays of one rank (or scalars); any other mixture is refused."""
     ranks = {array.ndim for array in arrays.values() if array.ndim}
     given = ", ".join(f"`{name}` {describe(array)}" for name, array in arrays.items())
     require(
         len(ranks) <= 1,
-        function,
         f"arguments must have one rank or be scalars, got {given}; "
         "drop an axis with `[:, 0]`, or add the missing ones with `[:, None]` or `[None, :]`.",
     )
@@ -110,48 +153,42 @@ def check_broadcastable(function: str, **arrays: Shaped) -> tuple[int, ...]:
     for sizes in zip(*(shape for shape in shapes if shape), strict=True):
         require(
             len(set(sizes) - {1}) <= 1,
-            function,
             f"shapes do not match, got {given}; axes must be equal or of size 1.",
         )
     return jnp.broadcast_shapes(*shapes)
 
 
-def normalize_axes(function: str, name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
+def normalize_axes(name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
     """`axis` as a tuple of non-negative axes of `array`, refused where it names none of them."""
     given = range(array.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     require(
         all(isinstance(a, numbers.Integral) and -array.ndim <= a < array.ndim for a in given),
-        function,
         f"`axis` {axis} is not an axis of `{name}` {describe(array)}; "
         f"use integers from {-array.ndim} to {array.ndim - 1}.",
     )
     axes = tuple(int(a) % array.ndim for a in given)
     require(
         len(set(axes)) == len(axes) > 0,
-        function,
         f"`axis` {axis} must name at least one axis of `{name}` {describe(array)}, each once.",
     )
     require(
         all(array.shape[a] > 0 for a in axes),
-        function,
         f"`{name}` {describe(array)} has no classes along axis {axis}; pass at least one.",
     )
     return axes
 
 
-def check_mesh_axis(function: str, axis_name: Any) -> None:
+def check_mesh_axis(axis_name: Any) -> None:
     """Refuses the name of a mesh axis that is not in scope; None passes."""
     if axis_name is None:
         return
     require(
         not isinstance(axis_name, list),
-        function,
         f"`axis_name` {axis_name!r} is a list; pass one name, or a tuple of them.",
     )
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
     require(
         len(set(names)) == len(names),
-        function,
         f"`axis_name` {axis_name!r} names an axis twice; the classes can be split over it once.",
     )
     try:
@@ -161,113 +198,98 @@ def check_mesh_axis(function: str, axis_name: Any) -> None:
         is_bound = False
     require(
         is_bound,
-        function,
         f"`axis_name` {axis_name!r} names no mesh axis here; call it inside `jax.shard_map` over a "
         "mesh with that axis, or leave it out where logits are whole: under `jax.jit` sharded "
         "arrays need no name.",
     )
 
 
-def check_same_classes(function: str, axes: tuple[int, ...], **arrays: jax.Array) -> None:
+def check_same_classes(axes: tuple[int, ...], **arrays: jax.Array) -> None:
     """Refuses arrays whose class axes differ from those of the first; numbers pass."""
     (name, first), *others = arrays.items()
     for other, array in others:
         require(
             not array.ndim or all(array.shape[a] == first.shape[a] for a in axes),
-            function,
             f"`{other}` {describe(array)} must hold one entry per class of `{name}` "
             f"{describe(first)} along axis {axes}"
             + ("; for class indices use a loss with integer labels." if other == "labels" else "."),
         )
 
 
-def check_closed_interval(
-    function: str, name: str, value: ArrayLike, low: float, high: float
-) -> None:
+def check_closed_interval(name: str, value: ArrayLike, low: float, high: float) -> None:
     """Refuses a Python number outside [low, high]; arrays are left to the computation."""
     require(
         not isinstance(value, numbers.Real) or low <= float(value) <= high,
-        function,
         f"`{name}` must lie in [{low:g}, {high:g}], got {value}.",
     )
 
 
-def as_scalar(function: str, name: str, value: ArrayLike) -> jax.Array:
+def as_scalar(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array of rank 0, refused otherwise."""
-    array = as_real(function, name, value)
+    array = as_real(name, value)
     require(
         array.ndim == 0,
-        function,
         f"`{name}` must be a scalar, got {describe(array)}; "
         "for one value per example use `jax.vmap`.",
     )
     return array
 
 
-def check_one_of(function: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(
         value in choices,
-        function,
         f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.",
     )
 
 
 def broadcast_per_row(
-    function: str, name: str, array: jax.Array, shape: tuple[int, ...], rows: str = "hidden"
+    name: str, array: jax.Array, shape: tuple[int, ...], rows: str = "hidden"
 ) -> jax.Array:
     """`array` with the leading shape of `rows`, refused unless it has that or is a scalar."""
     require(
         array.shape in ((), shape),
-        function,
         f"`{name}` {describe(array)} must have the leading shape {shape} of `{rows}`.",
     )
     return jnp.broadcast_to(array, shape)
 
 
-def check_positive_integer(function: str, name: str, value: Any) -> None:
+def check_positive_integer(name: str, value: Any) -> None:
     """Refuses anything but a positive Python integer."""
     require(
         isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0,
-        function,
         f"`{name}` must be a positive integer, got {value!r}.",
     )
 
 
-def check_non_negative_integer(function: str, name: str, value: Any) -> None:
+def check_non_negative_integer(name: str, value: Any) -> None:
     """Refuses anything but a Python integer that is at least 0."""
     require(
         isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0,
-        function,
         f"`{name}` must be an integer that is not negative, got {value!r}.",
     )
 
 
-def check_finite(function: str, name: str, value: ArrayLike) -> None:
+def check_finite(name: str, value: ArrayLike) -> None:
     """Refuses a Python number that is infinite or NaN; arrays are left to the computation."""
     require(
         not isinstance(value, numbers.Real) or math.isfinite(float(value)),
-        function,
         f"`{name}` must be finite, got {value}.",
     )
 
 
-def check_open_interval(
-    function: str, name: str, value: ArrayLike, low: float, high: float
-) -> None:
+def check_open_interval(name: str, value: ArrayLike, low: float, high: float) -> None:
     """Refuses a Python number outside (low, high), ends included; arrays pass."""
     require(
         not isinstance(value, numbers.Real) or low < float(value) < high,
-        function,
         f"`{name}` must lie strictly between {low:g} and {high:g}, got {value}.",
     )
 
 
-def as_fraction(function: str, name: str, value: float) -> float:
+def as_fraction(name: str, value: float) -> float:
     """`value` as a float, refused unless it is a Python number strictly between 0 and 1."""
     require(
         isinstance(value, numbers.Real) and 0.0 < float(value) < 1.0,
-        function,
         f"`{name}` must be a number strictly between 0 and 1, got {value!r}; "
         "it is a constant, not an array.",
     )

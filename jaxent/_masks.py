@@ -20,8 +20,8 @@ from jaxent._float.dtypes import compute_dtype
 class Fill(NamedTuple):
     """What stands in an array where nothing counts."""
 
-    absent: float  # at a class that does not exist
-    idle: float  # at every class of an example that does not count
+    masked_class: float  # at a class that does not exist
+    masked_example: float  # at every class of an example that does not count
 
 
 LOGITS = Fill(-math.inf, 0.0)
@@ -33,8 +33,8 @@ class MaskedRows(NamedTuple):
     """An array with its classes on the last axis, and what of it counts."""
 
     values: jax.Array  # [..., V]
-    exists: jax.Array | None  # [..., V], or None for all classes
-    live: jax.Array | None  # [...], or None for all examples
+    class_mask: jax.Array | None  # [..., V], or None for all classes
+    example_mask: jax.Array | None  # [...], or None for all examples
 
 
 def mask_rows(
@@ -52,14 +52,18 @@ def mask_rows(
     if where is None:
         return MaskedRows(values, None, None)
     if where.ndim < array.ndim:
-        live = jnp.broadcast_to(where, where.shape or values.shape[:-1])
-        return MaskedRows(jnp.where(live[..., None], values, fill.idle), None, live)
-    exists = move_classes_last(
+        example_mask = jnp.broadcast_to(where, where.shape or values.shape[:-1])
+        return MaskedRows(
+            jnp.where(example_mask[..., None], values, fill.masked_example), None, example_mask
+        )
+    class_mask = move_classes_last(
         jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, array.shape)), axes
     )
-    live = _parallel.any_over(jnp.any(exists, axis=-1), axis_name)
-    filling = jnp.where(live, fill.absent, fill.idle)[..., None].astype(values.dtype)
-    return MaskedRows(jnp.where(exists, values, filling), exists, live)
+    example_mask = _parallel.any_over(jnp.any(class_mask, axis=-1), axis_name)
+    filling = jnp.where(example_mask, fill.masked_class, fill.masked_example)[..., None].astype(
+        values.dtype
+    )
+    return MaskedRows(jnp.where(class_mask, values, filling), class_mask, example_mask)
 
 
 class MaskedLabelledRows(NamedTuple):
@@ -67,13 +71,13 @@ class MaskedLabelledRows(NamedTuple):
 
     values: jax.Array  # [..., V]
     labels: jax.Array  # [...], 0 where masked; counted from the first class of this device
-    exists: jax.Array | None  # [..., V], or None for all classes
-    live: jax.Array | None  # [...], or None for all examples
+    class_mask: jax.Array | None  # [..., V], or None for all classes
+    example_mask: jax.Array | None  # [...], or None for all examples
     valid: jax.Array  # [...]: the label is a class that exists, or the example does not count
 
     def losses(self, results: jax.Array) -> jax.Array:
         """Results with NaN where the label is bad and 0 where the example does not count."""
-        return zero_where_masked(nan_where_invalid(results, self.valid), self.live)
+        return zero_where_masked(nan_where_invalid(results, self.valid), self.example_mask)
 
 
 def mask_labelled_rows(
@@ -85,20 +89,24 @@ def mask_labelled_rows(
     axis_name: _parallel.AxisName = None,
 ) -> MaskedLabelledRows:
     """Rows and integer labels ready for a primitive, in the dtype of the computation."""
-    x, exists, live = mask_rows(array.astype(compute_dtype(array)), where, axes, fill, axis_name)
+    x, class_mask, example_mask = mask_rows(
+        array.astype(compute_dtype(array)), where, axes, fill, axis_name
+    )
     labels = widen_labels(labels)
-    shape = jnp.broadcast_shapes(x.shape[:-1], labels.shape, () if live is None else live.shape)
+    shape = jnp.broadcast_shapes(
+        x.shape[:-1], labels.shape, () if example_mask is None else example_mask.shape
+    )
     x = jnp.broadcast_to(x, (*shape, x.shape[-1]))
     labels = jnp.broadcast_to(labels, shape)
-    if live is not None:
-        labels = jnp.where(live, labels, 0)
+    if example_mask is not None:
+        labels = jnp.where(example_mask, labels, 0)
     valid = (labels >= 0) & (labels < _parallel.class_count(x.shape[-1], axis_name))
     labels = _parallel.local_labels(labels, x.shape[-1], axis_name)
-    if exists is not None:
-        exists = jnp.broadcast_to(exists, x.shape)
-        at_label = _parallel.take_label(exists, labels, axis_name)
-        valid &= at_label if live is None else at_label | ~live
-    return MaskedLabelledRows(x, labels, exists, live, valid)
+    if class_mask is not None:
+        class_mask = jnp.broadcast_to(class_mask, x.shape)
+        at_label = _parallel.take_label(class_mask, labels, axis_name)
+        valid &= at_label if example_mask is None else at_label | ~example_mask
+    return MaskedLabelledRows(x, labels, class_mask, example_mask, valid)
 
 
 def widen_labels(labels: jax.Array) -> jax.Array:
@@ -124,9 +132,9 @@ def all_in_interval(
     return _parallel.all_over(here, axis_name)
 
 
-def zero_where_masked(losses: jax.Array, live: jax.Array | None) -> jax.Array:
+def zero_where_masked(losses: jax.Array, example_mask: jax.Array | None) -> jax.Array:
     """Losses with 0 where an example does not count."""
-    return losses if live is None else jnp.where(live, losses, 0.0)
+    return losses if example_mask is None else jnp.where(example_mask, losses, 0.0)
 
 
 def move_classes_last(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -144,7 +152,6 @@ def example_struct(array: jax.Array, axes: tuple[int, ...]) -> jax.ShapeDtypeStr
 
 
 def check_mask(
-    function: str,
     where: ArrayLike | None,
     axes: tuple[int, ...],
     arrays: Mapping[str, jax.Array],
@@ -153,7 +160,6 @@ def check_mask(
     """`where` as an array, refused unless it fits the examples or the classes of the first array.
 
     Args:
-        function: who asks.
         where: the mask as given.
         axes: the class axes.
         arrays: the arguments with classes, by name; the first speaks for all of them.
@@ -161,12 +167,11 @@ def check_mask(
     """
     if where is None:
         return None
-    where = _checks.as_boolean(function, "where", where)
+    where = _checks.as_boolean("where", where)
     name, array = next(iter(arrays.items()))
     one_each = example_struct(array, axes)
     _checks.require(
         where.ndim in (0, one_each.ndim, array.ndim),
-        function,
         f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
         f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
     )
@@ -178,15 +183,14 @@ def check_mask(
     if where.ndim == array.ndim:
         _checks.require(
             all(where.shape[a] in (1, array.shape[a]) for a in axes),
-            function,
             f"`where` {_checks.describe(where)} must have the classes of `{name}` "
             f"{_checks.describe(array)} along axis {axes}, or size 1 there.",
         )
-        _checks.check_broadcastable(function, where=where, **arrays)
+        _checks.check_broadcastable(where=where, **arrays)
         each["examples of `where`"] = example_struct(where, axes)
-        _checks.check_broadcastable(function, **each)
+        _checks.check_broadcastable(**each)
     else:
-        _checks.check_broadcastable(function, where=where, **each)
+        _checks.check_broadcastable(where=where, **each)
     return where
 
 
@@ -200,7 +204,6 @@ class LabelledArguments(NamedTuple):
 
 
 def check_labelled_arguments(
-    function: str,
     name: str,
     array: ArrayLike,
     labels: ArrayLike,
@@ -212,7 +215,6 @@ def check_labelled_arguments(
     """Arguments of a loss whose targets are class indices, refused where they do not fit.
 
     Args:
-        function: who asks.
         name: what `array` is called.
         array: floating point, with the class axis.
         labels: integers, one per example.
@@ -221,18 +223,15 @@ def check_labelled_arguments(
         remedy: what to use for labels that are no integers.
         axis_name: the mesh axis that the classes are split over, as given.
     """
-    _checks.check_mesh_axis(function, axis_name)
-    array = _checks.as_floating(function, name, array)
-    labels = _checks.as_integer(function, "labels", labels, remedy)
-    axes = _checks.normalize_axes(function, name, array, axis)
-    _checks.check_broadcastable(function, labels=labels, examples=example_struct(array, axes))
-    return LabelledArguments(
-        array, labels, check_mask(function, where, axes, {name: array}, labels), axes
-    )
+    _checks.check_mesh_axis(axis_name)
+    array = _checks.as_floating(name, array)
+    labels = _checks.as_integer("labels", labels, remedy)
+    axes = _checks.normalize_axes(name, array, axis)
+    _checks.check_broadcastable(labels=labels, examples=example_struct(array, axes))
+    return LabelledArguments(array, labels, check_mask(where, axes, {name: array}, labels), axes)
 
 
 def apply_per_example(
-    function: str,
     primitive: Callable[..., jax.Array],
     arrays: Mapping[str, jax.Array],
     fills: tuple[Fill, ...],
@@ -244,7 +243,6 @@ def apply_per_example(
     """One number per example from arguments that all have a class axis, or are a number.
 
     Args:
-        function: the public name, for errors.
         primitive: maps arrays [..., V] in one dtype to [...]; a function of a module, since the
             compiled program is found again by it.
         arrays: the checked arguments by name; the first one has the class axis.
@@ -254,12 +252,12 @@ def apply_per_example(
         axis_name: the mesh axis that the classes are split over, if the primitive takes one.
         **options: hashable keywords of the primitive; numbers in them are constants.
     """
-    _checks.check_mesh_axis(function, axis_name)
+    _checks.check_mesh_axis(axis_name)
     first = next(iter(arrays))
-    axes = _checks.normalize_axes(function, first, arrays[first], axis)
-    _checks.check_broadcastable(function, **arrays)
-    _checks.check_same_classes(function, axes, **arrays)
-    where = check_mask(function, where, axes, arrays)
+    axes = _checks.normalize_axes(first, arrays[first], axis)
+    _checks.check_broadcastable(**arrays)
+    _checks.check_same_classes(axes, **arrays)
+    where = check_mask(where, axes, arrays)
     if axis_name is not None:
         options["axis_name"] = axis_name
     given = tuple(sorted(options.items()))
@@ -280,7 +278,7 @@ def _apply_per_example(primitive, arrays, where, fills, axes, axis_name, options
     ]
     common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
     values = [jnp.broadcast_to(each.values, common) for each in filled]
-    return zero_where_masked(primitive(*values, **dict(options)), filled[0].live)
+    return zero_where_masked(primitive(*values, **dict(options)), filled[0].example_mask)
 
 
 # What stands at an element that does not count; 0 in the arguments not named here.
@@ -288,7 +286,7 @@ _MASKED_ELEMENT = {"probs": 0.5, "variances": 1.0, "pos_weight": 1.0, "alpha": 0
 
 
 def mask_elements(
-    function: str, where: ArrayLike | None, **arrays: jax.Array
+    where: ArrayLike | None, **arrays: jax.Array
 ) -> tuple[jax.Array | None, list[jax.Array]]:
     """The mask of an element-wise loss, and its arguments with nothing left of what is masked.
 
@@ -296,10 +294,10 @@ def mask_elements(
     what comes back are for `zero_where_masked`.
     """
     if where is None:
-        _checks.check_broadcastable(function, **arrays)
+        _checks.check_broadcastable(**arrays)
         return None, list(arrays.values())
-    where = _checks.as_boolean(function, "where", where)
-    _checks.check_broadcastable(function, **arrays, where=where)
+    where = _checks.as_boolean("where", where)
+    _checks.check_broadcastable(**arrays, where=where)
     return where, [
         # Of the dtype of the array, and as weak where that is a Python number.
         jnp.where(where, array, jax.lax.full_like(array, _MASKED_ELEMENT.get(name, 0), shape=()))

@@ -30,6 +30,7 @@ from jaxent._masks import nan_where_invalid, scale_loss
 from jaxent._parallel import with_auto_axes
 
 
+@_checks.public
 def linear_softmax_cross_entropy(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -106,7 +107,7 @@ def linear_softmax_cross_entropy(
         float64 inputs.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,30 +126,28 @@ def linear_softmax_cross_entropy(
         et al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024. Soft cap: Gemma Team,
         `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
     """
-    name = "linear_softmax_cross_entropy"
-    _checks.check_mesh_axis(name, axis_name)
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
-    labels = check_labels(name, labels, head)
-    head, labels = _shifted(name, shift, head, labels)
-    _checks.check_closed_interval(name, "label_smoothing", label_smoothing, 0.0, 1.0)
-    _checks.check_finite(name, "z_loss", z_loss)
-    _checks.check_closed_interval(name, "z_loss", z_loss, 0.0, math.inf)
+    _checks.check_mesh_axis(axis_name)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    labels = check_labels(labels, head)
+    head, labels = _shifted(shift, head, labels)
+    _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
+    _checks.check_finite("z_loss", z_loss)
+    _checks.check_closed_interval("z_loss", z_loss, 0.0, math.inf)
     if block_size is not None:
-        _checks.check_positive_integer(name, "block_size", block_size)
-    _checks.check_one_of(name, "sweep", sweep, (None, "rows", "columns"))
+        _checks.check_positive_integer("block_size", block_size)
+    _checks.check_one_of("sweep", sweep, (None, "rows", "columns"))
     if sweep is None and (chunk_size, block_size) != (None, None):
         sweep = "columns" if chunk_size is None else "rows"
     unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
     _checks.require(
         unused is None,
-        name,
         f"`chunk_size` is of a sweep over rows and `block_size` of one over columns; got {unused} "
         f'for the other, of "{sweep}".',
     )
-    cap, divisor = check_transform(name, soft_cap, temperature)
+    cap, divisor = check_transform(soft_cap, temperature)
     options = {"soft_cap": cap, "temperature": divisor}
     for option, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
-        options[option] = None if is_neutral(value, 0.0) else _checks.as_scalar(name, option, value)
+        options[option] = None if is_neutral(value, 0.0) else _checks.as_scalar(option, value)
     arrays = head._asdict()
     loss = functools.partial(
         _cross_entropy,
@@ -170,6 +169,7 @@ class LinearLogProb(NamedTuple):
     entropy: jax.Array
 
 
+@_checks.public
 def linear_log_prob(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -219,7 +219,7 @@ def linear_log_prob(
         float32 (float64 for float64 inputs), both differentiable.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -234,30 +234,28 @@ def linear_log_prob(
         The entropy bonus: Mnih et al., `Asynchronous Methods for Deep Reinforcement Learning
         <https://arxiv.org/abs/1602.01783>`_, 2016, section 4.
     """
-    name = "linear_log_prob"
-    _checks.check_mesh_axis(name, axis_name)
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, None, "none", None)
-    head, labels = _shifted(name, shift, head, check_labels(name, labels, head))
-    cap, divisor = check_transform(name, soft_cap, temperature)
-    class_where = check_class_where(name, class_where, head)
+    _checks.check_mesh_axis(axis_name)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    head, labels = _shifted(shift, head, check_labels(labels, head))
+    cap, divisor = check_transform(soft_cap, temperature)
+    class_where = check_class_where(class_where, head)
     if block_size is not None:
-        _checks.check_positive_integer(name, "block_size", block_size)
+        _checks.check_positive_integer("block_size", block_size)
     rows = sweep_columns(head, labels, class_where, cap, divisor, block_size, axis_name)
     # Not a negation: a masked row has 0, not -0.
     return LinearLogProb(0.0 - rows.cross_entropy, rows.entropy)
 
 
-def _shifted(name: str, shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array]:
+def _shifted(shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array]:
     """The labels, the mask and the weights moved to the rows that they are of.
 
     Nothing of the size of `hidden` moves.
     """
-    _checks.check_non_negative_integer(name, "shift", shift)
+    _checks.check_non_negative_integer("shift", shift)
     if shift == 0:
         return head, labels
     _checks.require(
         len(head.shape) > 0,
-        name,
         f"`shift` needs an axis to shift along, got `hidden` {_checks.describe(head.hidden)}.",
     )
     shift = min(shift, head.shape[-1])
@@ -310,9 +308,7 @@ def _cross_entropy(
             return losses
 
         head = Head(**arrays, vocab_axis=vocab_axis)
-        return sweep_rows(
-            "linear_softmax_cross_entropy", loss_fn, head, (labels,), reduction, chunk_size
-        )
+        return sweep_rows(loss_fn, head, (labels,), reduction, chunk_size)
 
     def by_columns(arrays, labels, options):
         head = Head(**arrays, vocab_axis=vocab_axis)

@@ -34,7 +34,6 @@ class Head(NamedTuple):
 
 
 def check_head(
-    name: str,
     hidden: ArrayLike,
     kernel: ArrayLike,
     bias: ArrayLike | None,
@@ -49,80 +48,70 @@ def check_head(
 
     Their names in errors begin with `owner`, for functions of several heads.
     """
-    hidden = _checks.as_floating(name, f"{owner}hidden", hidden)
-    kernel = _checks.as_floating(name, f"{owner}kernel", kernel)
-    _checks.check_one_of(name, "reduction", reduction, ("mean", "sum", "none"))
-    _checks.check_one_of(name, "vocab_axis", vocab_axis, (-1, 0, 1))
+    hidden = _checks.as_floating(f"{owner}hidden", hidden)
+    kernel = _checks.as_floating(f"{owner}kernel", kernel)
+    _checks.check_one_of("reduction", reduction, ("mean", "sum", "none"))
+    _checks.check_one_of("vocab_axis", vocab_axis, (-1, 0, 1))
     if chunk_size is not None:
-        _checks.check_positive_integer(name, "chunk_size", chunk_size)
+        _checks.check_positive_integer("chunk_size", chunk_size)
     given_hidden = f"`{owner}hidden` {_checks.describe(hidden)}"
     given_kernel = f"`{owner}kernel` {_checks.describe(kernel)}"
     _checks.require(
         hidden.ndim >= 1 and kernel.ndim == 2,
-        name,
         f"{given_hidden} must be [..., D] and {given_kernel} a matrix.",
     )
     vocab_axis %= 2
     features, classes = kernel.shape[1 - vocab_axis], kernel.shape[vocab_axis]
     _checks.require(
         hidden.shape[-1] == features,
-        name,
         f"{given_hidden} and {given_kernel} do not fit: "
         f"{hidden.shape[-1]} features against {features}; for a kernel [V, D] pass `vocab_axis=0`.",
     )
-    _checks.require(classes > 0, name, f"{given_kernel} has no classes; pass at least one.")
+    _checks.require(classes > 0, f"{given_kernel} has no classes; pass at least one.")
     if bias is not None:
-        bias = _checks.as_floating(name, f"{owner}bias", bias)
+        bias = _checks.as_floating(f"{owner}bias", bias)
         _checks.require(
             bias.shape == (classes,),
-            name,
             f"`{owner}bias` {_checks.describe(bias)} must be [{classes}], one number per class of "
             f"{given_kernel}.",
         )
     shape = hidden.shape[:-1]
     if where is not None:
-        where = _checks.broadcast_per_row(
-            name, "where", _checks.as_boolean(name, "where", where), shape
-        )
+        where = _checks.broadcast_per_row("where", _checks.as_boolean("where", where), shape)
     if weights is not None:
-        weights = _checks.broadcast_per_row(
-            name, "weights", _checks.as_real(name, "weights", weights), shape
-        )
+        weights = _checks.broadcast_per_row("weights", _checks.as_real("weights", weights), shape)
     return Head(hidden, kernel, bias, where, weights, vocab_axis)
 
 
-def check_row_argument(name: str, argument: str, value: ArrayLike, head: Head) -> jax.Array:
+def check_row_argument(argument: str, value: ArrayLike, head: Head) -> jax.Array:
     """`value` as an array, refused unless its shape begins with the leading shape of `hidden`."""
     array = _checks.as_array(value)
     _checks.require(
         array.shape[: len(head.shape)] == head.shape,
-        name,
         f"`{argument}` {_checks.describe(array)} must begin with the leading shape {head.shape} "
         f"of `hidden` {_checks.describe(head.hidden)}.",
     )
     return array
 
 
-def check_labels(name: str, labels: ArrayLike, head: Head) -> jax.Array:
+def check_labels(labels: ArrayLike, head: Head) -> jax.Array:
     """`labels` as an array, refused unless they are integers, one per row of `hidden`."""
-    labels = _checks.as_integer(name, "labels", labels, "pass the index of each row's true class.")
+    labels = _checks.as_integer("labels", labels, "pass the index of each row's true class.")
     _checks.require(
         labels.shape == head.shape,
-        name,
         f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of "
         f"`hidden` {_checks.describe(head.hidden)}.",
     )
     return labels
 
 
-def check_class_where(name: str, class_where: ArrayLike | None, head: Head) -> jax.Array | None:
+def check_class_where(class_where: ArrayLike | None, head: Head) -> jax.Array | None:
     """`class_where` as an array, refused unless it holds one boolean per class."""
     if class_where is None:
         return None
-    class_where = _checks.as_boolean(name, "class_where", class_where)
+    class_where = _checks.as_boolean("class_where", class_where)
     _checks.require(
         class_where.shape == (head.vocabulary,),
-        name,
         f"`class_where` {_checks.describe(class_where)} must be [{head.vocabulary}], one boolean "
         f"per class of `kernel` {_checks.describe(head.kernel)}.",
     )
@@ -130,15 +119,15 @@ def check_class_where(name: str, class_where: ArrayLike | None, head: Head) -> j
 
 
 def check_transform(
-    name: str, soft_cap: ArrayLike | None, temperature: ArrayLike
+    soft_cap: ArrayLike | None, temperature: ArrayLike
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """What is done to the logits, as scalar arrays; None for what is known to change nothing."""
-    _checks.check_open_interval(name, "temperature", temperature, 0.0, math.inf)
+    _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
     if soft_cap is not None:
-        _checks.check_open_interval(name, "soft_cap", soft_cap, 0.0, math.inf)
-        soft_cap = _checks.as_scalar(name, "soft_cap", soft_cap)
+        _checks.check_open_interval("soft_cap", soft_cap, 0.0, math.inf)
+        soft_cap = _checks.as_scalar("soft_cap", soft_cap)
     scaled = not is_neutral(temperature, 1.0)
-    return soft_cap, _checks.as_scalar(name, "temperature", temperature) if scaled else None
+    return soft_cap, _checks.as_scalar("temperature", temperature) if scaled else None
 
 
 def is_neutral(value: ArrayLike, neutral: float) -> bool:

@@ -70,7 +70,7 @@ class _Chunk(NamedTuple):
     hidden: tuple[jax.Array, ...]
     row_args: Any
     weights: Any
-    live: Any
+    example_mask: Any
 
 
 # How rows are cut, and what is made of them.
@@ -95,14 +95,16 @@ def _join(sweep: Sweep, chunks: jax.Array) -> jax.Array:
 
 
 def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
-    """All chunks, stacked. `live` marks rows that count, None if all do; fillers do not."""
-    live = operands.where
+    """All chunks, stacked. `example_mask` marks rows that count, None if all do; fillers do not."""
+    example_mask = operands.where
     hidden = tuple(layer.hidden for layer in operands.layers)
-    chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, live))
+    chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, example_mask))
     if not sweep.cut.missing:
         return chunks
     counts = jnp.moveaxis(is_row(sweep.cut), -1, 0)
-    return chunks._replace(live=counts if live is None else counts & chunks.live)
+    return chunks._replace(
+        example_mask=counts if example_mask is None else counts & chunks.example_mask
+    )
 
 
 def _contract(sweep: Sweep, operand: Any, left, left_axes, right, right_axes):
@@ -137,7 +139,7 @@ def _weighted(sweep: Sweep, chunk: _Chunk, losses: jax.Array) -> jax.Array:
     """Losses times weights; rows that do not count are 0, whatever their loss."""
     losses = losses.astype(sweep.dtype)
     losses = losses if chunk.weights is None else losses * chunk.weights
-    return losses if chunk.live is None else jnp.where(chunk.live, losses, 0.0)
+    return losses if chunk.example_mask is None else jnp.where(chunk.example_mask, losses, 0.0)
 
 
 # A loss per row.
@@ -161,8 +163,8 @@ def losses_of_rows(sweep: Sweep, operands: Operands) -> jax.Array:
         logits = _all_logits(sweep, layers, chunk)
         if operands.where is not None:
             # The same logits, but a masked row has no derivative in them, not even 0 times one.
-            live = chunk.live[..., None]
-            logits = [jnp.where(live, x, jax.lax.stop_gradient(x)) for x in logits]
+            example_mask = chunk.example_mask[..., None]
+            logits = [jnp.where(example_mask, x, jax.lax.stop_gradient(x)) for x in logits]
         return _weighted(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *captured))
 
     def step(carry, chunk):
@@ -245,7 +247,7 @@ def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
         slopes, row_args_slope, captured_slope = pull_back(_weighted(sweep, chunk, ones))
         if operands.where is not None:
             # Exactly zero for masked rows, also if the slope there is infinite.
-            slopes = [jnp.where(chunk.live[..., None], slope, 0.0) for slope in slopes]
+            slopes = [jnp.where(chunk.example_mask[..., None], slope, 0.0) for slope in slopes]
         layers = [
             _layer_gradients(sweep, products, layer._replace(hidden=hidden), want, slope)
             for products, layer, hidden, want, slope in zip(

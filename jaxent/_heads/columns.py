@@ -51,6 +51,7 @@ class LinearSoftmax(NamedTuple):
     top_logit: jax.Array
 
 
+@_checks.public
 def linear_softmax(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -106,7 +107,7 @@ def linear_softmax(
         `top_logit`, that logit. All but `top_class` are differentiable.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -124,14 +125,13 @@ def linear_softmax(
         for softmax <https://arxiv.org/abs/1805.02867>`_, 2018. Blocks of a vocabulary: Wijmans et
         al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
     """
-    name = "linear_softmax"
-    _checks.check_mesh_axis(name, axis_name)
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, None, "none", None)
-    labels = check_labels(name, labels, head)
-    cap, divisor = check_transform(name, soft_cap, temperature)
+    _checks.check_mesh_axis(axis_name)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    labels = check_labels(labels, head)
+    cap, divisor = check_transform(soft_cap, temperature)
     if block_size is not None:
-        _checks.check_positive_integer(name, "block_size", block_size)
-    class_where = check_class_where(name, class_where, head)
+        _checks.check_positive_integer("block_size", block_size)
+    class_where = check_class_where(class_where, head)
     return sweep_columns(head, labels, class_where, cap, divisor, block_size, axis_name)
 
 
@@ -203,7 +203,7 @@ class _Targets(NamedTuple):
     """What they are not: labels [*tile, tiles] and the classes' mask [parts, length]."""
 
     labels: Any
-    exists: Any
+    class_mask: Any
 
 
 class _Rows(NamedTuple):
@@ -244,9 +244,11 @@ def _compiled(
     in_range = (labels >= 0) & (labels < _parallel.class_count(head.vocabulary, axis_name))
     labels = _own(sweep, jnp.where(in_range, labels, 0).astype(jnp.int32))
     if class_where is not None:
-        exists = class_where[labels]
+        class_mask = class_where[labels]
         in_range &= (
-            exists if axis_name is None else _parallel.any_over(exists & (labels >= 0), axis_name)
+            class_mask
+            if axis_name is None
+            else _parallel.any_over(class_mask & (labels >= 0), axis_name)
         )
     if where is not None:
         # What a masked row holds must reach no product; its label, NaN times 0, neither.
@@ -259,8 +261,8 @@ def _compiled(
         None if soft_cap is None else soft_cap.astype(dtype),
         None if temperature is None else temperature.astype(dtype),
     )
-    exists = None if class_where is None else _in_parts(sweep, class_where, 0)
-    targets = _Targets(_cut(sweep, labels), exists)
+    class_mask = None if class_where is None else _in_parts(sweep, class_where, 0)
+    targets = _Targets(_cut(sweep, labels), class_mask)
     results, _ = _statistics(sweep, *_parallel.match_varying((parameters, targets)))
     results = LinearSoftmax(*(_join(sweep, result).reshape(head.shape) for result in results))
     results = results._replace(cross_entropy=nan_where_invalid(results.cross_entropy, in_range))
@@ -354,7 +356,7 @@ class _Block(NamedTuple):
     counts: Any
 
 
-def _block(sweep: _Sweep, kernel, bias, exists, index) -> _Block:
+def _block(sweep: _Sweep, kernel, bias, class_mask, index) -> _Block:
     fresh = index * sweep.width
     start = jnp.minimum(fresh, sweep.length - sweep.width)
     counts = None
@@ -362,8 +364,8 @@ def _block(sweep: _Sweep, kernel, bias, exists, index) -> _Block:
         places = start + jnp.arange(sweep.block, dtype=jnp.int32) % sweep.width
         # What belongs to a class is not to be computed again for each row.
         counts = jax.lax.optimization_barrier(places >= fresh)
-    if exists is not None:
-        known = _columns(sweep, exists, start, 0)
+    if class_mask is not None:
+        known = _columns(sweep, class_mask, start, 0)
         counts = known if counts is None else counts & known
     if kernel is not None:
         # The barrier keeps the compiler from converting all of the kernel before it is cut.
@@ -514,11 +516,11 @@ def _is_zero(tangent: Any) -> bool:
     return isinstance(tangent, SymbolicZero)
 
 
-def _size(sweep: _Sweep, exists: jax.Array | None) -> jax.Array | float:
+def _size(sweep: _Sweep, class_mask: jax.Array | None) -> jax.Array | float:
     """The number of classes."""
-    if exists is None:
+    if class_mask is None:
         return float(_parallel.class_count(sweep.classes, sweep.axis_name))
-    number = _parallel.psum(jnp.sum(exists, dtype=sweep.dtype), sweep.axis_name)
+    number = _parallel.psum(jnp.sum(class_mask, dtype=sweep.dtype), sweep.axis_name)
     return jnp.maximum(number, 1.0)
 
 
@@ -537,10 +539,10 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_S
     shape = *sweep.cut.tile, sweep.cut.tiles
     zeros, low = jnp.zeros(shape, sweep.dtype), jnp.full(shape, -jnp.inf, sweep.dtype)
     start = _Sums(low, zeros, zeros, zeros, zeros, zeros, jnp.zeros(shape, jnp.int32))
-    share = 1.0 / _size(sweep, targets.exists)
+    share = 1.0 / _size(sweep, targets.class_mask)
 
     def step(carry, index):
-        block = _block(sweep, parameters.kernel, parameters.bias, targets.exists, index)
+        block = _block(sweep, parameters.kernel, parameters.bias, targets.class_mask, index)
 
         def tile_step(carry, number):
             sums, seen = carry
@@ -685,7 +687,7 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
                 given = parameters._replace(hidden=hidden)._replace(
                     **dict(zip(moving, values, strict=True))
                 )
-                block = _block(sweep, given.kernel, given.bias, targets.exists, index)
+                block = _block(sweep, given.kernel, given.bias, targets.class_mask, index)
                 return _tile_logits(sweep, given, block, given.hidden)
 
             points = parameters._replace(hidden=hidden)
@@ -697,8 +699,8 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
             x, dot = jax.jvp(
                 logits, [getattr(points, n) for n in moving], [getattr(along, n) for n in moving]
             )
-            block = _block(sweep, None, None, targets.exists, index)
-            slopes = _slopes(sweep, x, labels, row, block, _size(sweep, targets.exists))
+            block = _block(sweep, None, None, targets.class_mask, index)
+            slopes = _slopes(sweep, x, labels, row, block, _size(sweep, targets.class_mask))
             return tuple(jnp.sum(slope * dot, axis=-1) for slope in slopes)
 
         def tile_step(totals, number):
@@ -785,7 +787,7 @@ def _sweep_back(
     """
     parameters, targets, rows = residuals
     unit, cotangents = _in_units(sweep, cotangents)
-    size = _size(sweep, targets.exists)
+    size = _size(sweep, targets.class_mask)
 
     def zero(shape, dtype=sweep.dtype):
         return _parallel.match_varying(jnp.zeros(shape, dtype), residuals, cotangents)
@@ -799,7 +801,7 @@ def _sweep_back(
     )
 
     def step(sums: _Parameters, index):
-        block = _block(sweep, parameters.kernel, parameters.bias, targets.exists, index)
+        block = _block(sweep, parameters.kernel, parameters.bias, targets.class_mask, index)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def tile(parameters, targets, rows, cotangents, block, number):

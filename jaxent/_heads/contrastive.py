@@ -23,6 +23,7 @@ from jaxent._losses.labels import temperature_scaling
 from jaxent._parallel import with_auto_axes
 
 
+@_checks.public
 def info_nce(
     queries: ArrayLike,
     keys: ArrayLike,
@@ -78,7 +79,7 @@ def info_nce(
         A scalar in nats, or `[N]` for "none"; float32, or float64 for float64 inputs.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,20 +95,19 @@ def info_nce(
         `Unsupervised Feature Learning via Non-Parametric Instance Discrimination
         <https://arxiv.org/abs/1805.01978>`_, 2018, section 3.1.
     """
-    name = "info_nce"
     batch = _check_batch(
-        name,
         {"queries": queries, "keys": keys},
         labels,
         {"where": where, "key_where": key_where},
         weights,
     )
-    options = _check_options(name, normalize, reduction, chunk_size)
-    _checks.check_open_interval(name, "temperature", temperature, 0.0, math.inf)
-    temperature = _checks.as_scalar(name, "temperature", temperature)
+    options = _check_options(normalize, reduction, chunk_size)
+    _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
+    temperature = _checks.as_scalar("temperature", temperature)
     return _computed(_info_nce, batch, options, temperature)
 
 
+@_checks.public
 def clip_loss(
     images: ArrayLike,
     texts: ArrayLike,
@@ -154,7 +154,7 @@ def clip_loss(
         A scalar in nats, or `[N]` for "none"; float32, or float64 for float64 inputs.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -168,9 +168,7 @@ def clip_loss(
         Radford et al., `Learning Transferable Visual Models From Natural Language Supervision
         <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3 and section 2.5.
     """
-    name = "clip_loss"
     batch = _check_batch(
-        name,
         {"images": images, "texts": texts},
         None,
         {"where": where},
@@ -178,15 +176,15 @@ def clip_loss(
     )
     _checks.require(
         len(batch.queries) == len(batch.keys),
-        name,
         f"`images` {_checks.describe(batch.queries)} and `texts` {_checks.describe(batch.keys)} "
         "must have equally many rows, a pair each; further negatives are for `jaxent.info_nce`.",
     )
-    options = _check_options(name, normalize, reduction, chunk_size)
-    log_temperature = _check_finite(name, "log_temperature", log_temperature)
+    options = _check_options(normalize, reduction, chunk_size)
+    log_temperature = _check_finite("log_temperature", log_temperature)
     return _computed(_clip, batch, options, log_temperature)
 
 
+@_checks.public
 def sigmoid_contrastive_loss(
     images: ArrayLike,
     texts: ArrayLike,
@@ -243,7 +241,7 @@ def sigmoid_contrastive_loss(
         A scalar in nats, or `[N]` for "none"; float32, or float64 for float64 inputs.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -256,17 +254,15 @@ def sigmoid_contrastive_loss(
         Zhai et al., `Sigmoid Loss for Language Image Pre-Training
         <https://arxiv.org/abs/2303.15343>`_, 2023, section 3.2 and algorithm 1.
     """
-    name = "sigmoid_contrastive_loss"
     batch = _check_batch(
-        name,
         {"images": images, "texts": texts},
         labels,
         {"where": where, "text_where": text_where},
         weights,
     )
-    options = _check_options(name, normalize, reduction, chunk_size)
-    log_temperature = _check_finite(name, "log_temperature", log_temperature)
-    bias = _check_finite(name, "bias", bias)
+    options = _check_options(normalize, reduction, chunk_size)
+    log_temperature = _check_finite("log_temperature", log_temperature)
+    bias = _check_finite("bias", bias)
     return _computed(_sigmoid, batch, options, log_temperature, bias)
 
 
@@ -290,7 +286,6 @@ class _Options(NamedTuple):
 
 
 def _check_batch(
-    name: str,
     embeddings: Mapping[str, ArrayLike],
     labels: ArrayLike | None,
     masks: Mapping[str, ArrayLike | None],
@@ -306,66 +301,59 @@ def _check_batch(
         weights: of the queries, as given.
     """
     (own, queries), (other, keys) = (
-        (key, _checks.as_floating(name, key, value)) for key, value in embeddings.items()
+        (key, _checks.as_floating(key, value)) for key, value in embeddings.items()
     )
     given = f"`{own}` {_checks.describe(queries)} and `{other}` {_checks.describe(keys)}"
     _checks.require(
         queries.ndim == keys.ndim == 2 and queries.shape[1] == keys.shape[1],
-        name,
         f"{given} must be matrices [N, D] and [M, D] of one embedding a row and of equal D; "
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
     _checks.require(
-        len(keys) > 0, name, f"`{other}` {_checks.describe(keys)} has no rows; pass at least one."
+        len(keys) > 0, f"`{other}` {_checks.describe(keys)} has no rows; pass at least one."
     )
     if labels is None:
         _checks.require(
             len(queries) <= len(keys),
-            name,
             f"{given} leave rows of `{own}` without a partner, the row of `{other}` of the same "
             "number; add the missing ones, or pass `labels`.",
         )
     else:
         remedy = f"pass the index of each row's partner in `{other}`."
-        labels = _checks.as_integer(name, "labels", labels, remedy)
+        labels = _checks.as_integer("labels", labels, remedy)
         _checks.require(
             labels.shape == queries.shape[:1],
-            name,
             f"`labels` {_checks.describe(labels)} must be [{len(queries)}], one for each row of "
             f"`{own}` {_checks.describe(queries)}.",
         )
     if weights is not None:
-        weights = _checks.as_real(name, "weights", weights)
-        weights = _checks.broadcast_per_row(name, "weights", weights, queries.shape[:1], own)
+        weights = _checks.as_real("weights", weights)
+        weights = _checks.broadcast_per_row("weights", weights, queries.shape[:1], own)
     key_where = None
     (own_mask, where), *others = masks.items()
-    where = _check_mask(name, own_mask, where, own, queries)
+    where = _check_mask(own_mask, where, own, queries)
     for other_mask, value in others:
-        key_where = _check_mask(name, other_mask, value, other, keys)
+        key_where = _check_mask(other_mask, value, other, keys)
     return _Batch(queries, keys, labels, where, key_where, weights)
 
 
-def _check_mask(
-    name: str, mask: str, value: ArrayLike | None, of: str, matrix: jax.Array
-) -> jax.Array | None:
+def _check_mask(mask: str, value: ArrayLike | None, of: str, matrix: jax.Array) -> jax.Array | None:
     if value is None:
         return None
-    return _checks.broadcast_per_row(
-        name, mask, _checks.as_boolean(name, mask, value), matrix.shape[:1], of
-    )
+    return _checks.broadcast_per_row(mask, _checks.as_boolean(mask, value), matrix.shape[:1], of)
 
 
-def _check_options(name: str, normalize: bool, reduction: str, chunk_size: int | None) -> _Options:
-    _checks.check_one_of(name, "normalize", normalize, (False, True))
-    _checks.check_one_of(name, "reduction", reduction, ("mean", "sum", "none"))
+def _check_options(normalize: bool, reduction: str, chunk_size: int | None) -> _Options:
+    _checks.check_one_of("normalize", normalize, (False, True))
+    _checks.check_one_of("reduction", reduction, ("mean", "sum", "none"))
     if chunk_size is not None:
-        _checks.check_positive_integer(name, "chunk_size", chunk_size)
+        _checks.check_positive_integer("chunk_size", chunk_size)
     return _Options(bool(normalize), reduction, chunk_size)
 
 
-def _check_finite(name: str, argument: str, value: ArrayLike) -> jax.Array:
-    _checks.check_finite(name, argument, value)
-    return _checks.as_scalar(name, argument, value)
+def _check_finite(argument: str, value: ArrayLike) -> jax.Array:
+    _checks.check_finite(argument, value)
+    return _checks.as_scalar(argument, value)
 
 
 def _computed(

@@ -31,6 +31,7 @@ from jaxent._losses.softmax import softmax_cross_entropy_with_integer_labels
 from jaxent._parallel import AxisName
 
 
+@_checks.public
 def linear_kl_divergence(
     student_hidden: ArrayLike,
     student_kernel: ArrayLike,
@@ -107,7 +108,7 @@ def linear_kl_divergence(
         divergence is never negative, and 0 with gradient 0 for equal heads.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,11 +126,9 @@ def linear_kl_divergence(
         <https://arxiv.org/abs/1503.02531>`_, 2015, with the factor :math:`\tau^2` in section 2.
         Reverse: Gu et al., `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2023.
     """
-    name = "linear_kl_divergence"
-    _checks.check_mesh_axis(name, axis_name)
-    _checks.check_one_of(name, "direction", direction, ("forward", "reverse"))
+    _checks.check_mesh_axis(axis_name)
+    _checks.check_one_of("direction", direction, ("forward", "reverse"))
     heads = _check_pair(
-        name,
         (student_hidden, student_kernel, student_bias),
         (teacher_hidden, teacher_kernel, teacher_bias),
         vocab_axis,
@@ -139,12 +138,13 @@ def linear_kl_divergence(
         chunk_size,
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
-    options = _check_options(name, heads[0], caps, temperature, labels, label_weight)
+    options = _check_options(heads[0], caps, temperature, labels, label_weight)
     forward = direction == "forward"
-    plan = _Plan(name, _forward if forward else _reverse, (), reduction, chunk_size, axis_name)
+    plan = _Plan(_forward if forward else _reverse, (), reduction, chunk_size, axis_name)
     return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
 
 
+@_checks.public
 def linear_jensen_shannon(
     student_hidden: ArrayLike,
     student_kernel: ArrayLike,
@@ -220,7 +220,7 @@ def linear_jensen_shannon(
         divergence is from 0 (for equal heads, with gradient 0) to the entropy of the two shares.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -237,11 +237,9 @@ def linear_jensen_shannon(
         Agarwal et al., `On-Policy Distillation of Language Models: Learning from Self-Generated
         Mistakes <https://arxiv.org/abs/2306.13649>`_, 2024, section 2.
     """
-    name = "linear_jensen_shannon"
-    _checks.check_mesh_axis(name, axis_name)
-    share = _checks.as_fraction(name, "beta", beta)
+    _checks.check_mesh_axis(axis_name)
+    share = _checks.as_fraction("beta", beta)
     heads = _check_pair(
-        name,
         (student_hidden, student_kernel, student_bias),
         (teacher_hidden, teacher_kernel, teacher_bias),
         vocab_axis,
@@ -251,11 +249,12 @@ def linear_jensen_shannon(
         chunk_size,
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
-    options = _check_options(name, heads[0], caps, temperature, labels, label_weight)
-    plan = _Plan(name, _jensen_shannon, (("beta", share),), reduction, chunk_size, axis_name)
+    options = _check_options(heads[0], caps, temperature, labels, label_weight)
+    plan = _Plan(_jensen_shannon, (("beta", share),), reduction, chunk_size, axis_name)
     return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
 
 
+@_checks.public
 def linear_top_k_kl_divergence(
     hidden: ArrayLike,
     kernel: ArrayLike,
@@ -331,7 +330,7 @@ def linear_top_k_kl_divergence(
         divergence is never negative.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -349,25 +348,23 @@ def linear_top_k_kl_divergence(
         2025. Grouping classes never adds to a divergence: Kullback, Leibler, `On Information and
         Sufficiency <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
-    name = "linear_top_k_kl_divergence"
-    _checks.check_mesh_axis(name, axis_name)
-    _checks.check_one_of(name, "rest", rest, ("bucket", "renormalize"))
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
-    log_probs = _checks.as_floating(name, "teacher_log_probs", teacher_log_probs)
+    _checks.check_mesh_axis(axis_name)
+    _checks.check_one_of("rest", rest, ("bucket", "renormalize"))
+    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    log_probs = _checks.as_floating("teacher_log_probs", teacher_log_probs)
     remedy = "pass the classes that `teacher_log_probs` belong to."
-    indices = _checks.as_integer(name, "teacher_indices", teacher_indices, remedy)
-    check_row_argument(name, "teacher_log_probs", log_probs, head)
+    indices = _checks.as_integer("teacher_indices", teacher_indices, remedy)
+    check_row_argument("teacher_log_probs", log_probs, head)
     _checks.require(
         log_probs.shape == indices.shape
         and log_probs.ndim == len(head.shape) + 1
         and log_probs.shape[-1] > 0,
-        name,
         f"`teacher_log_probs` {_checks.describe(log_probs)} and `teacher_indices` "
         f"{_checks.describe(indices)} must have one shape [..., k] with k > 0.",
     )
-    options = _check_options(name, head, {"soft_cap": soft_cap}, temperature, labels, label_weight)
+    options = _check_options(head, {"soft_cap": soft_cap}, temperature, labels, label_weight)
     settings = ("rest", rest), ("slack", 8.0 * float(jnp.finfo(log_probs.dtype).eps))
-    plan = _Plan(name, _of_listed, settings, reduction, chunk_size, axis_name)
+    plan = _Plan(_of_listed, settings, reduction, chunk_size, axis_name)
     scaled = times_squared_temperature
     return _distilled((head,), (log_probs, indices), options, plan, scaled=scaled)
 
@@ -387,7 +384,6 @@ class _Options(NamedTuple):
 class _Plan(NamedTuple):
     """What is fixed while tracing; the compiled program is found again by it."""
 
-    name: str
     divergence: Callable[..., jax.Array]  # of the logits of each head, and further arrays of rows
     settings: tuple[tuple[str, Any], ...]  # keywords of the divergence
     reduction: str
@@ -396,7 +392,6 @@ class _Plan(NamedTuple):
 
 
 def _check_pair(
-    name: str,
     student: tuple[ArrayLike, ArrayLike, ArrayLike | None],
     teacher: tuple[ArrayLike, ArrayLike, ArrayLike | None],
     vocab_axis: int | tuple[int, int],
@@ -408,21 +403,18 @@ def _check_pair(
     """Both heads, each from hidden, kernel and bias; refused unless rows and classes are alike."""
     _checks.require(
         not isinstance(vocab_axis, tuple) or len(vocab_axis) == 2,
-        name,
         f"`vocab_axis` must be one axis or a pair (student, teacher), got {vocab_axis}.",
     )
     own, other = vocab_axis if isinstance(vocab_axis, tuple) else (vocab_axis, vocab_axis)
-    ours = check_head(name, *student, own, where, weights, reduction, chunk_size, owner="student_")
-    theirs = check_head(name, *teacher, other, None, None, reduction, None, owner="teacher_")
+    ours = check_head(*student, own, where, weights, reduction, chunk_size, owner="student_")
+    theirs = check_head(*teacher, other, None, None, reduction, None, owner="teacher_")
     _checks.require(
         ours.shape == theirs.shape,
-        name,
         f"`student_hidden` {_checks.describe(ours.hidden)} and `teacher_hidden` "
         f"{_checks.describe(theirs.hidden)} must have one leading shape.",
     )
     _checks.require(
         ours.vocabulary == theirs.vocabulary,
-        name,
         f"`student_kernel` {_checks.describe(ours.kernel)} has {ours.vocabulary} classes and "
         f"`teacher_kernel` {_checks.describe(theirs.kernel)} {theirs.vocabulary}; they must be "
         "the same ones.",
@@ -431,7 +423,6 @@ def _check_pair(
 
 
 def _check_options(
-    name: str,
     head: Head,
     soft_caps: dict[str, ArrayLike | None],
     temperature: ArrayLike,
@@ -442,19 +433,18 @@ def _check_options(
     caps = []
     for option, cap in soft_caps.items():
         if cap is not None:
-            _checks.check_open_interval(name, option, cap, 0.0, math.inf)
-        caps.append(None if cap is None else _checks.as_scalar(name, option, cap))
-    _, divisor = check_transform(name, None, temperature)
-    _checks.check_closed_interval(name, "label_weight", label_weight, 0.0, 1.0)
+            _checks.check_open_interval(option, cap, 0.0, math.inf)
+        caps.append(None if cap is None else _checks.as_scalar(option, cap))
+    _, divisor = check_transform(None, temperature)
+    _checks.check_closed_interval("label_weight", label_weight, 0.0, 1.0)
     if labels is None:
         _checks.require(
             is_neutral(label_weight, 0.0),
-            name,
             f"`label_weight` {label_weight} needs `labels`; pass the index of each row's class.",
         )
         return _Options(tuple(caps), divisor, None, None)
-    weight = _checks.as_scalar(name, "label_weight", label_weight)
-    return _Options(tuple(caps), divisor, weight, check_labels(name, labels, head))
+    weight = _checks.as_scalar("label_weight", label_weight)
+    return _Options(tuple(caps), divisor, weight, check_labels(labels, head))
 
 
 def _distilled(
@@ -466,7 +456,7 @@ def _distilled(
     scaled: bool,
 ) -> jax.Array:
     """The reduced losses of checked arguments; `data` are further arrays of rows."""
-    _checks.check_one_of(plan.name, "times_squared_temperature", scaled, (False, True))
+    _checks.check_one_of("times_squared_temperature", scaled, (False, True))
     arrays = [head._asdict() for head in heads]
     axes = tuple(each.pop("vocab_axis") for each in arrays)
     swept = functools.partial(_swept, axes=axes, plan=plan, scaled=bool(scaled))
@@ -512,7 +502,7 @@ def _swept(
     # it takes to go through the kernel's gradient once more.
     chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary for head in heads))
     first, *others = heads
-    return sweep_rows(plan.name, loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
+    return sweep_rows(loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
 
 
 # Divergences of a chunk of rows.

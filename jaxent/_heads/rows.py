@@ -32,6 +32,7 @@ from jaxent._losses.reduction import divide
 from jaxent._parallel import device_count, with_auto_axes
 
 
+@_checks.public
 def linear_loss(
     loss_fn: LossFunction,
     hidden: ArrayLike,
@@ -82,7 +83,7 @@ def linear_loss(
         `hidden` for "none"; float32, or float64 for float64 inputs.
 
     Raises:
-        AssertionError: If dtypes, shapes, `reduction` or `chunk_size` are refused, or `loss_fn`
+        ArgumentError: If dtypes, shapes, `reduction` or `chunk_size` are refused, or `loss_fn`
             does not return one floating point loss per row.
 
     Example:
@@ -98,16 +99,14 @@ def linear_loss(
         Chunks of rows: Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024,
         section 3.2. The derivative in the same sweep follows from the linearity of the mean.
     """
-    name = "linear_loss"
-    _checks.require(callable(loss_fn), name, f"`loss_fn` must be a function, got {loss_fn!r}.")
-    head = check_head(name, hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    _checks.require(callable(loss_fn), f"`loss_fn` must be a function, got {loss_fn!r}.")
+    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     rows = tuple(
-        check_row_argument(name, f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
+        check_row_argument(f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
     arrays = head._asdict()
     sweep = functools.partial(
         _compiled if _is_found_again(loss_fn) else _swept,
-        name=name,
         loss_fn=loss_fn,
         vocab_axis=arrays.pop("vocab_axis"),
         reduction=reduction,
@@ -128,20 +127,19 @@ def _is_found_again(loss_fn: LossFunction) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(defaults))
 
 
-def _swept(arrays, rows, name, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
+def _swept(arrays, rows, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
     head = Head(**arrays, vocab_axis=vocab_axis)
-    return sweep_rows(name, loss_fn, head, rows, reduction, chunk_size)
+    return sweep_rows(loss_fn, head, rows, reduction, chunk_size)
 
 
 _compiled = jax.jit(
     _swept,
-    static_argnames=("name", "loss_fn", "vocab_axis", "reduction", "chunk_size"),
+    static_argnames=("loss_fn", "vocab_axis", "reduction", "chunk_size"),
     inline=True,
 )
 
 
 def sweep_rows(
-    name: str,
     loss_fn: LossFunction,
     head: Head,
     row_args: tuple[jax.Array, ...],
@@ -149,7 +147,7 @@ def sweep_rows(
     chunk_size: int | None,
     others: tuple[Head, ...] = (),
 ) -> jax.Array:
-    """`linear_loss` of checked arguments, on behalf of the public function `name`.
+    """`linear_loss` of checked arguments.
 
     With `others`, further heads over the same rows, `loss_fn` is handed the logits of each head
     before the `row_args`. Masks and weights are those of the first head.
@@ -168,7 +166,7 @@ def sweep_rows(
     pairs = [(each.hidden, each.kernel, each.bias) for each in heads]
     layers = _parallel.match_varying(pairs, row_args, head.where, head.weights)
     loss_fn, captured, axes, untracked = _without_closure(
-        name, loss_fn, heads, layers, row_args, cut.tile[-1], dtype
+        loss_fn, heads, layers, row_args, cut.tile[-1], dtype
     )
     if cut.outer:
         per_row = len(heads) + len(row_args)
@@ -192,7 +190,7 @@ def sweep_rows(
             if axes <= _parallel.varying_axes(value)
             else value
             if reduction == "none"
-            else _constant(name, value, axes)
+            else _constant(value, axes)
             for value in captured
         ),
         weights=weights,
@@ -205,8 +203,8 @@ def sweep_rows(
             return in_shape(cut, losses_of_rows(sweep, operands)).reshape(head.shape)
         total = sum_of_losses(sweep, operands)
     except jax.errors.UnexpectedTracerError as error:
-        raise AssertionError(
-            f"jaxent.{name}: a function with a derivative rule of its own, in `loss_fn`, closes "
+        raise _checks.UnnamedArgumentError(
+            "a function with a derivative rule of its own, in `loss_fn`, closes "
             "over a value that is being differentiated or mapped; pass that value as an argument."
         ) from error
     if reduction == "sum":
@@ -269,7 +267,7 @@ def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
     return jnp.where(where.reshape(each_row), rows, copy)
 
 
-def _constant(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
+def _constant(value: jax.Array, axes: frozenset) -> jax.Array:
     """What a loss closes over and losses of several devices have in common; it has no derivative.
 
     Its gradient would be a sum over those devices already, of which nobody knows their shares.
@@ -283,8 +281,8 @@ def _constant(name: str, value: jax.Array, axes: frozenset) -> jax.Array:
     @constant.defjvp
     def constant_jvp(primals, tangents):
         del primals, tangents
-        raise AssertionError(
-            f"jaxent.{name}: `loss_fn` closes over {_checks.describe(value)}, which is "
+        raise _checks.ArgumentError(
+            f"jaxent.linear_loss: `loss_fn` closes over {_checks.describe(value)}, which is "
             "differentiated and is the same on all devices while the losses are not; let it close "
             f'over `jax.lax.pcast(value, {tuple(missing)}, to="varying")`.'
         )
@@ -299,7 +297,7 @@ def _unless_nothing(where: jax.Array | None, value: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(where), value, jax.lax.stop_gradient(value))
 
 
-def _without_closure(name, loss_fn, heads, layers, row_args, chunk, dtype):
+def _without_closure(loss_fn, heads, layers, row_args, chunk, dtype):
     """`loss_fn` with the arrays it closes over as trailing arguments, and those arrays.
 
     A custom rule may not capture values that are being differentiated. Also the mesh axes that the
@@ -321,7 +319,6 @@ def _without_closure(name, loss_fn, heads, layers, row_args, chunk, dtype):
     shape, kind = getattr(losses, "shape", None), getattr(losses, "dtype", type(losses))
     _checks.require(
         shape == (chunk,) and jnp.issubdtype(kind, jnp.floating),
-        name,
         f"`loss_fn` must return one floating point loss per row, [{chunk}] for logits "
         f"[{chunk},{heads[0].vocabulary}], got {losses}.",
     )

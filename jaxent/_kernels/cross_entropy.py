@@ -20,12 +20,12 @@ from jaxent._parallel import AxisName, class_count, pmax, psum, take_label
 # Cross-entropy against one class per row.
 
 
-def _share(x: jax.Array, exists: jax.Array | None, axis_name: AxisName) -> jax.Array:
+def _share(x: jax.Array, class_mask: jax.Array | None, axis_name: AxisName) -> jax.Array:
     """1/K per class [..., V], with K the number of classes that exist, and 0 at the others."""
-    if exists is None:
+    if class_mask is None:
         return jnp.full(x.shape, 1.0 / class_count(x.shape[-1], axis_name), x.dtype)
-    number = psum(jnp.sum(exists, axis=-1, dtype=x.dtype, keepdims=True), axis_name)
-    return jnp.where(exists, 1.0 / jnp.maximum(number, 1.0), 0.0)
+    number = psum(jnp.sum(class_mask, axis=-1, dtype=x.dtype, keepdims=True), axis_name)
+    return jnp.where(class_mask, 1.0 / jnp.maximum(number, 1.0), 0.0)
 
 
 def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -39,7 +39,7 @@ def _is_label(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     return classes.reshape(*[1] * labels.ndim, -1) == labels[..., None], zero
 
 
-def _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name) -> jax.Array:
+def _smoothed_distance(x, label_logit, top, smoothing, class_mask, axis_name) -> jax.Array:
     """Mean distance of the logits to the top under the smoothed target.
 
     Distances are taken at half size: the difference of two finite logits may overflow.
@@ -47,7 +47,7 @@ def _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name) -> jax
     to_label = 0.5 * top - 0.5 * label_logit
     if smoothing is None:
         return 2.0 * to_label
-    share = _share(x, exists, axis_name)
+    share = _share(x, class_mask, axis_name)
     distances = 0.5 * top[..., None] - 0.5 * x
     to_all = psum(jnp.sum(jnp.where(share > 0.0, distances, 0.0) * share, axis=-1), axis_name)
     # What weighs nothing may be infinite; if it is not, it has a derivative by the smoothing.
@@ -58,7 +58,7 @@ def _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name) -> jax
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def label_cross_entropy(
-    x, labels, smoothing=None, exists=None, axis_name: AxisName = None
+    x, labels, smoothing=None, class_mask=None, axis_name: AxisName = None
 ) -> jax.Array:
     """-sum(t log softmax(x)) over the last axis, t = (1-e) onehot(labels) + e/K.
 
@@ -66,7 +66,7 @@ def label_cross_entropy(
         x: logits [..., V]; -inf at classes that do not exist.
         labels: [...] integers in [0, V); callers deal with others.
         smoothing: e, a scalar, or None for 0.
-        exists: [..., V] booleans, or None for all; K counts them.
+        class_mask: [..., V] booleans, or None for all; K counts them.
         axis_name: the axis that the classes are split over, see `across`.
 
     Returns:
@@ -77,17 +77,17 @@ def label_cross_entropy(
         jnp.exp(jnp.minimum(x - shift[..., None], drop_label_bound(x, labels))), axis=-1
     )
     others = psum(others, axis_name)
-    return _label_parts(x, labels, smoothing, exists, axis_name, top, shift, others)[0]
+    return _label_parts(x, labels, smoothing, class_mask, axis_name, top, shift, others)[0]
 
 
 def _label_parts(
-    x, labels, smoothing, exists, axis_name, top, shift, others
+    x, labels, smoothing, class_mask, axis_name, top, shift, others
 ) -> tuple[jax.Array, ...]:
     """The loss of `label_cross_entropy`, and the label's logit and term."""
     label_logit = take_label(x, labels, axis_name)
     label_term, top_term = jnp.exp(label_logit - shift), jnp.exp(top - shift)
     excess = log_sum_over_top(others, label_term, top_term, label_logit == top)
-    distance = _smoothed_distance(x, label_logit, top, smoothing, exists, axis_name)
+    distance = _smoothed_distance(x, label_logit, top, smoothing, class_mask, axis_name)
     return distance + excess, label_logit, label_term
 
 
@@ -107,14 +107,14 @@ def drop_label_bound(x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name):
+def _label_cross_entropy_and_slope(x, labels, smoothing, class_mask, axis_name):
     """`label_cross_entropy` and its gradient with respect to x, [..., V], from one set of terms."""
     top, shift = max_and_shift(x, axis_name)
     is_label, zero = _is_label(x, labels)
     terms = jnp.where(is_label, zero, jnp.exp(x - shift[..., None]))
     others = psum(jnp.sum(terms, axis=-1), axis_name)
     loss, label_logit, label_term = _label_parts(
-        x, labels, smoothing, exists, axis_name, top, shift, others
+        x, labels, smoothing, class_mask, axis_name, top, shift, others
     )
 
     # A NaN at the label is in no term; the scale carries it to the rest of the row.
@@ -123,11 +123,11 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name):
     if smoothing is None:
         slope, at_label = p, -p_others
     else:
-        on_each = smoothing * _share(x, exists, axis_name)
+        on_each = smoothing * _share(x, class_mask, axis_name)
         slope = jnp.where(x == -jnp.inf, 0.0, p - on_each)
         share = 1.0 / class_count(x.shape[-1], axis_name)
-        if exists is not None:
-            share = pmax(jnp.max(_share(x, exists, axis_name), axis=-1), axis_name)
+        if class_mask is not None:
+            share = pmax(jnp.max(_share(x, class_mask, axis_name), axis=-1), axis_name)
         beside = smoothing - smoothing * share
         at_label = beside * p_label - (1.0 - beside) * p_others
     at_label = jnp.where(label_logit == -jnp.inf, 0.0, at_label)
@@ -136,34 +136,34 @@ def _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name):
 
 @functools.partial(label_cross_entropy.defjvp, symbolic_zeros=True)
 def _label_cross_entropy_jvp(axis_name, primals, tangents):
-    x, labels, smoothing, exists = primals
+    x, labels, smoothing, class_mask = primals
     x_dot, _, smoothing_dot, _ = tangents
-    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name)
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, class_mask, axis_name)
     loss_dot = dot_tangent(slope, x_dot, axis_name)
     if smoothing is not None:
-        loss_dot += scale_tangent(_smoothing_slope(x, labels, exists, axis_name), smoothing_dot)
+        loss_dot += scale_tangent(_smoothing_slope(x, labels, class_mask, axis_name), smoothing_dot)
     return loss, broadcast_tangent(loss_dot, loss)
 
 
 @functools.partial(_label_cross_entropy_and_slope.defjvp, symbolic_zeros=True)
 def _label_cross_entropy_and_slope_jvp(axis_name, primals, tangents):
-    x, labels, smoothing, exists = primals
+    x, labels, smoothing, class_mask = primals
     x_dot, _, smoothing_dot, _ = tangents
-    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, exists, axis_name)
+    loss, slope = _label_cross_entropy_and_slope(x, labels, smoothing, class_mask, axis_name)
     loss_dot, slope_dot = dot_tangent(slope, x_dot, axis_name), 0.0
     if not isinstance(x_dot, SymbolicZero):
         slope_dot = softmax_jvp(softmax(x, axis_name), x_dot, axis_name)
     if smoothing is not None:
-        loss_dot += scale_tangent(_smoothing_slope(x, labels, exists, axis_name), smoothing_dot)
+        loss_dot += scale_tangent(_smoothing_slope(x, labels, class_mask, axis_name), smoothing_dot)
         # The derivative of that by the logits.
-        apart = _is_label(x, labels)[0].astype(x.dtype) - _share(x, exists, axis_name)
+        apart = _is_label(x, labels)[0].astype(x.dtype) - _share(x, class_mask, axis_name)
         slope_dot += scale_tangent(jnp.where(x == -jnp.inf, 0.0, apart), smoothing_dot)
     return (loss, slope), (broadcast_tangent(loss_dot, loss), broadcast_tangent(slope_dot, slope))
 
 
-def _smoothing_slope(x, labels, exists, axis_name) -> jax.Array:
+def _smoothing_slope(x, labels, class_mask, axis_name) -> jax.Array:
     """Derivative of the smoothed loss with respect to the smoothing: x_label - mean(x)."""
-    share = _share(x, exists, axis_name)
+    share = _share(x, class_mask, axis_name)
     difference = take_label(x, labels, axis_name)[..., None] - jnp.where(share > 0.0, x, 0.0)
     return psum(jnp.sum(difference * share, axis=-1), axis_name)
 

@@ -10,6 +10,7 @@ from jaxent import _checks, _masks
 from jaxent._kernels import bregman
 
 
+@_checks.public
 def generalized_kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -41,7 +42,7 @@ def generalized_kl_divergence(
         is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,10 +56,10 @@ def generalized_kl_divergence(
         <https://doi.org/10.1214/aos/1176348385>`_, 1991; Boyd, Vandenberghe, *Convex
         Optimization*, 2004, page 90.
     """
-    name = "generalized_kl_divergence"
-    return _generalized_kl_divergence(name, log_predictions, targets, axis, where)
+    return _generalized_kl_divergence(log_predictions, targets, axis, where)
 
 
+@_checks.public
 def convex_kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -81,7 +82,7 @@ def convex_kl_divergence(
         One divergence per example in nats, shape `[...]`, float32 (float64 if any input is).
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import warnings
@@ -94,22 +95,21 @@ def convex_kl_divergence(
     References:
         Boyd, Vandenberghe, *Convex Optimization*, 2004, page 90.
     """
-    name = "convex_kl_divergence"
     warnings.warn(
-        f"jaxent.{name} is deprecated; use generalized_kl_divergence instead.",
+        "jaxent.convex_kl_divergence is deprecated; use generalized_kl_divergence instead.",
         DeprecationWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
-    return _generalized_kl_divergence(name, log_predictions, targets, axis, where)
+    return _generalized_kl_divergence(log_predictions, targets, axis, where)
 
 
-def _generalized_kl_divergence(name: str, log_predictions, targets, axis, where) -> jax.Array:
+def _generalized_kl_divergence(log_predictions, targets, axis, where) -> jax.Array:
     arrays = {
-        "log_predictions": _checks.as_floating(name, "log_predictions", log_predictions),
-        "targets": _checks.as_real(name, "targets", targets),
+        "log_predictions": _checks.as_floating("log_predictions", log_predictions),
+        "targets": _checks.as_real("targets", targets),
     }
     fills = (_masks.LOGITS, _masks.TARGETS)
-    return _masks.apply_per_example(name, _divergences, arrays, fills, axis, where)
+    return _masks.apply_per_example(_divergences, arrays, fills, axis, where)
 
 
 def _divergences(log_p: jax.Array, targets: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from jaxent import _checks, _masks
 from jaxent._float import sums
 
 
+@_checks.public
 def expected_calibration_error(
     probs: ArrayLike,
     labels: ArrayLike,
@@ -41,7 +42,7 @@ def expected_calibration_error(
         range. It has jumps where an example changes its bin: a measure, not a loss to train on.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `num_bins` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `num_bins` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,10 +56,9 @@ def expected_calibration_error(
         <https://doi.org/10.1609/aaai.v29i1.9602>`_, 2015; Guo et al., `On Calibration of Modern
         Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
     """
-    name = "expected_calibration_error"
     remedy = "for one target per class pass the index of the largest."
-    given = _masks.check_labelled_arguments(name, "probs", probs, labels, axis, where, remedy)
-    _checks.check_positive_integer(name, "num_bins", num_bins)
+    given = _masks.check_labelled_arguments("probs", probs, labels, axis, where, remedy)
+    _checks.check_positive_integer("num_bins", num_bins)
     return _error(given.array, given.labels, given.where, given.axes, int(num_bins))
 
 
@@ -79,5 +79,9 @@ def _error(probs, labels, where, axes, num_bins) -> jax.Array:
 
     # One bin after the other, which needs no matrix of bins and examples.
     total = jnp.sum(jax.lax.map(gap_of, jnp.arange(num_bins, dtype=bins.dtype)))
-    count = gaps.size if rows.live is None else jnp.sum(jnp.broadcast_to(rows.live, hit.shape))
+    count = (
+        gaps.size
+        if rows.example_mask is None
+        else jnp.sum(jnp.broadcast_to(rows.example_mask, hit.shape))
+    )
     return total / jnp.maximum(jnp.asarray(count, total.dtype), 1.0)

@@ -13,6 +13,7 @@ from jaxent._float import dtypes
 from jaxent._kernels import ctc
 
 
+@_checks.public
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -58,7 +59,7 @@ def ctc_loss(
         Masked sequences have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `blank_id` are refused.
+        ArgumentError: If dtypes, shapes or `blank_id` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,10 +75,11 @@ def ctc_loss(
         <https://doi.org/10.1145/1143844.1143891>`_, 2006.
     """
     del log_epsilon
-    given = _check("ctc_loss", logits, logit_paddings, labels, label_paddings, blank_id, where)
+    given = _check(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return _losses(given)
 
 
+@_checks.public
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -115,7 +117,7 @@ def ctc_loss_with_forward_probs(
         0, is what cannot be, beginnings longer than the labels included. Masked sequences are 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `blank_id` are refused.
+        ArgumentError: If dtypes, shapes or `blank_id` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -135,8 +137,7 @@ def ctc_loss_with_forward_probs(
         <https://doi.org/10.1145/1143844.1143891>`_, 2006, equations 5 to 8.
     """
     del log_epsilon
-    name = "ctc_loss_with_forward_probs"
-    given = _check(name, logits, logit_paddings, labels, label_paddings, blank_id, where)
+    given = _check(logits, logit_paddings, labels, label_paddings, blank_id, where)
     return _losses_and_forward_probs(given)
 
 
@@ -151,21 +152,19 @@ class _Sequences(NamedTuple):
     where: jax.Array | None  # [B], or None for all sequences
 
 
-def _check(name, logits, logit_paddings, labels, label_paddings, blank_id, where) -> _Sequences:
+def _check(logits, logit_paddings, labels, label_paddings, blank_id, where) -> _Sequences:
     """The arguments as arrays, refused where they do not fit."""
-    logits = _checks.as_floating(name, "logits", logits)
-    labels = _checks.as_integer(name, "labels", labels, "pass indices of classes.")
+    logits = _checks.as_floating("logits", logits)
+    labels = _checks.as_integer("labels", labels, "pass indices of classes.")
     remedy = "for one sequence add an axis with `[None]`, for more of them use `jax.vmap`."
     for argument, array, axes in (("logits", logits, "[B, T, K]"), ("labels", labels, "[B, N]")):
         _checks.require(
             array.ndim == axes.count(",") + 1,
-            name,
             f"`{argument}` must be of shape {axes}, got {_checks.describe(array)}; {remedy}",
         )
-    _checks.normalize_axes(name, "logits", logits, -1)
+    _checks.normalize_axes("logits", logits, -1)
     _checks.require(
         len(labels) == len(logits),
-        name,
         f"`labels` {_checks.describe(labels)} must have the batch size of `logits` "
         f"{_checks.describe(logits)}; pass one row of labels per sequence, padded to one length.",
     )
@@ -174,10 +173,9 @@ def _check(name, logits, logit_paddings, labels, label_paddings, blank_id, where
         ("logit_paddings", logit_paddings, "logits", logits),
         ("label_paddings", label_paddings, "labels", labels),
     ):
-        padding = _checks.as_real(name, argument, value)
+        padding = _checks.as_real(argument, value)
         _checks.require(
             padding.shape == array.shape[:2],
-            name,
             f"`{argument}` {_checks.describe(padding)} must have the shape {array.shape[:2]} of "
             f"`{of}` {_checks.describe(array)}; pass 1 where they are padded, 0 elsewhere.",
         )
@@ -185,15 +183,13 @@ def _check(name, logits, logit_paddings, labels, label_paddings, blank_id, where
     classes = logits.shape[-1]
     _checks.require(
         isinstance(blank_id, numbers.Integral) and 0 <= int(blank_id) < classes,
-        name,
         f"`blank_id` must be an integer in [0, {classes}), a class of `logits` "
         f"{_checks.describe(logits)}, got {blank_id!r}.",
     )
     if where is not None:
-        where = _checks.as_boolean(name, "where", where)
+        where = _checks.as_boolean("where", where)
         _checks.require(
             where.shape in ((), logits.shape[:1]),
-            name,
             f"`where` {_checks.describe(where)} must have one entry for each sequence of `logits` "
             f"{_checks.describe(logits)}; frames are masked by `logit_paddings`.",
         )
@@ -225,11 +221,11 @@ def _losses_and_forward_probs(given: _Sequences) -> tuple[jax.Array, jax.Array, 
     *arguments, valid = _prepared(given)
     losses, blank, label = ctc.ctc_with_forward(*arguments)
     of_state = valid[None, :, None]
-    live = None if given.where is None else given.where[None, :, None]
+    example_mask = None if given.where is None else given.where[None, :, None]
     return (
         _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), given.where),
-        _masks.zero_where_masked(_masks.nan_where_invalid(blank, of_state), live),
-        _masks.zero_where_masked(_masks.nan_where_invalid(label, of_state), live),
+        _masks.zero_where_masked(_masks.nan_where_invalid(blank, of_state), example_mask),
+        _masks.zero_where_masked(_masks.nan_where_invalid(label, of_state), example_mask),
     )
 
 

@@ -21,6 +21,7 @@ from jaxent._losses.reduction import divide
 from jaxent._losses.similarity import Vectors, check_vectors, rows_of
 
 
+@_checks.public
 def ntxent(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -53,7 +54,7 @@ def ntxent(
         exists is not finite.
 
     Raises:
-        AssertionError: If dtypes, shapes or `temperature` are refused.
+        ArgumentError: If dtypes, shapes or `temperature` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,12 +69,12 @@ def ntxent(
         `PyTorch Metric Learning
         <https://kevinmusgrave.github.io/pytorch-metric-learning/losses/#ntxentloss>`_.
     """
-    name = "ntxent"
-    batch = _check_batch(name, embeddings, labels, where)
-    _checks.check_open_interval(name, "temperature", temperature, 0.0, math.inf)
-    return _ntxent(batch, _checks.as_scalar(name, "temperature", temperature))
+    batch = _check_batch(embeddings, labels, where)
+    _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
+    return _ntxent(batch, _checks.as_scalar("temperature", temperature))
 
 
+@_checks.public
 def supervised_contrastive_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -107,7 +108,7 @@ def supervised_contrastive_loss(
         `where` to `jaxent.mean` as well.
 
     Raises:
-        AssertionError: If dtypes, shapes or `temperature` are refused.
+        ArgumentError: If dtypes, shapes or `temperature` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,12 +122,12 @@ def supervised_contrastive_loss(
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020,
         equation 2.
     """
-    name = "supervised_contrastive_loss"
-    batch = _check_batch(name, embeddings, labels, where)
-    _checks.check_open_interval(name, "temperature", temperature, 0.0, math.inf)
-    return _supervised(batch, _checks.as_scalar(name, "temperature", temperature))
+    batch = _check_batch(embeddings, labels, where)
+    _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
+    return _supervised(batch, _checks.as_scalar("temperature", temperature))
 
 
+@_checks.public
 def circle_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -164,7 +165,7 @@ def circle_loss(
         with gradient 0, for one without positives or without negatives.
 
     Raises:
-        AssertionError: If dtypes, shapes, `margin` or `gamma` are refused.
+        ArgumentError: If dtypes, shapes, `margin` or `gamma` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -178,14 +179,14 @@ def circle_loss(
         Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
         <https://arxiv.org/abs/2002.10857>`_, 2020, section 3.
     """
-    name = "circle_loss"
-    batch = _check_batch(name, embeddings, labels, where)
-    _checks.check_finite(name, "margin", margin)
-    _checks.check_open_interval(name, "gamma", gamma, 0.0, math.inf)
-    margin = _checks.as_scalar(name, "margin", margin)
-    return _circle(batch, margin, _checks.as_scalar(name, "gamma", gamma))
+    batch = _check_batch(embeddings, labels, where)
+    _checks.check_finite("margin", margin)
+    _checks.check_open_interval("gamma", gamma, 0.0, math.inf)
+    margin = _checks.as_scalar("margin", margin)
+    return _circle(batch, margin, _checks.as_scalar("gamma", gamma))
 
 
+@_checks.public
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -226,7 +227,7 @@ def triplet_margin_loss(
         distances differ by exactly the margin.
 
     Raises:
-        AssertionError: If dtypes, shapes or options are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -242,24 +243,22 @@ def triplet_margin_loss(
         neural networks <https://bmva-archive.org.uk/bmvc/2016/papers/paper119/abstract119.pdf>`_,
         2016.
     """
-    name = "triplet_margin_loss"
     given = {"anchors": anchors, "positives": positives, "negatives": negatives}
-    vectors = check_vectors(name, given, axis, where)
+    vectors = check_vectors(given, axis, where)
     _checks.require(
         isinstance(norm_degree, numbers.Real) and 1.0 <= float(norm_degree) < math.inf,
-        name,
         f"`norm_degree` must be a finite number of at least 1, got {norm_degree!r}; "
         "it is a constant, not an array.",
     )
-    _checks.check_finite(name, "margin", margin)
-    _checks.check_closed_interval(name, "eps", eps, 0.0, math.inf)
-    _checks.check_finite(name, "eps", eps)
-    margin, eps = _checks.as_real(name, "margin", margin), _checks.as_scalar(name, "eps", eps)
+    _checks.check_finite("margin", margin)
+    _checks.check_closed_interval("eps", eps, 0.0, math.inf)
+    _checks.check_finite("eps", eps)
+    margin, eps = _checks.as_real("margin", margin), _checks.as_scalar("eps", eps)
     of_points = {
         f"examples of `{each}`": _masks.example_struct(array, vectors.axes)
         for each, array in zip(given, vectors.arrays, strict=True)
     }
-    _checks.check_broadcastable(name, margin=margin, **of_points)
+    _checks.check_broadcastable(margin=margin, **of_points)
     return _triplets(vectors.arrays, margin, eps, vectors.where, vectors.axes, float(norm_degree))
 
 
@@ -271,29 +270,25 @@ class _Batch(NamedTuple):
     where: jax.Array | None  # [N]
 
 
-def _check_batch(
-    name: str, embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | None
-) -> _Batch:
-    embeddings = _checks.as_floating(name, "embeddings", embeddings)
+def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | None) -> _Batch:
+    embeddings = _checks.as_floating("embeddings", embeddings)
     given = f"`embeddings` {_checks.describe(embeddings)}"
     _checks.require(
         embeddings.ndim == 2 and embeddings.size > 0,
-        name,
         f"{given} must be a matrix [N, D] of at least one embedding, one a row; "
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
     labels = _checks.as_integer(
-        name, "labels", _numbered(labels), "number the groups with `jnp.unique`'s inverse."
+        "labels", _numbered(labels), "number the groups with `jnp.unique`'s inverse."
     )
     _checks.require(
         labels.shape == embeddings.shape[:1],
-        name,
         f"`labels` {_checks.describe(labels)} must be [{len(embeddings)}], one for each row of "
         f"{given}.",
     )
     if where is not None:
-        where = _checks.as_boolean(name, "where", where)
-        where = _checks.broadcast_per_row(name, "where", where, embeddings.shape[:1], "embeddings")
+        where = _checks.as_boolean("where", where)
+        where = _checks.broadcast_per_row("where", where, embeddings.shape[:1], "embeddings")
     return _Batch(embeddings, labels, where)
 
 
@@ -378,18 +373,18 @@ def _circle(batch: _Batch, margin: jax.Array, gamma: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("axes", "degree"), inline=True)
 def _triplets(arrays, margin, eps, where, axes, degree) -> jax.Array:
-    points, live = rows_of(Vectors(arrays, axes, where))
+    points, example_mask = rows_of(Vectors(arrays, axes, where))
     margin, eps = margin.astype(points[0].dtype), eps.astype(points[0].dtype)
     proper = (eps >= 0.0) & (eps < jnp.inf)
     floor = jnp.where(proper, jax.lax.stop_gradient(eps), 0.0) ** (1.0 / degree)
     gap = embedding.distance_gap(degree, *points, floor)
     shape = jnp.broadcast_shapes(gap.shape, margin.shape)
     gap, margin = jnp.broadcast_to(gap, shape), jnp.broadcast_to(margin, shape)
-    if live is not None:
-        margin = jnp.where(live, margin, 0.0)
+    if example_mask is not None:
+        margin = jnp.where(example_mask, margin, 0.0)
     excess = gap + margin
     # Before the maximum, which has no gradient at NaN.
     excess = _masks.nan_where_invalid(
         excess, proper & (jnp.abs(margin) < jnp.inf) & ~jnp.isnan(excess)
     )
-    return _masks.zero_where_masked(jax.nn.relu(excess), live)
+    return _masks.zero_where_masked(jax.nn.relu(excess), example_mask)

@@ -11,6 +11,7 @@ from jaxent import _checks
 from jaxent._float import dtypes, sums
 
 
+@_checks.public
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., jax.Array]:
     r"""Makes the Fenchel-Young loss of a regularised maximum, which predicts by its gradient.
 
@@ -39,7 +40,7 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         `max_fun`, the same for all examples; to mask examples, see `jaxent.mean`.
 
     Raises:
-        AssertionError: If `max_fun` is not callable.
+        ArgumentError: If `max_fun` is not callable.
 
     Example:
         >>> import jax
@@ -54,24 +55,23 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         Blondel, Martins, Niculae, `Learning with Fenchel-Young Losses
         <https://arxiv.org/abs/1901.02324>`_, 2020.
     """
-    name = "make_fenchel_young_loss"
     _checks.require(
-        callable(max_fun), name, f"`max_fun` must be a function of scores [V], got {max_fun!r}."
+        callable(max_fun), f"`max_fun` must be a function of scores [V], got {max_fun!r}."
     )
 
+    @_checks.public
     def fenchel_young_loss(
         scores: ArrayLike, targets: ArrayLike, *args: Any, **kwargs: Any
     ) -> jax.Array:
-        scores = _checks.as_floating(name, "scores", scores)
-        targets = _checks.as_real(name, "targets", targets)
+        scores = _checks.as_floating("scores", scores)
+        targets = _checks.as_real("targets", targets)
         _checks.require(
             scores.ndim == targets.ndim > 0 and scores.shape[-1] == targets.shape[-1],
-            name,
             f"`scores` {_checks.describe(scores)} and `targets` {_checks.describe(targets)} must "
             "have one rank and one V, [..., V]; for class indices pass "
             "`jax.nn.one_hot(labels, V)`.",
         )
-        _checks.check_broadcastable(name, scores=scores, targets=targets)
+        _checks.check_broadcastable(scores=scores, targets=targets)
         dtype = dtypes.compute_dtype(scores, targets)
         x, t = scores.astype(dtype), targets.astype(dtype)
 
@@ -79,7 +79,6 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
             highest = jnp.asarray(max_fun(row, *args, **kwargs))
             _checks.require(
                 highest.shape == (),
-                name,
                 f"`max_fun` must return a scalar for scores [V], got {_checks.describe(highest)}.",
             )
             return highest.astype(dtype)

@@ -15,6 +15,7 @@ from jaxent._kernels import distribution, probability, renyi
 # Entropies.
 
 
+@_checks.public
 def entropy(
     probs: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -41,7 +42,7 @@ def entropy(
         probability of 0, infinite on paper, is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `base` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,11 +54,10 @@ def entropy(
         Shannon, `A Mathematical Theory of Communication
         <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6.
     """
-    name = "entropy"
-    arrays = {"probs": _checks.as_floating(name, "probs", probs)}
-    unit = _unit(name, base)
+    arrays = {"probs": _checks.as_floating("probs", probs)}
+    unit = _unit(base)
     fills = (_masks.PROBABILITIES,)
-    return _masks.apply_per_example(name, _entropies, arrays, fills, axis, where, unit=unit)
+    return _masks.apply_per_example(_entropies, arrays, fills, axis, where, unit=unit)
 
 
 def _entropies(p: jax.Array, *, unit: float) -> jax.Array:
@@ -66,6 +66,7 @@ def _entropies(p: jax.Array, *, unit: float) -> jax.Array:
     )
 
 
+@_checks.public
 def binary_entropy(
     probs: ArrayLike, where: ArrayLike | None = None, *, base: float | None = None
 ) -> jax.Array:
@@ -86,7 +87,7 @@ def binary_entropy(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `base` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,10 +98,9 @@ def binary_entropy(
     References:
         Cover, Thomas, *Elements of Information Theory*, 2006, section 2.1.
     """
-    name = "binary_entropy"
-    probs = _checks.as_floating(name, "probs", probs)
-    where, arrays = _masks.mask_elements(name, where, probs=probs)
-    return _masks.zero_where_masked(_binary_entropies(*arrays, _unit(name, base)), where)
+    probs = _checks.as_floating("probs", probs)
+    where, arrays = _masks.mask_elements(where, probs=probs)
+    return _masks.zero_where_masked(_binary_entropies(*arrays, _unit(base)), where)
 
 
 @functools.partial(jax.jit, static_argnames="unit", inline=True)
@@ -111,6 +111,7 @@ def _binary_entropies(probs: jax.Array, unit: float) -> jax.Array:
     )
 
 
+@_checks.public
 def renyi_entropy(
     probs: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -143,7 +144,7 @@ def renyi_entropy(
         derivative at a probability of 0 is given as 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis`, `alpha` or `base` are refused.
+        ArgumentError: If dtypes, shapes, `axis`, `alpha` or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -156,11 +157,10 @@ def renyi_entropy(
         Renyi, `On Measures of Entropy and Information
         <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, equation 2.7.
     """
-    name = "renyi_entropy"
-    arrays = {"probs": _checks.as_floating(name, "probs", probs)}
-    options = {"alpha": _order(name, alpha), "unit": _unit(name, base)}
+    arrays = {"probs": _checks.as_floating("probs", probs)}
+    options = {"alpha": _order(alpha), "unit": _unit(base)}
     fills = (_masks.PROBABILITIES,)
-    return _masks.apply_per_example(name, _renyi_entropies, arrays, fills, axis, where, **options)
+    return _masks.apply_per_example(_renyi_entropies, arrays, fills, axis, where, **options)
 
 
 def _renyi_entropies(p: jax.Array, *, alpha: float, unit: float) -> jax.Array:
@@ -168,6 +168,7 @@ def _renyi_entropies(p: jax.Array, *, alpha: float, unit: float) -> jax.Array:
     return _masks.nan_where_invalid(renyi.renyi_entropy(p, alpha) / unit, valid)
 
 
+@_checks.public
 def tsallis_entropy(
     probs: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -197,7 +198,7 @@ def tsallis_entropy(
         1 the derivative at a probability of 0 is given as 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `alpha` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `alpha` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,14 +211,11 @@ def tsallis_entropy(
         Tsallis, `Possible Generalization of Boltzmann-Gibbs Statistics
         <https://doi.org/10.1007/BF01016429>`_, 1988, equation 1.
     """
-    name = "tsallis_entropy"
-    arrays = {"probs": _checks.as_floating(name, "probs", probs)}
-    order = _order(name, alpha)
-    _checks.require(order < math.inf, name, "`alpha` must be finite, got inf.")
+    arrays = {"probs": _checks.as_floating("probs", probs)}
+    order = _order(alpha)
+    _checks.require(order < math.inf, "`alpha` must be finite, got inf.")
     fills = (_masks.PROBABILITIES,)
-    return _masks.apply_per_example(
-        name, _tsallis_entropies, arrays, fills, axis, where, alpha=order
-    )
+    return _masks.apply_per_example(_tsallis_entropies, arrays, fills, axis, where, alpha=order)
 
 
 def _tsallis_entropies(p: jax.Array, *, alpha: float) -> jax.Array:
@@ -227,6 +225,7 @@ def _tsallis_entropies(p: jax.Array, *, alpha: float) -> jax.Array:
 # Of two distributions.
 
 
+@_checks.public
 def cross_entropy(
     targets: ArrayLike,
     predictions: ArrayLike,
@@ -257,7 +256,7 @@ def cross_entropy(
         value 0 and gradient 0. Where both probabilities are 0 the derivative along the target is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `base` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -269,14 +268,13 @@ def cross_entropy(
     References:
         Good, `Rational Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
-    name = "cross_entropy"
     arrays = {
-        "targets": _checks.as_floating(name, "targets", targets),
-        "predictions": _checks.as_real(name, "predictions", predictions),
+        "targets": _checks.as_floating("targets", targets),
+        "predictions": _checks.as_real("predictions", predictions),
     }
-    unit = _unit(name, base)
+    unit = _unit(base)
     fills = (_masks.TARGETS, _masks.PROBABILITIES)
-    return _masks.apply_per_example(name, _cross_entropies, arrays, fills, axis, where, unit=unit)
+    return _masks.apply_per_example(_cross_entropies, arrays, fills, axis, where, unit=unit)
 
 
 def _cross_entropies(targets: jax.Array, p: jax.Array, *, unit: float) -> jax.Array:
@@ -284,6 +282,7 @@ def _cross_entropies(targets: jax.Array, p: jax.Array, *, unit: float) -> jax.Ar
     return _masks.nan_where_invalid(losses, _are_probabilities(targets, p))
 
 
+@_checks.public
 def kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -316,7 +315,7 @@ def kl_divergence(
         examples have value 0 and gradient 0. The derivative along a target of 0 is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -329,14 +328,13 @@ def kl_divergence(
         Kullback, Leibler, `On Information and Sufficiency
         <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
-    name = "kl_divergence"
     arrays = {
-        "log_predictions": _checks.as_floating(name, "log_predictions", log_predictions),
-        "targets": _checks.as_real(name, "targets", targets),
+        "log_predictions": _checks.as_floating("log_predictions", log_predictions),
+        "targets": _checks.as_real("targets", targets),
     }
     slack = _slack(*arrays.values())
     fills = (_masks.LOGITS, _masks.TARGETS)
-    return _masks.apply_per_example(name, _kl_divergences, arrays, fills, axis, where, slack=slack)
+    return _masks.apply_per_example(_kl_divergences, arrays, fills, axis, where, slack=slack)
 
 
 def _kl_divergences(log_p: jax.Array, targets: jax.Array, *, slack: float) -> jax.Array:
@@ -344,6 +342,7 @@ def _kl_divergences(log_p: jax.Array, targets: jax.Array, *, slack: float) -> ja
     return _masks.nan_where_invalid(distribution.kullback_leibler(log_p, targets, slack), valid)
 
 
+@_checks.public
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -373,7 +372,7 @@ def kl_divergence_with_log_targets(
         examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -386,16 +385,13 @@ def kl_divergence_with_log_targets(
         Kullback, Leibler, `On Information and Sufficiency
         <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
-    name = "kl_divergence_with_log_targets"
     arrays = {
-        "log_predictions": _checks.as_floating(name, "log_predictions", log_predictions),
-        "log_targets": _checks.as_real(name, "log_targets", log_targets),
+        "log_predictions": _checks.as_floating("log_predictions", log_predictions),
+        "log_targets": _checks.as_real("log_targets", log_targets),
     }
     slack = _slack(*arrays.values())
     fills = (_masks.LOGITS, _masks.LOGITS)
-    return _masks.apply_per_example(
-        name, _log_kl_divergences, arrays, fills, axis, where, slack=slack
-    )
+    return _masks.apply_per_example(_log_kl_divergences, arrays, fills, axis, where, slack=slack)
 
 
 def _log_kl_divergences(log_p: jax.Array, log_targets: jax.Array, *, slack: float) -> jax.Array:
@@ -403,6 +399,7 @@ def _log_kl_divergences(log_p: jax.Array, log_targets: jax.Array, *, slack: floa
     return _masks.nan_where_invalid(losses, _are_below_infinity(log_p, log_targets))
 
 
+@_checks.public
 def jensen_shannon_divergence(
     probs_a: ArrayLike,
     probs_b: ArrayLike,
@@ -437,7 +434,7 @@ def jensen_shannon_divergence(
         probability of 0 is 0, which on paper is infinite if the other one is positive.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `base` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -451,11 +448,10 @@ def jensen_shannon_divergence(
         Lin, `Divergence Measures Based on the Shannon Entropy
         <https://doi.org/10.1109/18.61115>`_, 1991, section 4.
     """
-    name = "jensen_shannon_divergence"
-    arrays = _pair(name, probs_a, probs_b)
-    options = {"slack": _slack(*arrays.values()), "unit": _unit(name, base)}
+    arrays = _pair(probs_a, probs_b)
+    options = {"slack": _slack(*arrays.values()), "unit": _unit(base)}
     fills = (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(name, _jensen_shannons, arrays, fills, axis, where, **options)
+    return _masks.apply_per_example(_jensen_shannons, arrays, fills, axis, where, **options)
 
 
 def _jensen_shannons(a: jax.Array, b: jax.Array, *, slack: float, unit: float) -> jax.Array:
@@ -464,6 +460,7 @@ def _jensen_shannons(a: jax.Array, b: jax.Array, *, slack: float, unit: float) -
     )
 
 
+@_checks.public
 def renyi_divergence(
     probs_a: ArrayLike,
     probs_b: ArrayLike,
@@ -502,7 +499,7 @@ def renyi_divergence(
         not is given as 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `alpha` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `alpha` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -518,13 +515,10 @@ def renyi_divergence(
         Harremoes, `Renyi Divergence and Kullback-Leibler Divergence
         <https://arxiv.org/abs/1206.2459>`_, 2014.
     """
-    name = "renyi_divergence"
-    arrays = _pair(name, probs_a, probs_b)
-    order = _order(name, alpha)
+    arrays = _pair(probs_a, probs_b)
+    order = _order(alpha)
     fills = (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(
-        name, _renyi_divergences, arrays, fills, axis, where, alpha=order
-    )
+    return _masks.apply_per_example(_renyi_divergences, arrays, fills, axis, where, alpha=order)
 
 
 def _renyi_divergences(a: jax.Array, b: jax.Array, *, alpha: float) -> jax.Array:
@@ -532,6 +526,7 @@ def _renyi_divergences(a: jax.Array, b: jax.Array, *, alpha: float) -> jax.Array
     return _masks.nan_where_invalid(renyi.renyi_divergence(a, b, alpha), valid)
 
 
+@_checks.public
 def total_variation(
     probs_a: ArrayLike,
     probs_b: ArrayLike,
@@ -557,7 +552,7 @@ def total_variation(
         on which the two agree.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -569,16 +564,16 @@ def total_variation(
     References:
         Levin, Peres, *Markov Chains and Mixing Times*, 2017, section 4.1.
     """
-    name = "total_variation"
-    arrays = _pair(name, probs_a, probs_b)
+    arrays = _pair(probs_a, probs_b)
     fills = (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(name, _total_variations, arrays, fills, axis, where)
+    return _masks.apply_per_example(_total_variations, arrays, fills, axis, where)
 
 
 def _total_variations(a: jax.Array, b: jax.Array) -> jax.Array:
     return _masks.nan_where_invalid(distribution.total_variation(a, b), _are_probabilities(a, b))
 
 
+@_checks.public
 def hellinger(
     probs_a: ArrayLike,
     probs_b: ArrayLike,
@@ -606,7 +601,7 @@ def hellinger(
         gradient is 0 at equal distributions, and along a probability of 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -619,16 +614,16 @@ def hellinger(
     References:
         van der Vaart, *Asymptotic Statistics*, 1998, section 14.5.
     """
-    name = "hellinger"
-    arrays = _pair(name, probs_a, probs_b)
+    arrays = _pair(probs_a, probs_b)
     fills = (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(name, _hellingers, arrays, fills, axis, where)
+    return _masks.apply_per_example(_hellingers, arrays, fills, axis, where)
 
 
 def _hellingers(a: jax.Array, b: jax.Array) -> jax.Array:
     return _masks.nan_where_invalid(distribution.hellinger(a, b), _are_probabilities(a, b))
 
 
+@_checks.public
 def mutual_information(
     joint: ArrayLike,
     axis: tuple[int, int] = (-2, -1),
@@ -659,7 +654,7 @@ def mutual_information(
         cell, infinite on paper, is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `base` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `base` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -671,19 +666,17 @@ def mutual_information(
     References:
         Cover, Thomas, *Elements of Information Theory*, 2006, section 2.3.
     """
-    name = "mutual_information"
-    joint = _checks.as_real(name, "joint", joint)
-    axes = _checks.normalize_axes(name, "joint", joint, axis)
+    joint = _checks.as_real("joint", joint)
+    axes = _checks.normalize_axes("joint", joint, axis)
     _checks.require(
         len(axes) == 2,
-        name,
         f"`axis` {axis} of `joint` {_checks.describe(joint)} must name two axes, one for each "
         "variable.",
     )
-    options = {"rows": joint.shape[axes[0]], "unit": _unit(name, base)}
+    options = {"rows": joint.shape[axes[0]], "unit": _unit(base)}
     fills = (_masks.PROBABILITIES,)
     return _masks.apply_per_example(
-        name, _mutual_informations, {"joint": joint}, fills, axes, where, **options
+        _mutual_informations, {"joint": joint}, fills, axes, where, **options
     )
 
 
@@ -695,6 +688,7 @@ def _mutual_informations(cells: jax.Array, *, rows: int, unit: float) -> jax.Arr
 # Units.
 
 
+@_checks.public
 def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Array:
     r"""Perplexity: the number of equally likely classes that would be as hard to predict.
 
@@ -712,7 +706,7 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
         float64 inputs).
 
     Raises:
-        AssertionError: If the dtype or `base` is refused.
+        ArgumentError: If the dtype or `base` is refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -724,9 +718,8 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
         Jelinek, Mercer, Bahl, Baker, `Perplexity - a Measure of the Difficulty of Speech
         Recognition Tasks <https://doi.org/10.1121/1.2016299>`_, 1977.
     """
-    name = "perplexity"
-    unit = _unit(name, base)
-    given = _checks.as_floating(name, "cross_entropy", cross_entropy)
+    unit = _unit(base)
+    given = _checks.as_floating("cross_entropy", cross_entropy)
     return _perplexities(given, None if unit == 1.0 else float(base or math.e))
 
 
@@ -735,6 +728,7 @@ def _perplexities(cross_entropy: jax.Array, base: float | None) -> jax.Array:
     return distribution.raised(base, cross_entropy.astype(compute_dtype(cross_entropy)))
 
 
+@_checks.public
 def nats_to_bits(nats: ArrayLike) -> jax.Array:
     r"""Information in bits, from nats.
 
@@ -748,7 +742,7 @@ def nats_to_bits(nats: ArrayLike) -> jax.Array:
         The same in bits, of the shape of `nats`, float32 (float64 for float64 inputs).
 
     Raises:
-        AssertionError: If the dtype is refused.
+        ArgumentError: If the dtype is refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -759,10 +753,11 @@ def nats_to_bits(nats: ArrayLike) -> jax.Array:
     References:
         Cover, Thomas, *Elements of Information Theory*, 2006, section 2.1.
     """
-    nats = _checks.as_floating("nats_to_bits", "nats", nats)
+    nats = _checks.as_floating("nats", nats)
     return _per_bit(nats.astype(compute_dtype(nats)))
 
 
+@_checks.public
 def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
     r"""Bits that a model needs per byte of a text, which compares models across tokenizers.
 
@@ -779,7 +774,7 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
         is).
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -790,10 +785,9 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
     References:
         Gao et al., `The Pile <https://arxiv.org/abs/2101.00027>`_, 2020, section 3.1.
     """
-    name = "bits_per_byte"
-    nats = _checks.as_floating(name, "nats", nats)
-    num_bytes = _checks.as_real(name, "num_bytes", num_bytes)
-    _checks.check_broadcastable(name, nats=nats, num_bytes=num_bytes)
+    nats = _checks.as_floating("nats", nats)
+    num_bytes = _checks.as_real("num_bytes", num_bytes)
+    _checks.check_broadcastable(nats=nats, num_bytes=num_bytes)
     return _bits_per_byte(nats, num_bytes)
 
 
@@ -813,34 +807,32 @@ def _per_bit(nats: jax.Array) -> jax.Array:
 # Small parts.
 
 
-def _unit(name: str, base: float | None) -> float:
+def _unit(base: float | None) -> float:
     """The unit that goes with the base of a logarithm, in nats."""
     if base is None:
         return 1.0
     _checks.require(
         isinstance(base, numbers.Real) and 1.0 < base < math.inf,
-        name,
         f"`base` must be a finite number greater than 1, got {base!r}; "
         "pass None for nats or 2 for bits.",
     )
     return math.log(base)
 
 
-def _order(name: str, alpha: float) -> float:
+def _order(alpha: float) -> float:
     """The order of an entropy as a float."""
     _checks.require(
         isinstance(alpha, numbers.Real) and alpha >= 0.0,
-        name,
         f"`alpha` must be a number from 0 on, got {alpha!r}; it is a constant, not an array.",
     )
     return float(alpha)
 
 
-def _pair(name: str, probs_a: ArrayLike, probs_b: ArrayLike) -> dict[str, jax.Array]:
+def _pair(probs_a: ArrayLike, probs_b: ArrayLike) -> dict[str, jax.Array]:
     """Two distributions as checked arguments."""
     return {
-        "probs_a": _checks.as_floating(name, "probs_a", probs_a),
-        "probs_b": _checks.as_real(name, "probs_b", probs_b),
+        "probs_a": _checks.as_floating("probs_a", probs_a),
+        "probs_b": _checks.as_real("probs_b", probs_b),
     }
 
 

@@ -13,6 +13,7 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import logits as logits_kernels
 
 
+@_checks.public
 def smooth_labels(
     labels: ArrayLike,
     alpha: ArrayLike,
@@ -40,7 +41,7 @@ def smooth_labels(
         What is masked, a class or an example, is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `alpha` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `alpha` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,15 +57,15 @@ def smooth_labels(
         2015, section 7; Müller et al., `When Does Label Smoothing Help?
         <https://arxiv.org/abs/1906.02629>`_, 2019.
     """
-    name = "smooth_labels"
-    labels = _checks.as_real(name, "labels", labels)
-    axes = _checks.normalize_axes(name, "labels", labels, axis)
-    _checks.check_closed_interval(name, "alpha", alpha, 0.0, 1.0)
-    alpha = _checks.as_scalar(name, "alpha", alpha)
-    where = _masks.check_mask(name, where, axes, {"labels": labels})
+    labels = _checks.as_real("labels", labels)
+    axes = _checks.normalize_axes("labels", labels, axis)
+    _checks.check_closed_interval("alpha", alpha, 0.0, 1.0)
+    alpha = _checks.as_scalar("alpha", alpha)
+    where = _masks.check_mask(where, axes, {"labels": labels})
     return _smoothed(labels, alpha, where, axes)
 
 
+@_checks.public
 def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Array:
     r"""Weights of classes by the effective number of their examples, of mean 1.
 
@@ -83,7 +84,7 @@ def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Ar
         Over the classes that have examples their mean is 1.
 
     Raises:
-        AssertionError: If dtypes, shapes or `beta` are refused.
+        ArgumentError: If dtypes, shapes or `beta` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -95,25 +96,23 @@ def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Ar
         Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
         <https://arxiv.org/abs/1901.05555>`_, 2019, section 3.
     """
-    name = "class_balanced_weights"
-    counts = _checks.as_real(name, "counts", counts)
+    counts = _checks.as_real("counts", counts)
     _checks.require(
         counts.ndim > 0 and counts.shape[-1] > 0,
-        name,
         f"`counts` {_checks.describe(counts)} must have one entry per class along its last axis, "
         "and at least one class.",
     )
     is_number = isinstance(beta, numbers.Real)
     _checks.require(
         not is_number or 0 <= float(beta) < 1,
-        name,
         f"`beta` must lie in [0, 1), got {beta}.",
     )
     # A number keeps the digits that make it differ from 1.
     known_decay = (-math.log(beta) if beta else math.inf) if is_number else None
-    return _balanced(counts, _checks.as_scalar(name, "beta", beta), known_decay)
+    return _balanced(counts, _checks.as_scalar("beta", beta), known_decay)
 
 
+@_checks.public
 def logit_adjustment(
     logits: ArrayLike,
     class_priors: ArrayLike,
@@ -140,7 +139,7 @@ def logit_adjustment(
         Logits of the common shape in nats, float32 (float64 if any input is).
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -152,33 +151,31 @@ def logit_adjustment(
         Menon et al., `Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_,
         2021, equations 9 and 10.
     """
-    name = "logit_adjustment"
-    logits = _checks.as_floating(name, "logits", logits)
-    priors = _checks.as_real(name, "class_priors", class_priors)
-    axes = _checks.normalize_axes(name, "logits", logits, axis)
-    _checks.require(len(axes) == 1, name, f"`axis` must be one axis, got {axis}.")
+    logits = _checks.as_floating("logits", logits)
+    priors = _checks.as_real("class_priors", class_priors)
+    axes = _checks.normalize_axes("logits", logits, axis)
+    _checks.require(len(axes) == 1, f"`axis` must be one axis, got {axis}.")
     (class_axis,) = axes
     if priors.ndim == 1:
         _checks.require(
             priors.shape[0] == logits.shape[class_axis],
-            name,
             f"`class_priors` {_checks.describe(priors)} must hold one entry per class of `logits` "
             f"{_checks.describe(logits)} along axis {axis}.",
         )
         others = tuple(a for a in range(logits.ndim) if a != class_axis)
         priors = jnp.expand_dims(priors, others)
     given = {"logits": logits, "class_priors": priors}
-    _checks.check_broadcastable(name, **given)
+    _checks.check_broadcastable(**given)
     _checks.require(
         priors.ndim > 0,
-        name,
         f"`class_priors` {_checks.describe(priors)} must hold one entry per class of `logits` "
         f"{_checks.describe(logits)}.",
     )
-    _checks.check_same_classes(name, axes, **given)
-    return _adjusted(logits, priors, _checks.as_scalar(name, "tau", tau))
+    _checks.check_same_classes(axes, **given)
+    return _adjusted(logits, priors, _checks.as_scalar("tau", tau))
 
 
+@_checks.public
 def soft_cap(logits: ArrayLike, cap: ArrayLike) -> jax.Array:
     r"""Logits held smoothly between `-cap` and `cap`.
 
@@ -195,7 +192,7 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> jax.Array:
         Logits of the same shape in nats, float32 (float64 for float64 logits).
 
     Raises:
-        AssertionError: If dtypes or `cap` are refused.
+        ArgumentError: If dtypes or `cap` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -207,9 +204,10 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> jax.Array:
         Gemma Team, `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2; Bello et al.,
         `Neural Combinatorial Optimization <https://arxiv.org/abs/1611.09940>`_, 2016, appendix A.
     """
-    return _scaled("soft_cap", logits_kernels.soft_cap, logits, "cap", cap)
+    return _scaled(logits_kernels.soft_cap, logits, "cap", cap)
 
 
+@_checks.public
 def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
     r"""Logits divided by a temperature, which makes a model less sure of itself, or more.
 
@@ -225,7 +223,7 @@ def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
         Logits of the same shape in nats, float32 (float64 for float64 logits).
 
     Raises:
-        AssertionError: If dtypes or `temperature` are refused.
+        ArgumentError: If dtypes or `temperature` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -238,7 +236,6 @@ def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
         2017, section 4.2.
     """
     return _scaled(
-        "temperature_scaling",
         logits_kernels.scale_by_temperature,
         logits,
         "temperature",
@@ -246,11 +243,11 @@ def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
     )
 
 
-def _scaled(function, primitive, logits, name, value) -> jax.Array:
+def _scaled(primitive, logits, name, value) -> jax.Array:
     """`primitive` of logits and a positive number."""
-    logits = _checks.as_floating(function, "logits", logits)
-    _checks.check_open_interval(function, name, value, 0.0, math.inf)
-    return _per_element(primitive, logits, _checks.as_scalar(function, name, value))
+    logits = _checks.as_floating("logits", logits)
+    _checks.check_open_interval(name, value, 0.0, math.inf)
+    return _per_element(primitive, logits, _checks.as_scalar(name, value))
 
 
 @functools.partial(jax.jit, static_argnames="primitive", inline=True)

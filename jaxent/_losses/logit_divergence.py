@@ -12,6 +12,7 @@ from jaxent._kernels import logit_divergence
 from jaxent._parallel import AxisName
 
 
+@_checks.public
 def softmax_entropy(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -42,7 +43,7 @@ def softmax_entropy(
         float64 logits), differentiable. Masked examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,14 +57,14 @@ def softmax_entropy(
         keeps a policy exploring: Mnih et al., `Asynchronous Methods for Deep Reinforcement
         Learning <https://arxiv.org/abs/1602.01783>`_, 2016.
     """
-    name = "softmax_entropy"
-    logits = _checks.as_floating(name, "logits", logits)
+    logits = _checks.as_floating("logits", logits)
     fills, given = (_masks.LOGITS,), {"logits": logits}
     return _masks.apply_per_example(
-        name, logit_divergence.softmax_entropy, given, fills, axis, where, axis_name
+        logit_divergence.softmax_entropy, given, fills, axis, where, axis_name
     )
 
 
+@_checks.public
 def softmax_kl_divergence(
     logits: ArrayLike,
     target_logits: ArrayLike,
@@ -100,7 +101,7 @@ def softmax_kl_divergence(
         differentiable in both arguments. Masked examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,16 +117,16 @@ def softmax_kl_divergence(
         student: Hinton, Vinyals, Dean, `Distilling the Knowledge in a Neural Network
         <https://arxiv.org/abs/1503.02531>`_, 2015.
     """
-    name = "softmax_kl_divergence"
     given = {
-        "logits": _checks.as_floating(name, "logits", logits),
-        "target_logits": _checks.as_floating(name, "target_logits", target_logits),
+        "logits": _checks.as_floating("logits", logits),
+        "target_logits": _checks.as_floating("target_logits", target_logits),
     }
     fills = (_masks.LOGITS, _masks.LOGITS)
     primitive = logit_divergence.softmax_kl_divergence
-    return _masks.apply_per_example(name, primitive, given, fills, axis, where, axis_name)
+    return _masks.apply_per_example(primitive, given, fills, axis, where, axis_name)
 
 
+@_checks.public
 def softmax_jensen_shannon(
     logits_a: ArrayLike,
     logits_b: ArrayLike,
@@ -167,7 +168,7 @@ def softmax_jensen_shannon(
         examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `beta` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `beta` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -181,15 +182,14 @@ def softmax_jensen_shannon(
         Lin, `Divergence Measures Based on the Shannon Entropy
         <https://doi.org/10.1109/18.61115>`_, 1991.
     """
-    name = "softmax_jensen_shannon"
     given = {
-        "logits_a": _checks.as_floating(name, "logits_a", logits_a),
-        "logits_b": _checks.as_floating(name, "logits_b", logits_b),
+        "logits_a": _checks.as_floating("logits_a", logits_a),
+        "logits_b": _checks.as_floating("logits_b", logits_b),
     }
     fills = (_masks.LOGITS, _masks.LOGITS)
-    share = _checks.as_fraction(name, "beta", beta)
+    share = _checks.as_fraction("beta", beta)
     return _masks.apply_per_example(
-        name, _jensen_shannons, given, fills, axis, where, axis_name, beta=share
+        _jensen_shannons, given, fills, axis, where, axis_name, beta=share
     )
 
 
@@ -197,6 +197,7 @@ def _jensen_shannons(logits_a, logits_b, *, beta: float, axis_name: AxisName = N
     return logit_divergence.softmax_jensen_shannon(logits_a, logits_b, beta, axis_name)
 
 
+@_checks.public
 def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     r"""Element-wise entropy of a yes/no answer whose log-odds are the logit.
 
@@ -213,7 +214,7 @@ def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Ar
         float64 logits). Masked elements have entropy 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -225,12 +226,12 @@ def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Ar
         Shannon, `A Mathematical Theory of Communication
         <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6 and figure 7.
     """
-    name = "sigmoid_entropy"
-    logits = _checks.as_floating(name, "logits", logits)
-    where, arrays = _masks.mask_elements(name, where, logits=logits)
+    logits = _checks.as_floating("logits", logits)
+    where, arrays = _masks.mask_elements(where, logits=logits)
     return _masks.zero_where_masked(_per_element(logit_divergence.sigmoid_entropy, *arrays), where)
 
 
+@_checks.public
 def sigmoid_kl_divergence(
     logits: ArrayLike, target_logits: ArrayLike, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -256,7 +257,7 @@ def sigmoid_kl_divergence(
         they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -269,10 +270,9 @@ def sigmoid_kl_divergence(
         Kullback, Leibler, `On Information and Sufficiency
         <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
-    name = "sigmoid_kl_divergence"
-    logits = _checks.as_floating(name, "logits", logits)
-    target_logits = _checks.as_floating(name, "target_logits", target_logits)
-    where, arrays = _masks.mask_elements(name, where, logits=logits, target_logits=target_logits)
+    logits = _checks.as_floating("logits", logits)
+    target_logits = _checks.as_floating("target_logits", target_logits)
+    where, arrays = _masks.mask_elements(where, logits=logits, target_logits=target_logits)
     return _masks.zero_where_masked(
         _per_element(logit_divergence.sigmoid_kl_divergence, *arrays), where
     )

@@ -15,6 +15,7 @@ _CLASS_REMEDY = "pass the index of the true class of each example."
 # One score against a sign.
 
 
+@_checks.public
 def hinge_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -36,7 +37,7 @@ def hinge_loss(
         elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -47,9 +48,10 @@ def hinge_loss(
     References:
         Cortes, Vapnik, `Support-Vector Networks <https://doi.org/10.1007/BF00994018>`_, 1995.
     """
-    return _of_signs("hinge_loss", predictor_outputs, targets, where, margin=1.0)
+    return _of_signs(predictor_outputs, targets, where, margin=1.0)
 
 
+@_checks.public
 def perceptron_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -72,7 +74,7 @@ def perceptron_loss(
         hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,9 +85,10 @@ def perceptron_loss(
     References:
         Rosenblatt, `The Perceptron <https://doi.org/10.1037/h0042519>`_, 1958.
     """
-    return _of_signs("perceptron_loss", predictor_outputs, targets, where, margin=0.0)
+    return _of_signs(predictor_outputs, targets, where, margin=0.0)
 
 
+@_checks.public
 def sparsemax_loss(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -111,7 +114,7 @@ def sparsemax_loss(
         input is). Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,10 +128,9 @@ def sparsemax_loss(
         section 3.2; Blondel, Martins, Niculae, `Learning with Fenchel-Young Losses
         <https://arxiv.org/abs/1901.02324>`_, 2020, section 4.4.
     """
-    name = "sparsemax_loss"
-    logits = _checks.as_floating(name, "logits", logits)
-    labels = _checks.as_real(name, "labels", labels)
-    where, arrays = _masks.mask_elements(name, where, logits=logits, labels=labels)
+    logits = _checks.as_floating("logits", logits)
+    labels = _checks.as_real("labels", labels)
+    where, arrays = _masks.mask_elements(where, logits=logits, labels=labels)
     return _masks.zero_where_masked(
         _masks.apply_elementwise(_binary_sparsemaxes, tuple(arrays)), where
     )
@@ -137,6 +139,7 @@ def sparsemax_loss(
 # The score of a class against those of the others.
 
 
+@_checks.public
 def multiclass_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -163,7 +166,7 @@ def multiclass_hinge_loss(
         Masked examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -176,10 +179,10 @@ def multiclass_hinge_loss(
         Crammer, Singer, `On the Algorithmic Implementation of Multiclass Kernel-based Vector
         Machines <https://www.jmlr.org/papers/v2/crammer01a.html>`_, 2001, section 3.
     """
-    name = "multiclass_hinge_loss"
-    return _of_classes(name, margin_kernels.label_hinge, scores, labels, axis, where)
+    return _of_classes(margin_kernels.label_hinge, scores, labels, axis, where)
 
 
+@_checks.public
 def multiclass_perceptron_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -206,7 +209,7 @@ def multiclass_perceptron_loss(
         may start from equal scores. Masked examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -219,10 +222,10 @@ def multiclass_perceptron_loss(
         Collins, `Discriminative Training Methods for Hidden Markov Models
         <https://aclanthology.org/W02-1001/>`_, 2002.
     """
-    name = "multiclass_perceptron_loss"
-    return _of_classes(name, margin_kernels.label_lag, scores, labels, axis, where)
+    return _of_classes(margin_kernels.label_lag, scores, labels, axis, where)
 
 
+@_checks.public
 def multiclass_sparsemax_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -261,7 +264,7 @@ def multiclass_sparsemax_loss(
         scores). Masked examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -275,17 +278,16 @@ def multiclass_sparsemax_loss(
         section 3.2; Michelot, `A Finite Algorithm for Finding the Projection of a Point onto the
         Canonical Simplex of R^n <https://doi.org/10.1007/BF00938486>`_, 1986.
     """
-    name = "multiclass_sparsemax_loss"
-    return _of_classes(name, margin_kernels.label_sparsemax, scores, labels, axis, where)
+    return _of_classes(margin_kernels.label_sparsemax, scores, labels, axis, where)
 
 
 # Small parts.
 
 
-def _of_signs(name: str, scores, targets, where, margin: float) -> jax.Array:
-    scores = _checks.as_floating(name, "predictor_outputs", scores)
-    targets = _checks.as_real(name, "targets", targets)
-    where, arrays = _masks.mask_elements(name, where, predictor_outputs=scores, targets=targets)
+def _of_signs(scores, targets, where, margin: float) -> jax.Array:
+    scores = _checks.as_floating("predictor_outputs", scores)
+    targets = _checks.as_real("targets", targets)
+    where, arrays = _masks.mask_elements(where, predictor_outputs=scores, targets=targets)
     return _masks.zero_where_masked(_hinges(*arrays, where, margin), where)
 
 
@@ -305,10 +307,8 @@ def _binary_sparsemaxes(x: jax.Array, labels: jax.Array) -> jax.Array:
     return margin_kernels.sparse_plus(x * sign.astype(x.dtype))
 
 
-def _of_classes(name: str, primitive, scores, labels, axis, where) -> jax.Array:
-    given = _masks.check_labelled_arguments(
-        name, "scores", scores, labels, axis, where, _CLASS_REMEDY
-    )
+def _of_classes(primitive, scores, labels, axis, where) -> jax.Array:
+    given = _masks.check_labelled_arguments("scores", scores, labels, axis, where, _CLASS_REMEDY)
     return _class_losses(primitive, given.array, given.labels, given.where, given.axes)
 
 

@@ -20,6 +20,7 @@ from jaxent._losses import reduction
 _Pair = tuple[jax.Array, jax.Array]
 
 
+@_checks.public
 def dpo_loss(
     policy_chosen_log_probs: ArrayLike,
     policy_rejected_log_probs: ArrayLike,
@@ -71,7 +72,7 @@ def dpo_loss(
         pairs have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes, `beta`, `label_smoothing` or `variant` are
+        ArgumentError: If dtypes, ranks, shapes, `beta`, `label_smoothing` or `variant` are
             refused.
 
     Example:
@@ -94,19 +95,17 @@ def dpo_loss(
         Azar et al., `A General Theoretical Paradigm to Understand Learning from Human Preferences
         <https://arxiv.org/abs/2310.12036>`_, 2023.
     """
-    name = "dpo_loss"
-    _checks.check_open_interval(name, "beta", beta, 0.0, math.inf)
-    _checks.check_one_of(name, "variant", variant, ("sigmoid", "hinge", "ipo"))
-    _check_smoothing(name, label_smoothing, variant)
+    _checks.check_open_interval("beta", beta, 0.0, math.inf)
+    _checks.check_one_of("variant", variant, ("sigmoid", "hinge", "ipo"))
+    _check_smoothing(label_smoothing, variant)
     where, arrays = _log_probs(
-        name,
         where,
         policy_chosen_log_probs=policy_chosen_log_probs,
         policy_rejected_log_probs=policy_rejected_log_probs,
         reference_chosen_log_probs=reference_chosen_log_probs,
         reference_rejected_log_probs=reference_rejected_log_probs,
     )
-    parts = functools.partial(_parts, name, dtype=compute_dtype(*arrays))
+    parts = functools.partial(_parts, dtype=compute_dtype(*arrays))
     given = parts("beta", beta)
     if variant == "hinge":
         losses = _masks.apply_elementwise(_hinge, arrays, *given)
@@ -116,11 +115,12 @@ def dpo_loss(
         goal = 1 / (2 * Fraction(float(beta))) if is_number else 0.5 / jnp.asarray(beta)
         losses = _masks.apply_elementwise(_identity, arrays, given[0], *parts("beta", goal))
     else:
-        smoothing = _checks.as_scalar(name, "label_smoothing", label_smoothing)
+        smoothing = _checks.as_scalar("label_smoothing", label_smoothing)
         losses = _masks.apply_elementwise(_sigmoid_preference, arrays, *given, smoothing)
     return _masks.zero_where_masked(losses, where)
 
 
+@_checks.public
 def kto_loss(
     policy_log_probs: ArrayLike,
     reference_log_probs: ArrayLike,
@@ -166,7 +166,7 @@ def kto_loss(
         whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes, `beta` or weights are refused.
+        ArgumentError: If dtypes, ranks, shapes, `beta` or weights are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -179,27 +179,26 @@ def kto_loss(
         Ethayarajh et al., `KTO: Model Alignment as Prospect Theoretic Optimization
         <https://arxiv.org/abs/2402.01306>`_, 2024.
     """
-    name = "kto_loss"
-    _checks.check_open_interval(name, "beta", beta, 0.0, math.inf)
+    _checks.check_open_interval("beta", beta, 0.0, math.inf)
     weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
     for option, weight in weights.items():
-        _checks.check_closed_interval(name, option, weight, 0.0, math.inf)
-        _checks.check_finite(name, option, weight)
+        _checks.check_closed_interval(option, weight, 0.0, math.inf)
+        _checks.check_finite(option, weight)
     where, arrays = _log_probs(
-        name,
         where,
         policy_log_probs=policy_log_probs,
         reference_log_probs=reference_log_probs,
-        reference_point=_checks.as_real(name, "reference_point", reference_point),
-        desirable=_checks.as_real(name, "desirable", desirable),
+        reference_point=_checks.as_real("reference_point", reference_point),
+        desirable=_checks.as_real("desirable", desirable),
     )
-    scales = [_checks.as_scalar(name, option, weight) for option, weight in weights.items()]
-    given = _parts(name, "beta", beta, compute_dtype(*arrays))
+    scales = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
+    given = _parts("beta", beta, compute_dtype(*arrays))
     return _masks.zero_where_masked(
         _masks.apply_elementwise(_kahneman_tversky, arrays, *given, *scales), where
     )
 
 
+@_checks.public
 def orpo_loss(
     chosen_log_probs: ArrayLike,
     rejected_log_probs: ArrayLike,
@@ -233,7 +232,7 @@ def orpo_loss(
         pairs have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `weight` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `weight` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -248,15 +247,15 @@ def orpo_loss(
         Hong, Lee, Thorne, `ORPO: Monolithic Preference Optimization without Reference Model
         <https://arxiv.org/abs/2403.07691>`_, 2024.
     """
-    name = "orpo_loss"
-    _checks.check_open_interval(name, "weight", weight, 0.0, math.inf)
+    _checks.check_open_interval("weight", weight, 0.0, math.inf)
     where, arrays = _log_probs(
-        name, where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
+        where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
     )
-    given = _checks.as_scalar(name, "weight", weight)
+    given = _checks.as_scalar("weight", weight)
     return _masks.zero_where_masked(_masks.apply_elementwise(_odds_ratio, arrays, given), where)
 
 
+@_checks.public
 def simpo_loss(
     chosen_log_probs: ArrayLike,
     rejected_log_probs: ArrayLike,
@@ -286,7 +285,7 @@ def simpo_loss(
         pairs have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes, `beta` or `margin` are refused.
+        ArgumentError: If dtypes, ranks, shapes, `beta` or `margin` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -301,20 +300,20 @@ def simpo_loss(
         Meng, Xia, Chen, `SimPO: Simple Preference Optimization with a Reference-Free Reward
         <https://arxiv.org/abs/2405.14734>`_, 2024.
     """
-    name = "simpo_loss"
-    _checks.check_open_interval(name, "beta", beta, 0.0, math.inf)
-    _checks.check_closed_interval(name, "margin", margin, 0.0, math.inf)
-    _checks.check_finite(name, "margin", margin)
+    _checks.check_open_interval("beta", beta, 0.0, math.inf)
+    _checks.check_closed_interval("margin", margin, 0.0, math.inf)
+    _checks.check_finite("margin", margin)
     where, arrays = _log_probs(
-        name, where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
+        where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
     )
     dtype = compute_dtype(*arrays)
-    given = (*_parts(name, "beta", beta, dtype), *_parts(name, "margin", margin, dtype))
+    given = (*_parts("beta", beta, dtype), *_parts("margin", margin, dtype))
     return _masks.zero_where_masked(
         _masks.apply_elementwise(_simple_preference, arrays, *given), where
     )
 
 
+@_checks.public
 def policy_gradient_loss(
     log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -365,7 +364,7 @@ def policy_gradient_loss(
         Masked tokens have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or options are refused.
+        ArgumentError: If dtypes, ranks, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -392,26 +391,24 @@ def policy_gradient_loss(
         Divergence: Schulman, `Approximating KL Divergence
         <http://joschu.net/blog/kl-approx.html>`_, 2020.
     """
-    name = "policy_gradient_loss"
-    bounds = _clip_bounds(name, clip, dual_clip)
-    _checks.check_one_of(name, "normalization", normalization, ("token", "sequence"))
+    bounds = _clip_bounds(clip, dual_clip)
+    _checks.check_one_of("normalization", normalization, ("token", "sequence"))
     given = {
         "log_probs": log_probs,
         "old_log_probs": old_log_probs,
-        "advantages": _checks.as_real(name, "advantages", advantages),
+        "advantages": _checks.as_real("advantages", advantages),
     }
     primitive = _surrogate
-    if _is_used(name, reference_log_probs, kl_weight):
+    if _is_used(reference_log_probs, kl_weight):
         primitive = _surrogate_and_divergence
         given["reference_log_probs"] = reference_log_probs
-        bounds = (*bounds, _checks.as_scalar(name, "kl_weight", kl_weight))
-    where, arrays = _log_probs(name, where, **given)
+        bounds = (*bounds, _checks.as_scalar("kl_weight", kl_weight))
+    where, arrays = _log_probs(where, **given)
     losses = _masks.zero_where_masked(_masks.apply_elementwise(primitive, arrays, *bounds), where)
     if normalization == "token":
         return losses
     _checks.require(
         losses.ndim > 0,
-        name,
         f"`log_probs` {_checks.describe(losses)} must have a time axis for "
         '`normalization="sequence"`.',
     )
@@ -422,36 +419,34 @@ def policy_gradient_loss(
 
 
 def _log_probs(
-    function: str, where: ArrayLike | None, **arrays: ArrayLike
+    where: ArrayLike | None, **arrays: ArrayLike
 ) -> tuple[jax.Array | None, list[jax.Array]]:
     """The mask and the arrays; those whose name ends in `log_probs` must be floating point."""
     checked = {
-        name: _checks.as_floating(function, name, array)
+        name: _checks.as_floating(name, array)
         if name.endswith("log_probs")
         else _checks.as_array(array)
         for name, array in arrays.items()
     }
-    return _masks.mask_elements(function, where, **checked)
+    return _masks.mask_elements(where, **checked)
 
 
-def _check_smoothing(function: str, smoothing: ArrayLike, variant: str) -> None:
+def _check_smoothing(smoothing: ArrayLike, variant: str) -> None:
     is_number = isinstance(smoothing, numbers.Real)
     _checks.require(
         not is_number or 0.0 <= float(smoothing) < 0.5,
-        function,
         f"`label_smoothing` must be at least 0 and less than 0.5, got {smoothing}.",
     )
     _checks.require(
         variant == "sigmoid" or (is_number and float(smoothing) == 0.0),
-        function,
         f'`label_smoothing` is for `variant="sigmoid"` only, not for {variant!r}.',
     )
 
 
-def _parts(function: str, name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> _Pair:
+def _parts(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> _Pair:
     """A number in that dtype, and what rounding took from it, of which an array says nothing."""
     if not isinstance(value, numbers.Real):
-        value = _checks.as_scalar(function, name, value).astype(dtype)
+        value = _checks.as_scalar(name, value).astype(dtype)
         return value, jnp.zeros_like(value)
     exact = value if isinstance(value, Fraction) else Fraction(float(value))
     rounded = np.asarray(float(exact), dtype)
@@ -461,37 +456,33 @@ def _parts(function: str, name: str, value: ArrayLike | Fraction, dtype: jnp.dty
 
 
 def _clip_bounds(
-    function: str, clip: ArrayLike | tuple[ArrayLike, ArrayLike], dual_clip: ArrayLike | None
+    clip: ArrayLike | tuple[ArrayLike, ArrayLike], dual_clip: ArrayLike | None
 ) -> tuple[jax.Array, ...]:
     """The ends of the interval, and the other end for negative advantages."""
     _checks.require(
         not isinstance(clip, tuple) or len(clip) == 2,
-        function,
         f"`clip` must be a number or a pair (below, above), got {clip}.",
     )
     below, above = clip if isinstance(clip, tuple) else (clip, clip)
-    _checks.check_closed_interval(function, "clip", below, 0.0, 1.0)
-    _checks.check_closed_interval(
-        function, "clip", above, 0.0, math.inf if isinstance(clip, tuple) else 1.0
-    )
+    _checks.check_closed_interval("clip", below, 0.0, 1.0)
+    _checks.check_closed_interval("clip", above, 0.0, math.inf if isinstance(clip, tuple) else 1.0)
     if dual_clip is not None:
-        _checks.check_open_interval(function, "dual_clip", dual_clip, 1.0, math.inf)
+        _checks.check_open_interval("dual_clip", dual_clip, 1.0, math.inf)
     # In Python's digits where they are numbers.
     return (
-        _checks.as_scalar(function, "clip", 1.0 - below),
-        _checks.as_scalar(function, "clip", 1.0 + above),
-        _checks.as_scalar(function, "dual_clip", math.inf if dual_clip is None else dual_clip),
+        _checks.as_scalar("clip", 1.0 - below),
+        _checks.as_scalar("clip", 1.0 + above),
+        _checks.as_scalar("dual_clip", math.inf if dual_clip is None else dual_clip),
     )
 
 
-def _is_used(function: str, reference: ArrayLike | None, kl_weight: ArrayLike) -> bool:
+def _is_used(reference: ArrayLike | None, kl_weight: ArrayLike) -> bool:
     """Whether there is a divergence from the reference to be counted."""
-    _checks.check_closed_interval(function, "kl_weight", kl_weight, 0.0, math.inf)
-    _checks.check_finite(function, "kl_weight", kl_weight)
+    _checks.check_closed_interval("kl_weight", kl_weight, 0.0, math.inf)
+    _checks.check_finite("kl_weight", kl_weight)
     is_weighted = not isinstance(kl_weight, numbers.Real) or float(kl_weight) > 0.0
     _checks.require(
         reference is not None or not is_weighted,
-        function,
         "`kl_weight` needs `reference_log_probs`; pass them, or no weight.",
     )
     return is_weighted

@@ -11,6 +11,7 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import probability
 
 
+@_checks.public
 def binary_cross_entropy(
     probs: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -36,7 +37,7 @@ def binary_cross_entropy(
         on paper, is 0. Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,13 +50,13 @@ def binary_cross_entropy(
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 5.5; Good, `Rational
         Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
-    name = "binary_cross_entropy"
-    probs = _checks.as_floating(name, "probs", probs)
-    labels = _checks.as_real(name, "labels", labels)
-    where, arrays = _masks.mask_elements(name, where, probs=probs, labels=labels)
+    probs = _checks.as_floating("probs", probs)
+    labels = _checks.as_real("labels", labels)
+    where, arrays = _masks.mask_elements(where, probs=probs, labels=labels)
     return _masks.zero_where_masked(_binary_losses(*arrays), where)
 
 
+@_checks.public
 def categorical_cross_entropy(
     probs: ArrayLike,
     labels: ArrayLike,
@@ -87,7 +88,7 @@ def categorical_cross_entropy(
         both 0 the derivative along the target, infinite on paper, is 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -101,10 +102,10 @@ def categorical_cross_entropy(
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13; Good, `Rational
         Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
-    name = "categorical_cross_entropy"
-    return _of_targets(name, _categorical_losses, probs, labels, axis, where)
+    return _of_targets(_categorical_losses, probs, labels, axis, where)
 
 
+@_checks.public
 def negative_log_likelihood(
     log_probs: ArrayLike,
     labels: ArrayLike,
@@ -131,7 +132,7 @@ def negative_log_likelihood(
         for an impossible class. Masked examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -143,14 +144,12 @@ def negative_log_likelihood(
     References:
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 4.3.4.
     """
-    name = "negative_log_likelihood"
     remedy = "for one target per class use `jaxent.categorical_cross_entropy`."
-    given = _masks.check_labelled_arguments(
-        name, "log_probs", log_probs, labels, axis, where, remedy
-    )
+    given = _masks.check_labelled_arguments("log_probs", log_probs, labels, axis, where, remedy)
     return _labelled_losses(given.array, given.labels, given.where, given.axes)
 
 
+@_checks.public
 def brier_score(
     probs: ArrayLike,
     labels: ArrayLike,
@@ -180,7 +179,7 @@ def brier_score(
         any input is). Masked examples have score 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -194,17 +193,17 @@ def brier_score(
         Brier, `Verification of Forecasts Expressed in Terms of Probability
         <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950, equation 2.
     """
-    return _of_targets("brier_score", _brier_scores, probs, labels, axis, where)
+    return _of_targets(_brier_scores, probs, labels, axis, where)
 
 
-def _of_targets(name, losses, probs, labels, axis, where) -> jax.Array:
+def _of_targets(losses, probs, labels, axis, where) -> jax.Array:
     """What `losses` makes of rows of probabilities with one target per class."""
     arrays = {
-        "probs": _checks.as_floating(name, "probs", probs),
-        "labels": _checks.as_real(name, "labels", labels),
+        "probs": _checks.as_floating("probs", probs),
+        "labels": _checks.as_real("labels", labels),
     }
     fills = (_masks.PROBABILITIES, _masks.TARGETS)
-    return _masks.apply_per_example(name, losses, arrays, fills, axis, where)
+    return _masks.apply_per_example(losses, arrays, fills, axis, where)
 
 
 def _categorical_losses(p: jax.Array, targets: jax.Array) -> jax.Array:

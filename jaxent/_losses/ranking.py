@@ -16,6 +16,7 @@ from jaxent._losses import reduction
 _Reduce = Callable[..., ArrayLike] | None
 
 
+@_checks.public
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -46,7 +47,7 @@ def ranking_softmax_loss(
         is). Masked lists have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,12 +62,12 @@ def ranking_softmax_loss(
         <https://doi.org/10.1145/1273496.1273513>`_, 2007; Jagerman et al., `Rax
         <https://doi.org/10.1145/3534678.3539065>`_, 2022.
     """
-    name = "ranking_softmax_loss"
-    lists = _checked(name, logits, labels, where, weights)
-    losses, live = _softmax_losses(*lists)
-    return _reduced(losses, live, reduce_fn)
+    lists = _checked(logits, labels, where, weights)
+    losses, example_mask = _softmax_losses(*lists)
+    return _reduced(losses, example_mask, reduce_fn)
 
 
+@_checks.public
 def pairwise_logistic_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -101,7 +102,7 @@ def pairwise_logistic_loss(
         is). Masked lists have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,12 +116,12 @@ def pairwise_logistic_loss(
         Burges et al., `Learning to rank using gradient descent
         <https://doi.org/10.1145/1102351.1102363>`_, 2005.
     """
-    name = "pairwise_logistic_loss"
-    lists = _checked(name, logits, labels, where, weights)
-    losses, live = _pairwise_losses(*lists)
-    return _reduced(losses, live, reduce_fn)
+    lists = _checked(logits, labels, where, weights)
+    losses, example_mask = _pairwise_losses(*lists)
+    return _reduced(losses, example_mask, reduce_fn)
 
 
+@_checks.public
 def listmle_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -157,7 +158,7 @@ def listmle_loss(
         is). Masked lists have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -172,10 +173,9 @@ def listmle_loss(
         <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett, `The analysis of permutations
         <https://doi.org/10.2307/2346567>`_, 1975.
     """
-    name = "listmle_loss"
-    lists = _checked(name, logits, labels, where, weights)
-    losses, live = _order_losses(*lists)
-    return _reduced(losses, live, reduce_fn)
+    lists = _checked(logits, labels, where, weights)
+    losses, example_mask = _order_losses(*lists)
+    return _reduced(losses, example_mask, reduce_fn)
 
 
 class _Lists(NamedTuple):
@@ -187,16 +187,16 @@ class _Lists(NamedTuple):
     weights: jax.Array | None
 
 
-def _checked(name, logits, labels, where, weights) -> _Lists:
-    logits = _checks.as_floating(name, "logits", logits)
-    labels = _checks.as_real(name, "labels", labels)
+def _checked(logits, labels, where, weights) -> _Lists:
+    logits = _checks.as_floating("logits", logits)
+    labels = _checks.as_real("labels", labels)
     arrays = {"logits": logits, "labels": labels}
     if weights is not None:
-        arrays["weights"] = weights = _checks.as_real(name, "weights", weights)
-    axes = _checks.normalize_axes(name, "logits", logits, -1)
-    _checks.check_broadcastable(name, **arrays)
-    _checks.check_same_classes(name, axes, **arrays)
-    return _Lists(logits, labels, _masks.check_mask(name, where, axes, arrays), weights)
+        arrays["weights"] = weights = _checks.as_real("weights", weights)
+    axes = _checks.normalize_axes("logits", logits, -1)
+    _checks.check_broadcastable(**arrays)
+    _checks.check_same_classes(axes, **arrays)
+    return _Lists(logits, labels, _masks.check_mask(where, axes, arrays), weights)
 
 
 class _Items(NamedTuple):
@@ -205,8 +205,8 @@ class _Items(NamedTuple):
     logits: jax.Array
     labels: jax.Array
     weights: jax.Array
-    exists: jax.Array  # [..., items]
-    live: jax.Array | None  # [...], or None for all
+    class_mask: jax.Array  # [..., items]
+    example_mask: jax.Array | None  # [...], or None for all
     valid: jax.Array  # [...]: labels and weights are proper
 
 
@@ -215,17 +215,17 @@ def _items(logits, labels, where, weights) -> _Items:
     weights = jnp.ones((), dtype) if weights is None else weights.astype(dtype)
     arrays = (logits.astype(dtype), labels, weights)
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
-    live, exists = None, jnp.ones(shape, bool)
+    example_mask, class_mask = None, jnp.ones(shape, bool)
     if where is not None:
         where = where[..., None] if 0 < where.ndim < len(shape) else where
         shape = jnp.broadcast_shapes(shape, where.shape)
-        exists = jnp.broadcast_to(where, shape)
-        live = jnp.any(exists, axis=-1)
+        class_mask = jnp.broadcast_to(where, shape)
+        example_mask = jnp.any(class_mask, axis=-1)
     logits, labels, weights = (
-        jnp.where(exists, jnp.broadcast_to(a, shape), jnp.zeros((), a.dtype)) for a in arrays
+        jnp.where(class_mask, jnp.broadcast_to(a, shape), jnp.zeros((), a.dtype)) for a in arrays
     )
     valid = jnp.all((weights >= 0.0) & (weights < jnp.inf) & (labels == labels), axis=-1)
-    return _Items(logits, labels, weights, exists, live, valid)
+    return _Items(logits, labels, weights, class_mask, example_mask, valid)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -233,8 +233,8 @@ def _softmax_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Arra
     items = _items(logits, labels, where, weights)
     x, targets = items.logits, items.labels.astype(items.logits.dtype)
     valid = items.valid & jnp.all(targets >= 0.0, axis=-1)
-    if items.live is not None:
-        x = jnp.where(items.exists | ~items.live[..., None], x, -jnp.inf)
+    if items.example_mask is not None:
+        x = jnp.where(items.class_mask | ~items.example_mask[..., None], x, -jnp.inf)
     if weights is not None:
         targets *= items.weights
     return _judged(cross_entropy.soft_cross_entropy(x, targets), items, valid)
@@ -243,10 +243,10 @@ def _softmax_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Arra
 @functools.partial(jax.jit, inline=True)
 def _pairwise_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
     items = _items(logits, labels, where, weights)
-    y, exists = items.labels, items.exists
+    y, class_mask = items.labels, items.class_mask
     counts = y[..., :, None] > y[..., None, :]
-    if items.live is not None:
-        counts &= exists[..., :, None] & exists[..., None, :]
+    if items.example_mask is not None:
+        counts &= class_mask[..., :, None] & class_mask[..., None, :]
     pairs = jnp.where(counts, items.weights[..., :, None], 0.0)
     losses = ranking.pair_costs(items.logits, pairs)
     # Scores in no pair may be NaN as well.
@@ -258,9 +258,9 @@ def _pairwise_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Arr
 def _order_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
     items = _items(logits, labels, where, weights)
     x, weights = items.logits, items.weights
-    if items.live is not None:
-        x = jnp.where(items.exists, x, -jnp.inf)
-        weights = jnp.where(items.exists, weights, 0.0)
+    if items.example_mask is not None:
+        x = jnp.where(items.class_mask, x, -jnp.inf)
+        weights = jnp.where(items.class_mask, weights, 0.0)
     order = jnp.argsort(items.labels, axis=-1, descending=True, stable=True)
     x, weights = (jnp.take_along_axis(a, order, axis=-1, mode="clip") for a in (x, weights))
     losses = jnp.sum(_masks.scale_loss(weights, ranking.order_costs(x)), axis=-1)
@@ -269,14 +269,16 @@ def _order_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array 
 
 def _judged(losses, items, valid) -> tuple[jax.Array, jax.Array | None]:
     """The losses, NaN where a list is improper and 0 where it does not count; which ones do."""
-    valid = valid if items.live is None else valid | ~items.live
-    return _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), items.live), items.live
+    valid = valid if items.example_mask is None else valid | ~items.example_mask
+    return _masks.zero_where_masked(
+        _masks.nan_where_invalid(losses, valid), items.example_mask
+    ), items.example_mask
 
 
-def _reduced(losses: jax.Array, live: jax.Array | None, reduce_fn: _Reduce) -> jax.Array:
+def _reduced(losses: jax.Array, example_mask: jax.Array | None, reduce_fn: _Reduce) -> jax.Array:
     """What `reduce_fn` makes of the losses of the lists that count."""
     if reduce_fn is None:
         return losses
     if reduce_fn is jnp.mean:  # of which that of nothing would be NaN
-        return reduction.mean(losses, live)
-    return jnp.asarray(reduce_fn(losses, where=live))
+        return reduction.mean(losses, example_mask)
+    return jnp.asarray(reduce_fn(losses, where=example_mask))

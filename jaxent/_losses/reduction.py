@@ -10,6 +10,7 @@ from jaxent import _checks
 from jaxent._float.dtypes import compute_dtype
 
 
+@_checks.public
 def sum_and_weight(
     losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -31,7 +32,7 @@ def sum_and_weight(
         Two float32 scalars (float64 if any input is): the weighted sum, in nats, and the weight.
 
     Raises:
-        AssertionError: If dtypes or ranks are wrong, or shapes do not match.
+        ArgumentError: If dtypes or ranks are wrong, or shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,9 +47,10 @@ def sum_and_weight(
         The ratio estimator of a weighted mean; see
         `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
     """
-    return _sum_and_weight("sum_and_weight", losses, where, weights)
+    return _sum_and_weight(losses, where, weights)
 
 
+@_checks.public
 def mean(
     losses: ArrayLike, where: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> jax.Array:
@@ -67,7 +69,7 @@ def mean(
         A float32 scalar (float64 if any input is), in nats.
 
     Raises:
-        AssertionError: If dtypes or ranks are wrong, or shapes do not match.
+        ArgumentError: If dtypes or ranks are wrong, or shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,7 +83,7 @@ def mean(
         The ratio estimator of a weighted mean; see
         `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
     """
-    return divide(*_sum_and_weight("mean", losses, where, weights))
+    return divide(*_sum_and_weight(losses, where, weights))
 
 
 def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
@@ -90,14 +92,13 @@ def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
     return jnp.where(nothing, 0.0, total / jnp.where(nothing, 1.0, weight))
 
 
-def _sum_and_weight(function, losses, where, weights) -> tuple[jax.Array, jax.Array]:
-    losses = _checks.as_floating(function, "losses", losses)
-    weights = _checks.as_real(function, "weights", 1.0 if weights is None else weights)
-    where = _checks.as_boolean(function, "where", True if where is None else where)
-    shape = _checks.check_broadcastable(function, losses=losses, where=where, weights=weights)
+def _sum_and_weight(losses, where, weights) -> tuple[jax.Array, jax.Array]:
+    losses = _checks.as_floating("losses", losses)
+    weights = _checks.as_real("weights", 1.0 if weights is None else weights)
+    where = _checks.as_boolean("where", True if where is None else where)
+    shape = _checks.check_broadcastable(losses=losses, where=where, weights=weights)
     _checks.require(
         losses.shape == shape,
-        function,
         f"`losses` {_checks.describe(losses)} must have the full shape {shape} of the mask and "
         "weights; broadcast it with `jnp.broadcast_to`.",
     )

@@ -11,6 +11,7 @@ from jaxent import _checks, _masks
 from jaxent._kernels import regression
 
 
+@_checks.public
 def squared_error(
     predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -32,7 +33,7 @@ def squared_error(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,10 +44,11 @@ def squared_error(
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 2.4.
     """
-    where, arrays = _predictions_and_targets("squared_error", predictions, targets, where)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
     return _masks.zero_where_masked(_masks.apply_elementwise(_square, arrays), where)
 
 
+@_checks.public
 def l2_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -68,7 +70,7 @@ def l2_loss(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,10 +81,11 @@ def l2_loss(
     References:
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
     """
-    where, arrays = _predictions_and_targets("l2_loss", predictions, targets, where)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
     return _masks.zero_where_masked(_masks.apply_elementwise(_half_square, arrays), where)
 
 
+@_checks.public
 def absolute_error(
     predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -104,7 +107,7 @@ def absolute_error(
         0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,10 +118,11 @@ def absolute_error(
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 10.6.
     """
-    where, arrays = _predictions_and_targets("absolute_error", predictions, targets, where)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
     return _masks.zero_where_masked(_masks.apply_elementwise(_size, arrays), where)
 
 
+@_checks.public
 def huber_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -154,7 +158,7 @@ def huber_loss(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `delta` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `delta` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -166,14 +170,14 @@ def huber_loss(
         Huber, `Robust Estimation of a Location Parameter
         <https://doi.org/10.1214/aoms/1177703732>`_, 1964.
     """
-    name = "huber_loss"
-    where, arrays = _predictions_and_targets(name, predictions, targets, where)
-    _checks.check_open_interval(name, "delta", delta, 0.0, math.inf)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
+    _checks.check_open_interval("delta", delta, 0.0, math.inf)
     return _masks.zero_where_masked(
-        _masks.apply_elementwise(_huber, arrays, _checks.as_scalar(name, "delta", delta)), where
+        _masks.apply_elementwise(_huber, arrays, _checks.as_scalar("delta", delta)), where
     )
 
 
+@_checks.public
 def log_cosh(
     predictions: ArrayLike, targets: ArrayLike | None = None, where: ArrayLike | None = None
 ) -> jax.Array:
@@ -198,7 +202,7 @@ def log_cosh(
         Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, ranks or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,10 +214,11 @@ def log_cosh(
         Pengfei Chen, Guangyong Chen, Shengyu Zhang, `Log Hyperbolic Cosine Loss Improves
         Variational Auto-Encoder <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
-    where, arrays = _predictions_and_targets("log_cosh", predictions, targets, where)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
     return _masks.zero_where_masked(_masks.apply_elementwise(regression.log_cosh, arrays), where)
 
 
+@_checks.public
 def quantile_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -246,7 +251,7 @@ def quantile_loss(
         0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `quantile` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `quantile` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -258,19 +263,19 @@ def quantile_loss(
     References:
         Koenker, Bassett, `Regression Quantiles <https://doi.org/10.2307/1913643>`_, 1978.
     """
-    name = "quantile_loss"
-    where, arrays = _predictions_and_targets(name, predictions, targets, where)
-    _checks.check_open_interval(name, "quantile", quantile, 0.0, 1.0)
-    given = _checks.as_scalar(name, "quantile", quantile)
+    where, arrays = _predictions_and_targets(predictions, targets, where)
+    _checks.check_open_interval("quantile", quantile, 0.0, 1.0)
+    given = _checks.as_scalar("quantile", quantile)
     if not isinstance(quantile, numbers.Real):
         return _masks.zero_where_masked(_masks.apply_elementwise(_pinball, arrays, given), where)
     # In Python's digits, since of a rounded 0.9 only 0.100000024 is left.
-    rest = _checks.as_scalar(name, "quantile", 1.0 - float(quantile))
+    rest = _checks.as_scalar("quantile", 1.0 - float(quantile))
     return _masks.zero_where_masked(
         _masks.apply_elementwise(regression.pinball, arrays, given, rest), where
     )
 
 
+@_checks.public
 def poisson_nll(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -299,7 +304,7 @@ def poisson_nll(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `full` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `full` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -311,17 +316,17 @@ def poisson_nll(
     References:
         Cameron, Trivedi, *Regression Analysis of Count Data*, 2013, section 2.2.
     """
-    name = "poisson_nll"
-    log_predictions = _checks.as_floating(name, "log_predictions", log_predictions)
-    targets = _checks.as_real(name, "targets", targets)
-    _flag(name, "full", full)
+    log_predictions = _checks.as_floating("log_predictions", log_predictions)
+    targets = _checks.as_real("targets", targets)
+    _flag("full", full)
     given = {"log_predictions": log_predictions, "targets": targets}
-    where, arrays = _masks.mask_elements(name, where, **given)
+    where, arrays = _masks.mask_elements(where, **given)
     return _masks.zero_where_masked(
         _masks.apply_elementwise(_full_poisson if full else _poisson, arrays), where
     )
 
 
+@_checks.public
 def gaussian_nll(
     means: ArrayLike,
     targets: ArrayLike,
@@ -352,7 +357,7 @@ def gaussian_nll(
         they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes or `full` are refused.
+        ArgumentError: If dtypes, ranks, shapes or `full` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -365,32 +370,29 @@ def gaussian_nll(
         Nix, Weigend, `Estimating the Mean and Variance of the Target Probability Distribution
         <https://doi.org/10.1109/ICNN.1994.374138>`_, 1994.
     """
-    name = "gaussian_nll"
-    means = _checks.as_floating(name, "means", means)
-    targets = _checks.as_real(name, "targets", targets)
-    variances = _checks.as_real(name, "variances", variances)
-    _flag(name, "full", full)
+    means = _checks.as_floating("means", means)
+    targets = _checks.as_real("targets", targets)
+    variances = _checks.as_real("variances", variances)
+    _flag("full", full)
     given = {"means": means, "targets": targets, "variances": variances}
-    where, arrays = _masks.mask_elements(name, where, **given)
+    where, arrays = _masks.mask_elements(where, **given)
     return _masks.zero_where_masked(
         _masks.apply_elementwise(_full_gaussian if full else _gaussian, arrays), where
     )
 
 
 def _predictions_and_targets(
-    function: str, predictions: ArrayLike, targets: ArrayLike | None, where: ArrayLike | None
+    predictions: ArrayLike, targets: ArrayLike | None, where: ArrayLike | None
 ) -> tuple[jax.Array | None, list[jax.Array]]:
     """The mask, and both as arrays; refused where they do not fit. No targets are targets of 0."""
-    predictions = _checks.as_floating(function, "predictions", predictions)
-    targets = _checks.as_real(function, "targets", 0.0 if targets is None else targets)
-    return _masks.mask_elements(function, where, predictions=predictions, targets=targets)
+    predictions = _checks.as_floating("predictions", predictions)
+    targets = _checks.as_real("targets", 0.0 if targets is None else targets)
+    return _masks.mask_elements(where, predictions=predictions, targets=targets)
 
 
-def _flag(function: str, name: str, value: bool) -> None:
+def _flag(name: str, value: bool) -> None:
     """Refuses anything but a Python bool, arrays and 0 and 1 included."""
-    _checks.require(
-        isinstance(value, bool), function, f"`{name}` must be True or False, got {value!r}."
-    )
+    _checks.require(isinstance(value, bool), f"`{name}` must be True or False, got {value!r}.")
 
 
 def _square(x, y) -> jax.Array:

@@ -17,6 +17,7 @@ from jaxent._kernels import segmentation
 _Axes = int | Sequence[int] | None
 
 
+@_checks.public
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -72,7 +73,7 @@ def dice_loss(
         pixel that counts has loss 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis`, `where` or an option are refused.
+        ArgumentError: If dtypes, shapes, `axis`, `where` or an option are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -86,12 +87,12 @@ def dice_loss(
         Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016; with the weights:
         Salehi et al., `Tversky loss <https://arxiv.org/abs/1706.05721>`_, 2017.
     """
-    name = "dice_loss"
     options = {"smooth": smooth, "alpha": alpha, "beta": beta}
-    regions = _regions(name, predictions, targets, where, axis, apply_softmax, options)
-    return _reduced(name, regions, class_weights, reduction, ignore_background)
+    regions = _regions(predictions, targets, where, axis, apply_softmax, options)
+    return _reduced(regions, class_weights, reduction, ignore_background)
 
 
+@_checks.public
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -123,7 +124,7 @@ def binary_dice_loss(
         any input is). An image without a pixel that counts has loss 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `where` or `smooth` are refused.
+        ArgumentError: If dtypes, shapes, `where` or `smooth` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -136,12 +137,10 @@ def binary_dice_loss(
     References:
         Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016.
     """
-    name = "binary_dice_loss"
-    predictions = _checks.as_floating(name, "predictions", predictions)
-    targets = _checks.as_real(name, "targets", targets)
+    predictions = _checks.as_floating("predictions", predictions)
+    targets = _checks.as_real("targets", targets)
     is_plain = predictions.ndim == targets.ndim and predictions.shape[-1:] != (1,)
     regions = _regions(
-        name,
         predictions,
         targets,
         where,
@@ -150,9 +149,10 @@ def binary_dice_loss(
         {"smooth": smooth, "alpha": 0.5, "beta": 0.5},
         adds_class_axis=is_plain,
     )
-    return _reduced(name, regions, None, "mean", False)
+    return _reduced(regions, None, "mean", False)
 
 
+@_checks.public
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -192,7 +192,7 @@ def multiclass_generalized_dice_loss(
         input is); 0, with gradient 0, if no pixel counts.
 
     Raises:
-        AssertionError: If dtypes, shapes, `where` or `smooth` are refused.
+        ArgumentError: If dtypes, shapes, `where` or `smooth` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -206,13 +206,13 @@ def multiclass_generalized_dice_loss(
         Sudre et al., `Generalised Dice overlap as a deep learning loss function
         <https://arxiv.org/abs/1707.03237>`_, 2017.
     """
-    name = "multiclass_generalized_dice_loss"
     options = {"smooth": smooth, "alpha": 0.5, "beta": 0.5}
-    regions = _regions(name, predictions, targets, where, None, apply_softmax, options)
+    regions = _regions(predictions, targets, where, None, apply_softmax, options)
     arrays, static = _split(regions)
     return _generalized_loss(arrays, static, bool(ignore_background))
 
 
+@_checks.public
 def tversky_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -260,7 +260,7 @@ def tversky_loss(
         (float64 if any input is). An image without a pixel that counts has loss 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis`, `where` or an option are refused.
+        ArgumentError: If dtypes, shapes, `axis`, `where` or an option are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -275,15 +275,15 @@ def tversky_loss(
         deep networks <https://arxiv.org/abs/1706.05721>`_, 2017. With gamma: Abraham and Khan,
         `A Novel Focal Tversky Loss Function <https://arxiv.org/abs/1810.07842>`_, 2018.
     """
-    name = "tversky_loss"
-    _checks.check_open_interval(name, "gamma", gamma, 0.0, math.inf)
+    _checks.check_open_interval("gamma", gamma, 0.0, math.inf)
     options = {"smooth": smooth, "alpha": alpha, "beta": beta}
     if not (isinstance(gamma, (int, float)) and gamma == 1):
         options["gamma"] = gamma
-    regions = _regions(name, predictions, targets, where, axis, apply_softmax, options)
-    return _reduced(name, regions, class_weights, reduction, ignore_background)
+    regions = _regions(predictions, targets, where, axis, apply_softmax, options)
+    return _reduced(regions, class_weights, reduction, ignore_background)
 
 
+@_checks.public
 def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     r"""Lovász hinge: a convex bound of 1 minus the intersection over the union of one region.
 
@@ -308,7 +308,7 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         is). An image without a pixel that counts has loss 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `where` are refused.
+        ArgumentError: If dtypes, shapes or `where` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -323,25 +323,23 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         2018, section 3.1; Yu and Blaschko, `Learning Submodular Losses with the Lovász Hinge
         <https://arxiv.org/abs/1512.07797>`_, 2015.
     """
-    name = "lovasz_hinge"
-    logits = _checks.as_floating(name, "logits", logits)
-    labels = _checks.as_real(name, "labels", labels)
+    logits = _checks.as_floating("logits", logits)
+    labels = _checks.as_real("labels", labels)
     _checks.require(
         logits.ndim >= 2,
-        name,
         f"`logits` {_checks.describe(logits)} must have an axis of images and one of pixels; "
         "for one image use `logits[None]`.",
     )
     _checks.require(
         logits.shape == labels.shape,
-        name,
         f"`labels` {_checks.describe(labels)} must have the shape of `logits` "
         f"{_checks.describe(logits)}.",
     )
-    where = _pixel_mask(name, where, "logits", logits, logits.shape)
+    where = _pixel_mask(where, "logits", logits, logits.shape)
     return _lovasz_hinge(logits, labels, where)
 
 
+@_checks.public
 def lovasz_softmax(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -376,7 +374,7 @@ def lovasz_softmax(
         float64 logits). An image without a pixel that counts has loss 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis`, `where` or `classes` are refused.
+        ArgumentError: If dtypes, shapes, `axis`, `where` or `classes` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -391,24 +389,21 @@ def lovasz_softmax(
         Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,
         2018, section 3.2.
     """
-    name = "lovasz_softmax"
     remedy = "for one-hot targets use `jnp.argmax(targets, axis=-1)`."
-    given = _masks.check_labelled_arguments(name, "logits", logits, labels, axis, None, remedy)
-    _checks.check_one_of(name, "classes", classes, ("present", "all"))
+    given = _masks.check_labelled_arguments("logits", logits, labels, axis, None, remedy)
+    _checks.check_one_of("classes", classes, ("present", "all"))
     _checks.require(
         given.array.ndim >= 3 and given.axes[0] > 0 and len(given.axes) == 1,
-        name,
         f"`logits` {_checks.describe(given.array)} must have a first axis of images, and axes of "
         f"pixels beside `axis` {axis} of classes; for one image use `logits[None]`.",
     )
     shape = _masks.example_struct(given.array, given.axes).shape
     _checks.require(
         given.labels.shape == shape,
-        name,
         f"`labels` {_checks.describe(given.labels)} must have the shape {shape} of the pixels of "
         f"`logits` {_checks.describe(given.array)}.",
     )
-    where = _pixel_mask(name, where, "logits", given.array, shape)
+    where = _pixel_mask(where, "logits", given.array, shape)
     return _lovasz_softmax(given.array, given.labels, where, given.axes, classes)
 
 
@@ -428,7 +423,6 @@ class _Regions(NamedTuple):
 
 
 def _regions(
-    name: str,
     predictions: ArrayLike,
     targets: ArrayLike,
     where: ArrayLike | None,
@@ -439,8 +433,8 @@ def _regions(
     adds_class_axis: bool = False,
 ) -> _Regions:
     """Arguments of a loss of overlaps, refused where they do not fit."""
-    predictions = _checks.as_floating(name, "predictions", predictions)
-    targets = _checks.as_real(name, "targets", targets)
+    predictions = _checks.as_floating("predictions", predictions)
+    targets = _checks.as_real("targets", targets)
     shapes = [array.shape + (1,) * adds_class_axis for array in (predictions, targets)]
     # Where one lacks the class axis there is one class.
     ranks = [len(shape) for shape in shapes]
@@ -449,33 +443,31 @@ def _regions(
     shape = shapes[0]
     _checks.require(
         shape == shapes[1] and len(shape) > 0 and shape[-1] > 0,
-        name,
         f"`targets` {_checks.describe(targets)} must hold one number for each of `predictions` "
         f"{_checks.describe(predictions)}; make class indices one-hot with `jax.nn.one_hot`.",
     )
     if where is not None:
-        where = _region_mask(name, _checks.as_boolean(name, "where", where), shape)
+        where = _region_mask(_checks.as_boolean("where", where), shape)
     for option, value in options.items():
-        _checks.check_closed_interval(name, option, value, 0.0, math.inf)
-        _checks.check_finite(name, option, value)
-    numbers = {option: _checks.as_scalar(name, option, value) for option, value in options.items()}
-    axes = _pixel_axes(name, axis, len(shape))
+        _checks.check_closed_interval(option, value, 0.0, math.inf)
+        _checks.check_finite(option, value)
+    numbers = {option: _checks.as_scalar(option, value) for option, value in options.items()}
+    axes = _pixel_axes(axis, len(shape))
     return _Regions(predictions, targets, where, numbers, shape, axes, bool(is_logits))
 
 
-def _region_mask(name: str, where: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _region_mask(where: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     fits = where.ndim in (0, len(shape) - 1, len(shape))
     fits = fits and all(a in (1, b) for a, b in zip(where.shape, shape, strict=False))
     _checks.require(
         fits,
-        name,
         f"`where` {_checks.describe(where)} must have the shape {shape[:-1]} of the pixels, or "
         f"{shape} with the classes; axes may be of size 1.",
     )
     return where
 
 
-def _pixel_axes(name: str, axis: _Axes, rank: int) -> tuple[int, ...]:
+def _pixel_axes(axis: _Axes, rank: int) -> tuple[int, ...]:
     """The axes to sum over, of arrays whose last one holds the classes."""
     if axis is None:
         return tuple(range(1, rank - 1))
@@ -487,7 +479,6 @@ def _pixel_axes(name: str, axis: _Axes, rank: int) -> tuple[int, ...]:
     axes = tuple(a % rank for a in given if -rank <= a < rank)
     _checks.require(
         len(axes) == len(given) == len(set(axes)) and rank - 1 not in axes,
-        name,
         f"`axis` {axis} must name axes of pixels, each once: from 0 to {rank - 2}, since the last "
         "one holds the classes.",
     )
@@ -495,15 +486,14 @@ def _pixel_axes(name: str, axis: _Axes, rank: int) -> tuple[int, ...]:
 
 
 def _pixel_mask(
-    name: str, where: ArrayLike | None, of: str, array: jax.Array, shape: tuple[int, ...]
+    where: ArrayLike | None, of: str, array: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array | None:
     if where is None:
         return None
-    where = _checks.as_boolean(name, "where", where)
+    where = _checks.as_boolean("where", where)
     _checks.require(
         where.ndim in (0, len(shape))
         and all(a in (1, b) for a, b in zip(where.shape, shape, strict=False)),
-        name,
         f"`where` {_checks.describe(where)} must have the shape {shape} of the pixels of `{of}` "
         f"{_checks.describe(array)}; axes may be of size 1.",
     )
@@ -523,18 +513,18 @@ def _overlaps(regions: _Regions) -> _Overlaps:
     dtype = compute_dtype(regions.predictions, regions.targets)
     lay = functools.partial(_laid_out, shape=regions.shape, axes=regions.axes)
     x, yes = lay(regions.predictions).astype(dtype), lay(regions.targets).astype(dtype)
-    shape, exists = x.shape, None
+    shape, class_mask = x.shape, None
     if regions.where is not None:
         where = regions.where
         where = where[..., None] if 0 < where.ndim < len(regions.shape) else where
-        exists = lay(jnp.broadcast_to(where, regions.shape))
-        live = jnp.any(exists, axis=-1, keepdims=True)
-        absent = jnp.where(live, -jnp.inf if regions.is_logits else 0.0, 0.0).astype(dtype)
-        x, yes = jnp.where(exists, x, absent), jnp.where(exists, yes, 0.0)
-    no = 1.0 - yes if exists is None else jnp.where(exists, 1.0 - yes, 0.0)
+        class_mask = lay(jnp.broadcast_to(where, regions.shape))
+        example_mask = jnp.any(class_mask, axis=-1, keepdims=True)
+        absent = jnp.where(example_mask, -jnp.inf if regions.is_logits else 0.0, 0.0).astype(dtype)
+        x, yes = jnp.where(class_mask, x, absent), jnp.where(class_mask, yes, 0.0)
+    no = 1.0 - yes if class_mask is None else jnp.where(class_mask, 1.0 - yes, 0.0)
     if not regions.is_logits:
         slack = max(1e-5, float(jnp.finfo(regions.predictions.dtype).eps))
-        p = _distribution(x, exists, slack)
+        p = _distribution(x, class_mask, slack)
         rest = 1.0 - p
     elif shape[-1] == 1:
         # Without their last axis, of size 1, the sums are vectorised.
@@ -547,7 +537,7 @@ def _overlaps(regions: _Regions) -> _Overlaps:
         return segmentation.sum_over_pixels(values.reshape(shape))
 
     hits, extra, missed = total(p * yes), total(p * no), total(rest * yes)
-    counts = None if exists is None else jnp.any(exists, axis=-2)
+    counts = None if class_mask is None else jnp.any(class_mask, axis=-2)
     # Not a selection within the sums, which would keep them from being vectorised.
     pixels = tuple(range(hits.ndim - 1, yes.ndim))
     proper = (jnp.min(yes, pixels, initial=0.0) >= 0.0) & (jnp.max(yes, pixels, initial=1.0) <= 1.0)
@@ -584,24 +574,25 @@ def _laid_out(array: jax.Array, shape: tuple[int, ...], axes: tuple[int, ...]) -
     return array.reshape(*(shape[axis] for axis in kept), pixels, shape[-1])
 
 
-def _distribution(p: jax.Array, exists: jax.Array | None, slack: float) -> jax.Array:
+def _distribution(p: jax.Array, class_mask: jax.Array | None, slack: float) -> jax.Array:
     """Probabilities, NaN where they are none or do not add up to 1 at their pixel."""
     proper = (p >= 0.0) & (p <= 1.0)
     if p.shape[-1] > 1:
         total = jax.lax.stop_gradient(jnp.sum(p, axis=-1, keepdims=True))
         adds_up = jnp.abs(total - 1.0) <= slack
-        proper &= adds_up if exists is None else adds_up | ~jnp.any(exists, -1, keepdims=True)
+        proper &= (
+            adds_up if class_mask is None else adds_up | ~jnp.any(class_mask, -1, keepdims=True)
+        )
     return jnp.where(proper, p, jnp.nan)
 
 
-def _reduced(name, regions, class_weights, reduction, ignore_background) -> jax.Array:
+def _reduced(regions, class_weights, reduction, ignore_background) -> jax.Array:
     """The losses of each class weighted, and reduced over the classes."""
-    _checks.check_one_of(name, "reduction", reduction, ("mean", "sum", "none"))
+    _checks.check_one_of("reduction", reduction, ("mean", "sum", "none"))
     if class_weights is not None:
-        class_weights = _checks.as_real(name, "class_weights", class_weights)
+        class_weights = _checks.as_real("class_weights", class_weights)
         _checks.require(
             class_weights.shape == regions.shape[-1:],
-            name,
             f"`class_weights` {_checks.describe(class_weights)} must hold one number for each of "
             f"the {regions.shape[-1]} classes.",
         )
@@ -642,11 +633,11 @@ def _generalized_loss(arrays, static, ignore_background) -> jax.Array:
     images = tuple(range(losses.ndim - 1))
     rarity = 1.0 / (jnp.square(jnp.sum(sizes, axis=images)) + 1e-7)
     if counts is None:
-        exists, how_many = None, float(rarity.shape[-1])
+        class_mask, how_many = None, float(rarity.shape[-1])
     else:
-        exists = jnp.any(counts, axis=images)
-        rarity = jnp.where(exists | ~jnp.any(exists), rarity, 0.0)
-        how_many = _how_many(rarity, exists, (-1,))
+        class_mask = jnp.any(counts, axis=images)
+        rarity = jnp.where(class_mask | ~jnp.any(class_mask), rarity, 0.0)
+        how_many = _how_many(rarity, class_mask, (-1,))
     weights = how_many * segmentation.normalized(rarity)
     losses = losses * weights.reshape(*[1] * len(images), -1)
     losses, counts = _foreground(losses, counts, ignore_background)
@@ -702,10 +693,12 @@ def _lovasz_softmax(logits, labels, where, axes, classes) -> jax.Array:
     )
     flat = rows.labels.reshape(pixels)[:, None, :]
     is_true = flat == jnp.arange(size, dtype=flat.dtype).reshape(1, -1, 1)
-    live = True if rows.live is None else rows.live.reshape(pixels)[:, None, :]
-    is_true &= live
-    wrong = jnp.where(live, jnp.where(is_true, rest, p), 0.0)
-    right = jnp.where(live, jnp.where(is_true, p, rest), 1.0)
+    example_mask = (
+        True if rows.example_mask is None else rows.example_mask.reshape(pixels)[:, None, :]
+    )
+    is_true &= example_mask
+    wrong = jnp.where(example_mask, jnp.where(is_true, rest, p), 0.0)
+    right = jnp.where(example_mask, jnp.where(is_true, p, rest), 1.0)
     # The odds of being wrong tell apart errors that are both near 1.
     odds = wrong / jnp.maximum(right, float(jnp.finfo(right.dtype).smallest_normal))
     losses = segmentation.lovasz_extension(wrong, odds, is_true)

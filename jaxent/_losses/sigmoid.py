@@ -13,6 +13,7 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import sigmoid
 
 
+@_checks.public
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -45,7 +46,7 @@ def sigmoid_binary_cross_entropy(
         Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes, `label_smoothing` or `pos_weight` are refused.
+        ArgumentError: If dtypes, ranks, shapes, `label_smoothing` or `pos_weight` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,20 +60,19 @@ def sigmoid_binary_cross_entropy(
         King, Zeng, `Logistic Regression in Rare Events Data
         <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
     """
-    name = "sigmoid_binary_cross_entropy"
     given = {
-        "logits": _checks.as_floating(name, "logits", logits),
-        "labels": _checks.as_real(name, "labels", labels),
+        "logits": _checks.as_floating("logits", logits),
+        "labels": _checks.as_real("labels", labels),
     }
     if pos_weight is not None:
-        _checks.check_closed_interval(name, "pos_weight", pos_weight, 0.0, math.inf)
-        _checks.check_finite(name, "pos_weight", pos_weight)
-        given["pos_weight"] = _checks.as_real(name, "pos_weight", pos_weight)
-    _checks.check_closed_interval(name, "label_smoothing", label_smoothing, 0.0, 1.0)
+        _checks.check_closed_interval("pos_weight", pos_weight, 0.0, math.inf)
+        _checks.check_finite("pos_weight", pos_weight)
+        given["pos_weight"] = _checks.as_real("pos_weight", pos_weight)
+    _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
     is_number = isinstance(label_smoothing, numbers.Real)
-    smoothing = _checks.as_scalar(name, "label_smoothing", label_smoothing)
+    smoothing = _checks.as_scalar("label_smoothing", label_smoothing)
     skip = is_number and label_smoothing == 0
-    where, arrays = _masks.mask_elements(name, where, **given)
+    where, arrays = _masks.mask_elements(where, **given)
     return _masks.zero_where_masked(_losses(*arrays, smoothing=None if skip else smoothing), where)
 
 

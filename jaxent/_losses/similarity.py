@@ -17,6 +17,7 @@ from jaxent._kernels import similarity
 _FILL = _masks.Fill(absent=0.0, idle=0.0)
 
 
+@_checks.public
 def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -50,7 +51,7 @@ def cosine_similarity(
         input is). Masked examples have similarity 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `epsilon` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `epsilon` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,7 +65,6 @@ def cosine_similarity(
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.
     """
     return _of_pairs(
-        "cosine_similarity",
         similarity.cosine_similarity,
         {"predictions": predictions, "targets": targets},
         epsilon,
@@ -73,6 +73,7 @@ def cosine_similarity(
     )
 
 
+@_checks.public
 def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -107,7 +108,7 @@ def cosine_distance(
         and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `epsilon` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `epsilon` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -121,7 +122,6 @@ def cosine_distance(
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.
     """
     return _of_pairs(
-        "cosine_distance",
         similarity.cosine_distance,
         {"predictions": predictions, "targets": targets},
         epsilon,
@@ -139,23 +139,22 @@ class Vectors(NamedTuple):
 
 
 def check_vectors(
-    function: str, given: Mapping[str, ArrayLike], axis: _checks.Axis, where: ArrayLike | None
+    given: Mapping[str, ArrayLike], axis: _checks.Axis, where: ArrayLike | None
 ) -> Vectors:
     """Vectors of one rank and equally many features, by their names; the first is the model's."""
     (first, array), *others = given.items()
-    arrays = {first: _checks.as_floating(function, first, array)}
-    axes = _checks.normalize_axes(function, first, arrays[first], axis)
+    arrays = {first: _checks.as_floating(first, array)}
+    axes = _checks.normalize_axes(first, arrays[first], axis)
     for name, value in others:
-        arrays[name] = array = _checks.as_real(function, name, value)
+        arrays[name] = array = _checks.as_real(name, value)
         _checks.require(
             array.ndim == arrays[first].ndim,
-            function,
             f"`{name}` {_checks.describe(array)} must have the rank of `{first}` "
             f"{_checks.describe(arrays[first])}; add the missing axes, for example with `[None]`.",
         )
-    _checks.check_broadcastable(function, **arrays)
-    _checks.check_same_classes(function, axes, **arrays)
-    return Vectors(tuple(arrays.values()), axes, _masks.check_mask(function, where, axes, arrays))
+    _checks.check_broadcastable(**arrays)
+    _checks.check_same_classes(axes, **arrays)
+    return Vectors(tuple(arrays.values()), axes, _masks.check_mask(where, axes, arrays))
 
 
 def rows_of(vectors: Vectors) -> tuple[list[jax.Array], jax.Array | None]:
@@ -166,25 +165,25 @@ def rows_of(vectors: Vectors) -> tuple[list[jax.Array], jax.Array | None]:
         for array in vectors.arrays
     ]
     shape = jnp.broadcast_shapes(*(each.values.shape for each in filled))
-    return [jnp.broadcast_to(each.values, shape) for each in filled], filled[0].live
+    return [jnp.broadcast_to(each.values, shape) for each in filled], filled[0].example_mask
 
 
-def _of_pairs(function: str, measure, given, epsilon: ArrayLike, axis, where) -> jax.Array:
+def _of_pairs(measure, given, epsilon: ArrayLike, axis, where) -> jax.Array:
     """What `measure` makes of pairs of vectors."""
-    vectors = check_vectors(function, given, axis, where)
-    _checks.check_closed_interval(function, "epsilon", epsilon, 0.0, math.inf)
-    _checks.check_finite(function, "epsilon", epsilon)
+    vectors = check_vectors(given, axis, where)
+    _checks.check_closed_interval("epsilon", epsilon, 0.0, math.inf)
+    _checks.check_finite("epsilon", epsilon)
     has_floor = not (isinstance(epsilon, numbers.Real) and float(epsilon) == 0.0)
-    floor = _checks.as_scalar(function, "epsilon", epsilon) if has_floor else None
+    floor = _checks.as_scalar("epsilon", epsilon) if has_floor else None
     return _measured(measure, vectors.arrays, floor, vectors.where, vectors.axes)
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "axes"), inline=True)
 def _measured(measure, arrays, epsilon, where, axes) -> jax.Array:
-    (a, b), live = rows_of(Vectors(arrays, axes, where))
+    (a, b), example_mask = rows_of(Vectors(arrays, axes, where))
     if epsilon is None:
-        return _masks.zero_where_masked(measure(a, b), live)
+        return _masks.zero_where_masked(measure(a, b), example_mask)
     epsilon = jax.lax.stop_gradient(epsilon.astype(a.dtype))
     proper = (epsilon >= 0.0) & (epsilon < jnp.inf)
     results = measure(a, b, jnp.sqrt(jnp.where(proper, epsilon, 0.0)))
-    return _masks.zero_where_masked(_masks.nan_where_invalid(results, proper), live)
+    return _masks.zero_where_masked(_masks.nan_where_invalid(results, proper), example_mask)

@@ -13,6 +13,7 @@ from jaxent._kernels import cross_entropy, softmax
 from jaxent._parallel import AxisName
 
 
+@_checks.public
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -52,7 +53,7 @@ def softmax_cross_entropy_with_integer_labels(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,15 +68,15 @@ def softmax_cross_entropy_with_integer_labels(
         Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
         2015, section 7.
     """
-    name = "softmax_cross_entropy_with_integer_labels"
     remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
     given = _masks.check_labelled_arguments(
-        name, "logits", logits, labels, axis, where, remedy, axis_name
+        "logits", logits, labels, axis, where, remedy, axis_name
     )
-    smoothing = _smoothing(name, label_smoothing)
+    smoothing = _smoothing(label_smoothing)
     return _integer_label_losses(*given[:3], smoothing, given.axes, axis_name)
 
 
+@_checks.public
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -112,7 +113,7 @@ def softmax_cross_entropy(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,11 +128,10 @@ def softmax_cross_entropy(
         Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
         2015, section 7.
     """
-    return _soft_cross_entropy(
-        "softmax_cross_entropy", logits, labels, axis, where, label_smoothing, axis_name
-    )
+    return _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name)
 
 
+@_checks.public
 def safe_softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -165,7 +165,7 @@ def safe_softmax_cross_entropy(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -177,10 +177,10 @@ def safe_softmax_cross_entropy(
     References:
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13.
     """
-    name = "safe_softmax_cross_entropy"
-    return _soft_cross_entropy(name, logits, labels, axis, where, 0.0, axis_name)
+    return _soft_cross_entropy(logits, labels, axis, where, 0.0, axis_name)
 
 
+@_checks.public
 def z_loss(
     logits: ArrayLike,
     axis: int | tuple[int, ...] | None = -1,
@@ -209,7 +209,7 @@ def z_loss(
         logits), differentiable. Masked examples have value 0 and gradient 0.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -221,10 +221,8 @@ def z_loss(
         Chowdhery et al., `PaLM <https://arxiv.org/abs/2204.02311>`_, 2022, section 5; Zoph et al.,
         `ST-MoE <https://arxiv.org/abs/2202.08906>`_, 2022, equation 5.
     """
-    name = "z_loss"
-    logits = _checks.as_floating(name, "logits", logits)
+    logits = _checks.as_floating("logits", logits)
     return _masks.apply_per_example(
-        name,
         softmax.squared_log_normalizer,
         {"logits": logits},
         (_masks.LOGITS,),
@@ -234,17 +232,15 @@ def z_loss(
     )
 
 
-def _soft_cross_entropy(
-    name: str, logits, labels, axis, where, label_smoothing, axis_name
-) -> jax.Array:
-    _checks.check_mesh_axis(name, axis_name)
-    logits = _checks.as_floating(name, "logits", logits)
-    labels = _checks.as_real(name, "labels", labels)
-    axes = _checks.normalize_axes(name, "logits", logits, axis)
-    smoothing = _smoothing(name, label_smoothing)
-    _checks.check_broadcastable(name, logits=logits, labels=labels)
-    _checks.check_same_classes(name, axes, logits=logits, labels=labels)
-    where = _masks.check_mask(name, where, axes, {"logits": logits, "labels": labels})
+def _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name) -> jax.Array:
+    _checks.check_mesh_axis(axis_name)
+    logits = _checks.as_floating("logits", logits)
+    labels = _checks.as_real("labels", labels)
+    axes = _checks.normalize_axes("logits", logits, axis)
+    smoothing = _smoothing(label_smoothing)
+    _checks.check_broadcastable(logits=logits, labels=labels)
+    _checks.check_same_classes(axes, logits=logits, labels=labels)
+    where = _masks.check_mask(where, axes, {"logits": logits, "labels": labels})
     return _soft_label_losses(logits, labels, where, smoothing, axes, axis_name)
 
 
@@ -253,43 +249,49 @@ def _integer_label_losses(logits, labels, where, smoothing, axes, axis_name) -> 
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     if smoothing is not None:
         smoothing, proper = _proper_smoothing(smoothing, rows.values.dtype)
-        valid = proper if rows.live is None else proper | ~rows.live
+        valid = proper if rows.example_mask is None else proper | ~rows.example_mask
         rows = rows._replace(valid=rows.valid & valid)
-    given = rows.values, rows.labels, smoothing, rows.exists
+    given = rows.values, rows.labels, smoothing, rows.class_mask
     return rows.losses(cross_entropy.label_cross_entropy(*given, axis_name))
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
 def _soft_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax.Array:
     dtype = compute_dtype(logits, labels)
-    x, exists, live = _masks.mask_rows(logits.astype(dtype), where, axes, _masks.LOGITS, axis_name)
+    x, class_mask, example_mask = _masks.mask_rows(
+        logits.astype(dtype), where, axes, _masks.LOGITS, axis_name
+    )
     targets = _masks.move_classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
     targets = targets.astype(dtype)
-    shape = jnp.broadcast_shapes(x.shape, targets.shape, (1,) if live is None else (*live.shape, 1))
+    shape = jnp.broadcast_shapes(
+        x.shape, targets.shape, (1,) if example_mask is None else (*example_mask.shape, 1)
+    )
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
     if smoothing is not None:
         smoothing, proper = _proper_smoothing(smoothing, dtype)
-        if exists is None:
+        if class_mask is None:
             count = _parallel.class_count(shape[-1], axis_name)
         else:
-            count = _parallel.psum(jnp.sum(exists, -1, dtype=dtype, keepdims=True), axis_name)
+            count = _parallel.psum(jnp.sum(class_mask, -1, dtype=dtype, keepdims=True), axis_name)
         targets = (1.0 - smoothing) * targets + smoothing / jnp.maximum(
             jnp.asarray(count, dtype), 1.0
         )
         targets *= jnp.where(proper, 1.0, jnp.nan).astype(dtype)
-    if exists is not None:
-        targets = jnp.where(exists, targets, 0.0)
-    if live is not None:
-        targets = jnp.where(live[..., None], targets, 0.0)
-    return _masks.zero_where_masked(cross_entropy.soft_cross_entropy(x, targets, axis_name), live)
+    if class_mask is not None:
+        targets = jnp.where(class_mask, targets, 0.0)
+    if example_mask is not None:
+        targets = jnp.where(example_mask[..., None], targets, 0.0)
+    return _masks.zero_where_masked(
+        cross_entropy.soft_cross_entropy(x, targets, axis_name), example_mask
+    )
 
 
-def _smoothing(name: str, value: ArrayLike) -> jax.Array | None:
+def _smoothing(value: ArrayLike) -> jax.Array | None:
     """The smoothing as a scalar array, or None where it is known to be 0."""
-    _checks.check_closed_interval(name, "label_smoothing", value, 0.0, 1.0)
+    _checks.check_closed_interval("label_smoothing", value, 0.0, 1.0)
     if isinstance(value, numbers.Real) and value == 0:
         return None
-    return _checks.as_scalar(name, "label_smoothing", value)
+    return _checks.as_scalar("label_smoothing", value)
 
 
 def _proper_smoothing(smoothing: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:

@@ -16,6 +16,7 @@ from jaxent._parallel import AxisName
 _REMEDY = "for one target per class use `jaxent.softmax_cross_entropy`."
 
 
+@_checks.public
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -51,7 +52,7 @@ def sigmoid_focal_loss(
         Masked elements have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, ranks, shapes, `alpha` or `gamma` are refused.
+        ArgumentError: If dtypes, ranks, shapes, `alpha` or `gamma` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -64,21 +65,21 @@ def sigmoid_focal_loss(
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
         2017, equations 4 and 5.
     """
-    name = "sigmoid_focal_loss"
     given = {
-        "logits": _checks.as_floating(name, "logits", logits),
-        "labels": _checks.as_real(name, "labels", labels),
+        "logits": _checks.as_floating("logits", logits),
+        "labels": _checks.as_real("labels", labels),
     }
     if alpha is not None:
-        _checks.check_closed_interval(name, "alpha", alpha, 0.0, 1.0)
-        given["alpha"] = _checks.as_real(name, "alpha", alpha)
-    number, traced = _exponent(name, "gamma", gamma, math.inf)
-    where, arrays = _masks.mask_elements(name, where, **given)
+        _checks.check_closed_interval("alpha", alpha, 0.0, 1.0)
+        given["alpha"] = _checks.as_real("alpha", alpha)
+    number, traced = _exponent("gamma", gamma, math.inf)
+    where, arrays = _masks.mask_elements(where, **given)
     return _masks.zero_where_masked(
         _sigmoid_focal_losses(*arrays, number=number, gamma=traced), where
     )
 
 
+@_checks.public
 def softmax_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -114,7 +115,7 @@ def softmax_focal_loss(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `gamma` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `gamma` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -128,14 +129,14 @@ def softmax_focal_loss(
         2017, equation 4. For several classes: Mukhoti et al., `Calibrating Deep Neural Networks
         using Focal Loss <https://arxiv.org/abs/2002.09437>`_, 2020, section 4.
     """
-    name = "softmax_focal_loss"
     given = _masks.check_labelled_arguments(
-        name, "logits", logits, labels, axis, where, _REMEDY, axis_name
+        "logits", logits, labels, axis, where, _REMEDY, axis_name
     )
-    number, traced = _exponent(name, "gamma", gamma, math.inf)
+    number, traced = _exponent("gamma", gamma, math.inf)
     return _softmax_focal_losses(*given, axis_name, number=number, gamma=traced)
 
 
+@_checks.public
 def generalized_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -171,7 +172,7 @@ def generalized_cross_entropy(
         gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `q` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `q` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,14 +185,14 @@ def generalized_cross_entropy(
         Zhang, Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural Networks with
         Noisy Labels <https://arxiv.org/abs/1805.07836>`_, 2018, equation 6.
     """
-    name = "generalized_cross_entropy"
     given = _masks.check_labelled_arguments(
-        name, "logits", logits, labels, axis, where, _REMEDY, axis_name
+        "logits", logits, labels, axis, where, _REMEDY, axis_name
     )
-    number, traced = _exponent(name, "q", q, 1.0)
+    number, traced = _exponent("q", q, 1.0)
     return _generalized_losses(*given, axis_name, number=number, q=traced)
 
 
+@_checks.public
 def symmetric_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -233,7 +234,7 @@ def symmetric_cross_entropy(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or one of the options are refused.
+        ArgumentError: If dtypes, shapes, `axis` or one of the options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -246,18 +247,18 @@ def symmetric_cross_entropy(
         Wang et al., `Symmetric Cross Entropy for Robust Learning with Noisy Labels
         <https://arxiv.org/abs/1908.06112>`_, 2019, equations 5 and 7.
     """
-    name = "symmetric_cross_entropy"
     given = _masks.check_labelled_arguments(
-        name, "logits", logits, labels, axis, where, _REMEDY, axis_name
+        "logits", logits, labels, axis, where, _REMEDY, axis_name
     )
     options = {"alpha": alpha, "beta": beta, "log_zero": log_zero}
     for option, value in options.items():
         low, high = (-math.inf, 0.0) if option == "log_zero" else (0.0, math.inf)
-        _finite(name, option, value, low, high)
-    arrays = {option: _checks.as_scalar(name, option, value) for option, value in options.items()}
+        _finite(option, value, low, high)
+    arrays = {option: _checks.as_scalar(option, value) for option, value in options.items()}
     return _symmetric_losses(*given, axis_name, **arrays)
 
 
+@_checks.public
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -297,7 +298,7 @@ def poly_loss_cross_entropy(
         examples have loss 0 and gradient 0, whatever they hold.
 
     Raises:
-        AssertionError: If dtypes, shapes, `axis` or `epsilon` are refused.
+        ArgumentError: If dtypes, shapes, `axis` or `epsilon` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -311,22 +312,22 @@ def poly_loss_cross_entropy(
         Leng et al., `PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions
         <https://arxiv.org/abs/2204.12511>`_, 2022, section 4.
     """
-    name = "poly_loss_cross_entropy"
-    _checks.check_mesh_axis(name, axis_name)
+    _checks.check_mesh_axis(axis_name)
     arrays = {
-        "logits": _checks.as_floating(name, "logits", logits),
-        "labels": _checks.as_real(name, "labels", labels),
+        "logits": _checks.as_floating("logits", logits),
+        "labels": _checks.as_real("labels", labels),
     }
-    axes = _checks.normalize_axes(name, "logits", arrays["logits"], axis)
-    _checks.check_broadcastable(name, **arrays)
-    _checks.check_same_classes(name, axes, **arrays)
-    where = _masks.check_mask(name, where, axes, arrays)
-    _finite(name, "epsilon", epsilon, -math.inf, math.inf)
+    axes = _checks.normalize_axes("logits", arrays["logits"], axis)
+    _checks.check_broadcastable(**arrays)
+    _checks.check_same_classes(axes, **arrays)
+    where = _masks.check_mask(where, axes, arrays)
+    _finite("epsilon", epsilon, -math.inf, math.inf)
     signs = _signs(epsilon)
-    epsilon = _checks.as_scalar(name, "epsilon", epsilon)
+    epsilon = _checks.as_scalar("epsilon", epsilon)
     return _poly_losses(*arrays.values(), where, epsilon, axes, axis_name, signs)
 
 
+@_checks.public
 def ordinal_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -358,7 +359,7 @@ def ordinal_cross_entropy(
         hold.
 
     Raises:
-        AssertionError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or `axis` are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -371,12 +372,10 @@ def ordinal_cross_entropy(
         McCullagh, `Regression Models for Ordinal Data
         <https://doi.org/10.1111/j.2517-6161.1980.tb01109.x>`_, 1980, section 1.2.
     """
-    name = "ordinal_cross_entropy"
     remedy = "number the classes from 0 in their order."
-    given = _masks.check_labelled_arguments(name, "logits", logits, labels, axis, where, remedy)
+    given = _masks.check_labelled_arguments("logits", logits, labels, axis, where, remedy)
     _checks.require(
         given.where is None or given.where.ndim < given.array.ndim,
-        name,
         f"`where` {'' if given.where is None else _checks.describe(given.where)} must have the "
         f"shape of the examples of `logits` {_checks.describe(given.array)}: no class of an order "
         "can be left out; use `where.all(axis)`.",
@@ -450,7 +449,9 @@ def _symmetric_losses(logits, labels, where, axes, axis_name, alpha, beta, log_z
 @functools.partial(jax.jit, static_argnames=("axes", "axis_name", "signs"), inline=True)
 def _poly_losses(logits, labels, where, epsilon, axes, axis_name, signs) -> jax.Array:
     dtype = compute_dtype(logits, labels)
-    x, _, live = _masks.mask_rows(logits.astype(dtype), where, axes, _masks.LOGITS, axis_name)
+    x, _, example_mask = _masks.mask_rows(
+        logits.astype(dtype), where, axes, _masks.LOGITS, axis_name
+    )
     targets = jnp.broadcast_to(labels, labels.shape or logits.shape).astype(dtype)
     targets = _masks.mask_rows(targets, where, axes, _masks.TARGETS, axis_name).values
     shape = jnp.broadcast_shapes(x.shape, targets.shape)
@@ -460,7 +461,7 @@ def _poly_losses(logits, labels, where, epsilon, axes, axis_name, signs) -> jax.
     below = jnp.minimum(epsilon, 0.0) if "-" in signs else None
     valid = _masks.all_in_interval(targets, 0.0, math.inf, axis_name) & proper
     losses = reweighted.poly_cross_entropy(x, targets, above, below, axis_name)
-    return _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), live)
+    return _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), example_mask)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
@@ -475,7 +476,7 @@ def _ordinal_losses(logits, labels, where, axes) -> jax.Array:
     x = _masks.nan_where_invalid(x, rows.valid[..., None])
     high, low = (_parallel.take_local_label(x, index) for index in (rows.labels, rows.labels - 1))
     low = jnp.where(rows.labels == 0, -jnp.inf, low)
-    return _masks.zero_where_masked(reweighted.interval_loss(low, high), rows.live)
+    return _masks.zero_where_masked(reweighted.interval_loss(low, high), rows.example_mask)
 
 
 def _loss_and_power(
@@ -486,24 +487,21 @@ def _loss_and_power(
     return loss, reweighted.label_power(number, rows.values, rows.labels, exponent, axis_name)
 
 
-def _finite(function: str, name: str, value: ArrayLike, low: float, high: float) -> None:
+def _finite(name: str, value: ArrayLike, low: float, high: float) -> None:
     """Refuses an infinite Python number, or one outside [low, high]; arrays pass."""
-    _checks.check_closed_interval(function, name, value, low, high)
+    _checks.check_closed_interval(name, value, low, high)
     _checks.require(
         not isinstance(value, numbers.Real) or math.isfinite(value),
-        function,
         f"`{name}` must be finite, got {value}.",
     )
 
 
-def _exponent(
-    function: str, name: str, value: ArrayLike, high: float
-) -> tuple[float | None, jax.Array | None]:
+def _exponent(name: str, value: ArrayLike, high: float) -> tuple[float | None, jax.Array | None]:
     """An exponent in [0, high] as a constant of the program, or as a scalar array."""
-    _finite(function, name, value, 0.0, high)
+    _finite(name, value, 0.0, high)
     if isinstance(value, numbers.Real):
         return float(value), None
-    return None, _checks.as_scalar(function, name, value)
+    return None, _checks.as_scalar(name, value)
 
 
 def _signs(epsilon: ArrayLike) -> str:
