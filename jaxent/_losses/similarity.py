@@ -14,7 +14,7 @@ from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import similarity
 
-_FILL = _masks.Fill(absent=0.0, idle=0.0)
+_FILL = _masks.Fill(masked_class=0.0, masked_example=0.0)
 
 
 @_checks.public
