@@ -1,8 +1,13 @@
 """jaxent: exact, safe and cheap loss functions for JAX."""
 
 from jaxent._checks import ArgumentError
-from jaxent._heads.api import LinearLogProb, linear_log_prob, linear_softmax_cross_entropy
-from jaxent._heads.columns import LinearSoftmax, linear_softmax
+from jaxent._heads.api import (
+    LinearLogProb,
+    LinearSoftmax,
+    linear_log_prob,
+    linear_softmax,
+    linear_softmax_cross_entropy,
+)
 from jaxent._heads.contrastive import clip_loss, info_nce, sigmoid_contrastive_loss
 from jaxent._heads.distillation import (
     linear_jensen_shannon,

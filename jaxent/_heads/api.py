@@ -21,7 +21,7 @@ from jaxent._heads.checks import (
     is_neutral,
     transform_logits,
 )
-from jaxent._heads.columns import sweep_columns
+from jaxent._heads.columns.sweep import linear_softmax_stats
 from jaxent._heads.rows import sweep_rows
 from jaxent._losses.reduction import mean
 from jaxent._losses.softmax import softmax_cross_entropy_with_integer_labels
@@ -162,6 +162,100 @@ def linear_softmax_cross_entropy(
     return with_auto_axes(loss, arrays, labels, options, like=head.hidden, axes=axes)
 
 
+class LinearSoftmax(NamedTuple):
+    """What `linear_softmax` says of each row, in nats; `top_class` is an index."""
+
+    cross_entropy: jax.Array
+    log_normalizer: jax.Array
+    uniform_cross_entropy: jax.Array
+    entropy: jax.Array
+    top_class: jax.Array
+    top_logit: jax.Array
+
+
+@_checks.public
+def linear_softmax(
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    vocab_axis: int = -1,
+    soft_cap: ArrayLike | None = None,
+    temperature: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    block_size: int | None = None,
+    axis_name: _parallel.AxisName = None,
+) -> LinearSoftmax:
+    r"""Statistics of each row's softmax, with the logits never held at once.
+
+    .. math::
+        x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
+        z_i = \log \sum_j e^{x_{ij}}, \qquad p_{ij} = e^{x_{ij} - z_i}
+
+    Any loss that is a function of these numbers is ordinary JAX on the results: label smoothing is
+    `(1 - a) * cross_entropy + a * uniform_cross_entropy`, z-loss `log_normalizer ** 2`, an entropy
+    bonus `-entropy`, accuracy `mean(top_class == labels)`. Results that are not used cost nothing
+    once compiled.
+
+    Args:
+        hidden: Input of the head, `[..., D]`, floating point.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
+            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        labels: Index of the true class of each row, integers `[...]`.
+        bias: Added to the logits, `[V]`; None for none.
+        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
+            are the kernel.
+        soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
+        temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
+        where: Mask of the rows, `[...]`; every result of a masked row is 0.
+        class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
+        block_size: The largest number of classes in a tile of logits: 1024 on a CPU and 8192
+            elsewhere if None. A tile has about :math:`2^{20}` (elsewhere :math:`2^{24}`) logits.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` and `top_class` count all classes.
+
+    Returns:
+        A named tuple of arrays `[...]` in nats, float32 (float64 for float64 inputs):
+        `cross_entropy` :math:`z - x_y`; `log_normalizer` :math:`z`; `uniform_cross_entropy`, the
+        mean of :math:`z - x_j` over the classes; `entropy` :math:`\sum_j p_j (z - x_j)`;
+        `top_class`, the first index of the largest logit, int32; `top_logit`, that logit. All but
+        `top_class` are differentiable.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `linear_softmax_cross_entropy`, a reduced loss; `linear_log_prob`, for policies.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
+        >>> labels = jnp.array([4, 3, 2, 1])
+        >>> row = jaxent.linear_softmax(hidden, kernel, labels)
+        >>> print(row.cross_entropy.round(4), row.entropy.round(4))
+        [0.4519 1.4519 2.4519 1.6094] [1.     1.     1.     1.6094]
+        >>> print(row.top_class == labels)
+        [ True False False False]
+
+    References:
+        Sums relative to a running maximum: Milakov and Gimelshein, `Online normalizer calculation
+        for softmax <https://arxiv.org/abs/1805.02867>`_, 2018. Blocks of a vocabulary: Wijmans et
+        al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
+    """
+    _checks.check_mesh_axis(axis_name)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    labels = check_labels(labels, head)
+    cap, divisor = check_transform(soft_cap, temperature)
+    if block_size is not None:
+        _checks.check_positive_integer("block_size", block_size)
+    class_where = check_class_where(class_where, head)
+    stats = linear_softmax_stats(head, labels, class_where, cap, divisor, block_size, axis_name)
+    return LinearSoftmax(*stats)
+
+
 class LinearLogProb(NamedTuple):
     """What `linear_log_prob` says of each row, in nats."""
 
@@ -241,7 +335,7 @@ def linear_log_prob(
     class_where = check_class_where(class_where, head)
     if block_size is not None:
         _checks.check_positive_integer("block_size", block_size)
-    rows = sweep_columns(head, labels, class_where, cap, divisor, block_size, axis_name)
+    rows = linear_softmax_stats(head, labels, class_where, cap, divisor, block_size, axis_name)
     # Not a negation: a masked row has 0, not -0.
     return LinearLogProb(0.0 - rows.cross_entropy, rows.entropy)
 
@@ -313,7 +407,7 @@ def _cross_entropy(
     def by_columns(arrays, labels, options):
         head = Head(**arrays, vocab_axis=vocab_axis)
         transform = options["soft_cap"], options["temperature"]
-        row = sweep_columns(head, labels, None, *transform, block_size, axis_name)
+        row = linear_softmax_stats(head, labels, None, *transform, block_size, axis_name)
         losses = _smoothed(row.cross_entropy, row.uniform_cross_entropy, options["label_smoothing"])
         if options["z_loss"] is not None:
             losses += _weight(options["z_loss"]) * jnp.square(row.log_normalizer)

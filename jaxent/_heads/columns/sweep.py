@@ -18,20 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
-from jax.typing import ArrayLike
 
-from jaxent import _checks, _parallel
+from jaxent import _parallel
 from jaxent._compat import updates_in_loops_are_slow
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.sums import safe_reciprocal
-from jaxent._heads.checks import (
-    Head,
-    check_class_where,
-    check_head,
-    check_labels,
-    check_transform,
-    transform_logits,
-)
+from jaxent._heads.checks import Head, transform_logits
 from jaxent._heads.linear_map import linear_map
 from jaxent._heads.tiling import Cut, cut_rows, in_line, in_shape, in_tiles, out_of_tiles
 from jaxent._kernels.cross_entropy import drop_label_bound
@@ -40,102 +32,18 @@ from jaxent._masks import nan_where_invalid
 from jaxent._parallel import device_count, with_auto_axes
 
 
-class LinearSoftmax(NamedTuple):
-    """What `linear_softmax` says of each row, in nats; `top_class` is an index."""
+class SoftmaxStats(NamedTuple):
+    """The statistics of each row's softmax; the fields are those of `jaxent.LinearSoftmax`."""
 
-    cross_entropy: jax.Array
-    log_normalizer: jax.Array
-    uniform_cross_entropy: jax.Array
-    entropy: jax.Array
-    top_class: jax.Array
-    top_logit: jax.Array
-
-
-@_checks.public
-def linear_softmax(
-    hidden: ArrayLike,
-    kernel: ArrayLike,
-    labels: ArrayLike,
-    *,
-    bias: ArrayLike | None = None,
-    vocab_axis: int = -1,
-    soft_cap: ArrayLike | None = None,
-    temperature: ArrayLike = 1.0,
-    where: ArrayLike | None = None,
-    class_where: ArrayLike | None = None,
-    block_size: int | None = None,
-    axis_name: _parallel.AxisName = None,
-) -> LinearSoftmax:
-    r"""What a softmax head says about each row, without ever holding the logits.
-
-    .. math::
-        x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
-        z_i = \log \sum_j e^{x_{ij}}, \qquad p_{ij} = e^{x_{ij} - z_i}
-
-    The vocabulary is swept in blocks, the rows in tiles. Any loss that can be written in these
-    numbers is ordinary JAX on the results, with any weights and any derivative: label smoothing is
-    `(1 - a) * cross_entropy + a * uniform_cross_entropy`, z-loss `log_normalizer ** 2`, an entropy
-    bonus `-entropy`, perplexity `exp(mean(cross_entropy))`, accuracy
-    `mean(top_class == labels)`. Results that are not used cost nothing once compiled.
-
-    Args:
-        hidden: What the head is applied to, `[..., D]`, floating point. Products have operands in
-            the common dtype of `hidden` and `kernel` and are accumulated in float32.
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.
-        labels: Index of the true class per row, integers of the leading shape of `hidden`. One
-            outside `[0, V)`, or of a class that `class_where` removes, makes the cross-entropy of
-            its row NaN unless `where` masks it.
-        bias: Added to the logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of `kernel` is the vocabulary: -1 (or 1), or 0 as in tied embeddings.
-        soft_cap: Bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
-        temperature: What the (capped) logits are divided by, :math:`\tau > 0`, a scalar.
-        where: Booleans of the leading shape of `hidden`: True where the row counts. A row that does
-            not has zeros for results and gradient 0, whatever it holds.
-        class_where: Booleans `[V]`: True where the class exists.
-        block_size: The largest number of classes whose logits exist at a time, for a tile of rows
-            that makes :math:`2^{20}` logits on a CPU, :math:`2^{24}` elsewhere; None is 1024 on a
-            CPU, 8192 elsewhere.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. `kernel`, `bias` and `class_where` are
-            then one block, while `labels` and `top_class` count all classes. None for none.
-
-    Returns:
-        A named tuple of arrays of the leading shape of `hidden`, in nats, float32 (float64 for
-        float64 inputs): `cross_entropy` :math:`z - x_y`; `log_normalizer` :math:`z`;
-        `uniform_cross_entropy`, the mean of :math:`z - x_j` over the classes; `entropy`
-        :math:`\sum_j p_j (z - x_j)`; `top_class`, the index of the (first) largest logit, int32;
-        `top_logit`, that logit. All but `top_class` are differentiable.
-
-    Raises:
-        ArgumentError: If dtypes, shapes or options are refused.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jaxent
-        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
-        >>> labels = jnp.array([4, 3, 2, 1])
-        >>> row = jaxent.linear_softmax(hidden, kernel, labels)
-        >>> print(row.cross_entropy.round(4), row.entropy.round(4))
-        [0.4519 1.4519 2.4519 1.6094] [1.     1.     1.     1.6094]
-        >>> print(row.top_class == labels)
-        [ True False False False]
-
-    References:
-        Sums relative to a running maximum: Milakov and Gimelshein, `Online normalizer calculation
-        for softmax <https://arxiv.org/abs/1805.02867>`_, 2018. Blocks of a vocabulary: Wijmans et
-        al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
-    """
-    _checks.check_mesh_axis(axis_name)
-    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
-    labels = check_labels(labels, head)
-    cap, divisor = check_transform(soft_cap, temperature)
-    if block_size is not None:
-        _checks.check_positive_integer("block_size", block_size)
-    class_where = check_class_where(class_where, head)
-    return sweep_columns(head, labels, class_where, cap, divisor, block_size, axis_name)
+    cross_entropy: jax.Array  # [...], log sum_j exp(x_j) - x_label
+    log_normalizer: jax.Array  # [...], log sum_j exp(x_j)
+    uniform_cross_entropy: jax.Array  # [...], log sum_j exp(x_j) - mean_j x_j
+    entropy: jax.Array  # [...], sum_j p_j (log sum_k exp(x_k) - x_j)
+    top_class: jax.Array  # [...], the first argmax_j x_j
+    top_logit: jax.Array  # [...], max_j x_j
 
 
-def sweep_columns(
+def linear_softmax_stats(
     head: Head,
     labels: jax.Array,
     class_where: jax.Array | None,
@@ -143,8 +51,8 @@ def sweep_columns(
     temperature: jax.Array | None,
     block_size: int | None,
     axis_name: _parallel.AxisName,
-) -> LinearSoftmax:
-    """`linear_softmax` of checked arguments."""
+) -> SoftmaxStats:
+    """The statistics that `jaxent.linear_softmax` returns, from checked arguments."""
     arrays = head._asdict() | {"weights": None}
     axis = arrays.pop("vocab_axis")
     sweep = functools.partial(
@@ -231,13 +139,13 @@ def _compiled(
     vocab_axis: int,
     block_size: int | None,
     axis_name: _parallel.AxisName,
-) -> LinearSoftmax:
+) -> SoftmaxStats:
     head = Head(**arrays, vocab_axis=vocab_axis)
     dtype = compute_dtype(head.hidden, head.kernel)
     if math.prod(head.shape) == 0:
         nothing = jnp.zeros(head.shape, dtype)
         index = jnp.zeros(head.shape, jnp.int32)
-        return LinearSoftmax(nothing, nothing, nothing, nothing, index, nothing)
+        return SoftmaxStats(nothing, nothing, nothing, nothing, index, nothing)
     sweep = _plan(head, dtype, block_size)._replace(axis_name=axis_name)
 
     hidden, where = head.hidden, head.where
@@ -264,7 +172,7 @@ def _compiled(
     class_mask = None if class_where is None else _in_parts(sweep, class_where, 0)
     targets = _Targets(_cut(sweep, labels), class_mask)
     results, _ = _statistics(sweep, *_parallel.match_varying((parameters, targets)))
-    results = LinearSoftmax(*(_join(sweep, result).reshape(head.shape) for result in results))
+    results = SoftmaxStats(*(_join(sweep, result).reshape(head.shape) for result in results))
     results = results._replace(cross_entropy=nan_where_invalid(results.cross_entropy, in_range))
     if where is not None:
         results = jax.tree.map(lambda r: jnp.where(where, r, jnp.zeros((), r.dtype)), results)
@@ -499,7 +407,7 @@ def _statistics(sweep: _Sweep, parameters: _Parameters, targets: _Targets):
         )
         index = zero_from_primal(results.top_class)
         return (results, rows), (
-            LinearSoftmax(cross_entropy, log_normalizer, uniform, entropy, index, top_logit),
+            SoftmaxStats(cross_entropy, log_normalizer, uniform, entropy, index, top_logit),
             _Rows(
                 top=jnp.zeros_like(rows.top),
                 scale=-rows.scale * log_normalizer,
@@ -646,7 +554,7 @@ def _merged(sweep: _Sweep, sums: _Sums, seen: jax.Array) -> _Sums:
     )
 
 
-def _results(sweep: _Sweep, sums: _Sums) -> tuple[LinearSoftmax, _Rows]:
+def _results(sweep: _Sweep, sums: _Sums) -> tuple[SoftmaxStats, _Rows]:
     """What the sums say of each row."""
     top, shift = _possible(sums.top), _shift(sweep, sums.top)
     top_term, label_term = jnp.exp(top - shift), jnp.exp(sums.label - shift)
@@ -655,7 +563,7 @@ def _results(sweep: _Sweep, sums: _Sums) -> tuple[LinearSoftmax, _Rows]:
     largest = jnp.exp(sums.top - shift)
     excess = log_sum_over_top(sums.beneath, largest, top_term, True)
     mean_gap = sums.spread / (sums.beneath + largest)
-    results = LinearSoftmax(
+    results = SoftmaxStats(
         cross_entropy=(top - sums.label) + above_top,
         log_normalizer=sums.top + excess,
         uniform_cross_entropy=2.0 * sums.half_depth + above_top,
