@@ -42,13 +42,6 @@ from jaxent._losses.information import (
     total_variation,
     tsallis_entropy,
 )
-from jaxent._losses.labels import (
-    class_balanced_weights,
-    logit_adjustment,
-    smooth_labels,
-    soft_cap,
-    temperature_scaling,
-)
 from jaxent._losses.logit_divergence import (
     sigmoid_entropy,
     sigmoid_kl_divergence,
@@ -56,6 +49,7 @@ from jaxent._losses.logit_divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
+from jaxent._losses.logits import logit_adjustment, soft_cap, temperature_scaling
 from jaxent._losses.margin import (
     hinge_loss,
     multiclass_hinge_loss,
@@ -105,6 +99,7 @@ from jaxent._losses.softmax import (
     softmax_cross_entropy_with_integer_labels,
     z_loss,
 )
+from jaxent._losses.targets import class_balanced_weights, smooth_labels
 from jaxent._losses.variants import (
     generalized_cross_entropy,
     ordinal_cross_entropy,

@@ -8,8 +8,8 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._losses.labels import soft_cap as capped
-from jaxent._losses.labels import temperature_scaling
+from jaxent._losses.logits import soft_cap as capped
+from jaxent._losses.logits import temperature_scaling
 
 
 class Head(NamedTuple):

@@ -19,7 +19,7 @@ from jaxent._float.sums import blocked_sum
 from jaxent._heads.api import linear_softmax_cross_entropy
 from jaxent._heads.rows import linear_loss
 from jaxent._kernels.sigmoid import softplus
-from jaxent._losses.labels import temperature_scaling
+from jaxent._losses.logits import temperature_scaling
 from jaxent._parallel import with_auto_axes
 
 

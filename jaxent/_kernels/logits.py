@@ -2,66 +2,81 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxent._float.tangents import broadcast_tangent, scale_tangent
+from jaxent._float.dtypes import compute_dtype
+from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
 
 
-def _finite(x: jax.Array) -> jax.Array:
-    """`x` with a harmless 0 in place of infinities, which no derivative sees."""
+@functools.partial(jax.jit, static_argnames="transform", inline=True)
+def nan_unless_positive(
+    transform: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, number: jax.Array
+) -> jax.Array:
+    """`transform(x, number)`, and NaN unless the scalar `number` is positive and finite.
+
+    Args:
+        transform: one of this file.
+        x: logits of any shape and any floating point dtype.
+        number: a scalar of any real dtype.
+    """
+    dtype = compute_dtype(x)
+    number = number.astype(dtype)
+    nan_or_one = jnp.where((number > 0.0) & (number < jnp.inf), 1.0, jnp.nan).astype(dtype)
+    # Both factors are needed: a result at an infinite logit does not depend on the number.
+    return transform(x.astype(dtype), jnp.broadcast_to(number * nan_or_one, x.shape)) * nan_or_one
+
+
+def _zero_where_infinite(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isinf(x), 0.0, x)
 
 
 @jax.custom_jvp
 def scale_by_temperature(x: jax.Array, temperature: jax.Array) -> jax.Array:
-    """`x / temperature`."""
-    return jnp.where(jnp.isinf(x), x, _finite(x) / temperature)
+    """`x / T` for T > 0."""
+    return jnp.where(jnp.isinf(x), x, _zero_where_infinite(x) / temperature)
 
 
 @functools.partial(scale_by_temperature.defjvp, symbolic_zeros=True)
-def _scale_by_temperature_jvp(primals, tangents):
+def _scale_by_temperature_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, temperature = primals
     x_dot, temperature_dot = tangents
     result = scale_by_temperature(x, temperature)
+    is_finite = jnp.where(jnp.isinf(x), 0.0, 1.0).astype(x.dtype)
     # One division after the other: the square of a temperature may be out of range.
-    change = scale_tangent(_is_finite(x), x_dot) - scale_tangent(_finite(result), temperature_dot)
+    change = scale_tangent(is_finite, x_dot)
+    change -= scale_tangent(_zero_where_infinite(result), temperature_dot)
     return result, broadcast_tangent(change / temperature, result)
-
-
-def _is_finite(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isinf(x), 0.0, 1.0).astype(x.dtype)
-
-
-def _ratio(x: jax.Array, cap: jax.Array) -> jax.Array:
-    """`x / cap` for use in derivatives, of which nothing is left beyond 1000."""
-    return jnp.clip(_finite(x) / cap, -1000.0, 1000.0)
 
 
 @jax.custom_jvp
 def soft_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
-    """`cap * tanh(x / cap)`, never beyond the cap."""
-    return jnp.where(jnp.isinf(x), x, cap * _tanh(_finite(x) / cap))
+    """`c tanh(x / c)` for c > 0, at most c in size."""
+    return jnp.where(jnp.isinf(x), x, cap * _tanh(_zero_where_infinite(x) / cap))
 
 
 def _tanh(u: jax.Array) -> jax.Array:
-    """The hyperbolic tangent; XLA's of float64 goes beyond 1 in some releases."""
+    """The hyperbolic tangent; XLA's of float64 exceeds 1 in some releases."""
     is_small = jnp.abs(u) < 1.0
     decay = jnp.exp(-2.0 * jnp.where(is_small, 1.0, jnp.abs(u)))
     large = jnp.sign(u) * ((1.0 - decay) / (1.0 + decay))
     return jnp.where(is_small, jnp.tanh(jnp.where(is_small, u, 0.0)), large)
 
 
-def _decay(x: jax.Array, cap: jax.Array) -> jax.Array:
-    """exp(-2 |x| / cap), which is to inherit nothing of the rounding of a large x / cap.
+def _exp_decay(x: jax.Array, cap: jax.Array) -> jax.Array:
+    """exp(-2 |x| / c), without the rounding error of a large x / c.
 
-    The whole part of the quotient is split off, and its multiple of the cap is subtracted exactly:
-    half of the digits of the cap leave room for those of a small integer.
+    With n = floor(|x| / c) it is exp(-2 n) exp(-2 (|x| - n c) / c). The difference |x| - n c is
+    exact: c is split into a part with half of its digits, whose product with n has no rounding
+    error, and the rest.
     """
     info = jnp.finfo(x.dtype)
-    size = jnp.abs(_finite(x))
+    size = jnp.abs(_zero_where_infinite(x))
     whole = jnp.floor(jnp.minimum(size / cap, -0.5 * math.log(float(info.tiny))))
     high = jax.lax.reduce_precision(cap, info.nexp, info.nmant // 2)
     rest = (size - whole * high) - whole * (cap - high)
@@ -70,55 +85,67 @@ def _decay(x: jax.Array, cap: jax.Array) -> jax.Array:
     return coarse * jnp.exp(-2.0 * (rest / cap))
 
 
+def _bounded_ratio(x: jax.Array, cap: jax.Array) -> jax.Array:
+    """`x / c` for the derivatives, which are 0 where it exceeds 1000."""
+    return jnp.clip(_zero_where_infinite(x) / cap, -1000.0, 1000.0)
+
+
 @functools.partial(soft_cap.defjvp, symbolic_zeros=True)
-def _soft_cap_jvp(primals, tangents):
+def _soft_cap_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, cap = primals
     x_dot, cap_dot = tangents
     result = soft_cap(x, cap)
-    result_dot = scale_tangent(_slope(x, cap), x_dot)
+    result_dot = scale_tangent(_soft_cap_grad_x(x, cap), x_dot)
     if not isinstance(cap_dot, SymbolicZero):
-        result_dot += _cap_slope(x, cap) * cap_dot
+        result_dot += _soft_cap_grad_cap(x, cap) * cap_dot
     return result, broadcast_tangent(result_dot, result)
 
 
 @jax.custom_jvp
-def _slope(x: jax.Array, cap: jax.Array) -> jax.Array:
-    """1 - tanh(x / cap)**2, without the cancellation."""
-    decay = _decay(x, cap)
+def _soft_cap_grad_x(x: jax.Array, cap: jax.Array) -> jax.Array:
+    """1 - tanh(x / c)**2, without the cancellation."""
+    decay = _exp_decay(x, cap)
     return 4.0 * decay / jnp.square(1.0 + decay)
 
 
-@functools.partial(_slope.defjvp, symbolic_zeros=True)
-def _slope_jvp(primals, tangents):
+@functools.partial(_soft_cap_grad_x.defjvp, symbolic_zeros=True)
+def _soft_cap_grad_x_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, cap = primals
     x_dot, cap_dot = tangents
-    slope, ratio = _slope(x, cap), _ratio(x, cap)
-    bend = -2.0 * slope * _tanh(ratio)
-    change = scale_tangent(bend, x_dot) - scale_tangent(bend * ratio, cap_dot)
-    return slope, broadcast_tangent(change / cap, slope)
+    grad, ratio = _soft_cap_grad_x(x, cap), _bounded_ratio(x, cap)
+    by_ratio = -2.0 * grad * _tanh(ratio)
+    grad_dot = scale_tangent(by_ratio, x_dot) - scale_tangent(by_ratio * ratio, cap_dot)
+    return grad, broadcast_tangent(grad_dot / cap, grad)
 
 
 @jax.custom_jvp
-def _cap_slope(x: jax.Array, cap: jax.Array) -> jax.Array:
-    """tanh(u) - u / cosh(u)**2 for u = x / cap, which is of the order of u**3."""
-    ratio, decay = _ratio(x, cap), _decay(x, cap)
+def _soft_cap_grad_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
+    """tanh(u) - u / cosh(u)**2 for u = x / c, which is of the order of u**3."""
+    ratio, decay = _bounded_ratio(x, cap), _exp_decay(x, cap)
     is_small = jnp.abs(ratio) < 1.0
-    near = 2.0 * jnp.where(is_small, ratio, 0.0)
-    square = jnp.square(near)
+    # The numerator (sinh(w) - w) / 2 for w = 2 u by its series,
     # sinh(w) - w = w**3 / 6 (1 + w**2 / 20 (1 + w**2 / 42 (1 + ...))).
+    w = 2.0 * jnp.where(is_small, ratio, 0.0)
+    square = jnp.square(w)
     series = jnp.ones_like(square)
     for order in range(10, 1, -1):
         series = 1.0 + square / (2.0 * order * (2.0 * order + 1.0)) * series
-    small = 0.5 * _slope(x, cap) * near * (square / 6.0 * series)
-    far = jnp.where(is_small, 1.0, jnp.abs(ratio))
-    large = ((1.0 - decay) * (1.0 + decay) - 4.0 * far * decay) / jnp.square(1.0 + decay)
+    small = 0.5 * _soft_cap_grad_x(x, cap) * w * (square / 6.0 * series)
+    size = jnp.where(is_small, 1.0, jnp.abs(ratio))
+    large = ((1.0 - decay) * (1.0 + decay) - 4.0 * size * decay) / jnp.square(1.0 + decay)
     return jnp.where(is_small, small, jnp.sign(ratio) * large)
 
 
-@_cap_slope.defjvp
-def _cap_slope_jvp(primals, tangents):
+@_soft_cap_grad_cap.defjvp
+def _soft_cap_grad_cap_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, cap = primals
     x_dot, cap_dot = tangents
-    ratio = _ratio(x, cap)
-    bend = 2.0 * ratio * _tanh(ratio) * _slope(x, cap)
-    return _cap_slope(x, cap), bend * ((x_dot - ratio * cap_dot) / cap)
+    ratio = _bounded_ratio(x, cap)
+    by_ratio = 2.0 * ratio * _tanh(ratio) * _soft_cap_grad_x(x, cap)
+    return _soft_cap_grad_cap(x, cap), by_ratio * ((x_dot - ratio * cap_dot) / cap)

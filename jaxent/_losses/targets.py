@@ -1,0 +1,152 @@
+"""Targets and class frequencies before a loss sees them."""
+
+import functools
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _masks
+from jaxent._float.dtypes import compute_dtype
+
+
+@_checks.public
+def smooth_labels(
+    labels: ArrayLike,
+    alpha: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    r"""Targets of which a fraction is spread evenly over the classes that exist.
+
+    .. math:: t_j = (1 - \alpha)\, y_j + \alpha / K
+
+    Losses that take `label_smoothing` do the same without writing the targets down.
+
+    Args:
+        labels: Targets, `[..., V]`, real or boolean, non-negative; a negative one becomes NaN.
+        alpha: The fraction :math:`\alpha` in [0, 1], a number or a scalar array.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `labels`), of which
+            there are K. What is masked becomes 0.
+
+    Returns:
+        Targets of the shape of `labels` and in their unit, float32 (float64 for float64 labels).
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> labels = jnp.array([0.0, 1.0, 0.0, 0.0])
+        >>> print(jaxent.smooth_labels(labels, 0.1))
+        [0.025 0.925 0.025 0.025]
+        >>> print(jaxent.smooth_labels(labels, 0.1, where=jnp.array([True, True, False, False])))
+        [0.05 0.95 0.   0.  ]
+
+    References:
+        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
+        2015, section 7; Müller et al., `When Does Label Smoothing Help?
+        <https://arxiv.org/abs/1906.02629>`_, 2019.
+    """
+    labels = _checks.as_real("labels", labels)
+    axes = _checks.normalize_axes("labels", labels, axis)
+    _checks.check_closed_interval("alpha", alpha, 0.0, 1.0)
+    alpha = _checks.as_scalar("alpha", alpha)
+    where = _masks.check_mask(where, axes, {"labels": labels})
+    return _smooth(labels, alpha, where, axes)
+
+
+@_checks.public
+def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Array:
+    r"""Weights of classes by the effective number of their examples, of mean 1.
+
+    .. math:: w_j \propto \frac{1 - \beta}{1 - \beta^{n_j}}
+
+    With :math:`\beta = 0` all classes weigh the same; as :math:`\beta` tends to 1 the weights tend
+    to be inverse to the counts. Take `weights[labels]` as the `weights` of `jaxent.mean`.
+
+    Args:
+        counts: Number of examples :math:`n_j` of each class, `[V]` or `[..., V]`. A class without
+            examples has weight 0. A negative count makes all of its `[V]` NaN.
+        beta: :math:`\beta` in [0, 1), a number or a scalar array.
+
+    Returns:
+        Weights of the shape of `counts`, without a unit, float32 (float64 for float64 counts).
+        Their mean over the classes that have examples is 1.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `logit_adjustment`, which moves logits instead.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> print(jaxent.class_balanced_weights(jnp.array([1000, 100, 10, 0])))
+        [0.04216039 0.28000012 2.6778395  0.        ]
+
+    References:
+        Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
+        <https://arxiv.org/abs/1901.05555>`_, 2019, section 3.
+    """
+    counts = _checks.as_real("counts", counts)
+    _checks.require(
+        counts.ndim > 0 and counts.shape[-1] > 0,
+        f"`counts` {_checks.describe(counts)} must have one entry per class along its last axis, "
+        "and at least one class.",
+    )
+    is_number = isinstance(beta, numbers.Real)
+    _checks.require(
+        not is_number or 0 <= float(beta) < 1,
+        f"`beta` must lie in [0, 1), got {beta}.",
+    )
+    # Of a Python number the logarithm is taken here: float32 would lose how far it is from 1.
+    known_decay = (-math.log(beta) if beta else math.inf) if is_number else None
+    return _class_weights(counts, _checks.as_scalar("beta", beta), known_decay)
+
+
+@functools.partial(jax.jit, static_argnames="axes", inline=True)
+def _smooth(
+    labels: jax.Array, alpha: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
+) -> jax.Array:
+    dtype = compute_dtype(labels)
+    targets, alpha = labels.astype(dtype), alpha.astype(dtype)
+    count: jax.Array | float = float(math.prod(labels.shape[a] for a in axes))
+    if where is not None:
+        if where.ndim < labels.ndim:
+            where = jnp.expand_dims(where, axes) if where.ndim else where
+        shape = jnp.broadcast_shapes(where.shape, labels.shape)
+        where, targets = jnp.broadcast_to(where, shape), jnp.broadcast_to(targets, shape)
+        targets = jnp.where(where, targets, 0.0)
+        count = jnp.maximum(jnp.sum(where, axis=axes, dtype=dtype, keepdims=True), 1.0)
+    alpha = _masks.nan_where_invalid(alpha, (alpha >= 0.0) & (alpha <= 1.0))
+    smooth = _masks.nan_where_invalid((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
+    return smooth if where is None else jnp.where(where, smooth, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames="known_decay", inline=True)
+def _class_weights(counts: jax.Array, beta: jax.Array, known_decay: float | None) -> jax.Array:
+    """Weights (1 - beta) / (1 - beta**n), of mean 1; `known_decay` is -log(beta) if it is known."""
+    dtype = compute_dtype(counts)
+    counts, beta = counts.astype(dtype), beta.astype(dtype)
+    if known_decay is None:
+        beta = _masks.nan_where_invalid(beta, (beta >= 0.0) & (beta < 1.0))
+        decay = -jnp.log(jnp.where(beta == 0.0, 1.0, beta))
+    else:
+        decay = jnp.asarray(known_decay, dtype)
+    is_uniform = beta == 0.0
+    has_examples = counts > 0.0
+    n = jnp.where(has_examples, counts, 1.0)
+    # The factor 1 - beta is common to all classes, so it cancels in weights of mean 1.
+    effective = jnp.where(is_uniform, 1.0, -jnp.expm1(-n * jnp.where(is_uniform, 1.0, decay)))
+    weights = jnp.where(has_examples, 1.0 / effective, 0.0)
+    mean = jnp.sum(weights, axis=-1, keepdims=True) / jnp.maximum(
+        jnp.sum(has_examples, axis=-1, dtype=dtype, keepdims=True), 1.0
+    )
+    valid = _masks.all_in_interval(counts, 0.0, jnp.inf)[..., None]
+    return _masks.nan_where_invalid(weights / jnp.where(mean == 0.0, 1.0, mean), valid)
