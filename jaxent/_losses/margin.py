@@ -1,6 +1,7 @@
 """Losses of margins, by which the score of the truth has to be ahead: hinges and sparsemax."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,9 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import margin as margin_kernels
+from jaxent._kernels import sparsemax
 
-_CLASS_REMEDY = "pass the index of the true class of each example."
-
-# One score against a sign.
+# One score and a sign.
 
 
 @_checks.public
@@ -24,20 +24,16 @@ def hinge_loss(
     .. math:: \ell = \max(0, 1 - t\, x)
 
     Args:
-        predictor_outputs: Scores x, any shape, floating point; 16-bit dtypes are computed in
-            float32. An infinite one costs 0 on the right side and `+inf` on the other.
-        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar; real. Others,
-            a class label 0 among them, make their element NaN.
-        where: Booleans of the rank of `predictor_outputs`, or a scalar: True where the element
-            counts. None counts all.
+        predictor_outputs: Scores x, any shape, floating point.
+        targets: Signs t, -1 or 1, else NaN, of the rank of `predictor_outputs`, or a scalar.
+        where: Mask of the elements, of the rank of `predictor_outputs`, or a scalar.
 
     Returns:
-        One loss per element in units of the score, of the common shape, float32 (float64 if any
-        input is). At a margin of exactly 1 the derivative is half of that at lower ones. Masked
-        elements have loss 0 and gradient 0, whatever they hold.
+        One loss per element in units of the score, float32 (float64 for float64 inputs). At
+        :math:`t\, x = 1` the derivative is half of that at lower scores.
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,10 +41,13 @@ def hinge_loss(
         >>> print(jaxent.hinge_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, 1, 1])))
         [0.   0.75 4.  ]
 
+    See Also:
+        `perceptron_loss` (no margin), `sparsemax_loss` (smooth), `multiclass_hinge_loss`.
+
     References:
         Cortes, Vapnik, `Support-Vector Networks <https://doi.org/10.1007/BF00994018>`_, 1995.
     """
-    return _of_signs(predictor_outputs, targets, where, margin=1.0)
+    return _hinge_with_margin(predictor_outputs, targets, where, margin=1.0)
 
 
 @_checks.public
@@ -60,21 +59,16 @@ def perceptron_loss(
     .. math:: \ell = \max(0, -t\, x)
 
     Args:
-        predictor_outputs: Scores x, any shape, floating point; 16-bit dtypes are computed in
-            float32. An infinite one costs 0 on the right side and `+inf` on the other.
-        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar; real. Others,
-            a class label 0 among them, make their element NaN.
-        where: Booleans of the rank of `predictor_outputs`, or a scalar: True where the element
-            counts. None counts all.
+        predictor_outputs: Scores x, any shape, floating point.
+        targets: Signs t, -1 or 1, else NaN, of the rank of `predictor_outputs`, or a scalar.
+        where: Mask of the elements, of the rank of `predictor_outputs`, or a scalar.
 
     Returns:
-        One loss per element in units of the score, of the common shape, float32 (float64 if any
-        input is). At a score of 0 the derivative is half of that on the wrong side, so that
-        training may start from there. Masked elements have loss 0 and gradient 0, whatever they
-        hold.
+        One loss per element in units of the score, float32 (float64 for float64 inputs). At a score
+        of 0 the derivative is half of that on the wrong side, so that training may start there.
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,10 +76,13 @@ def perceptron_loss(
         >>> print(jaxent.perceptron_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, -1, 1])))
         [0.   0.25 3.  ]
 
+    See Also:
+        `hinge_loss` (with a margin of 1), `multiclass_perceptron_loss`.
+
     References:
         Rosenblatt, `The Perceptron <https://doi.org/10.1037/h0042519>`_, 1958.
     """
-    return _of_signs(predictor_outputs, targets, where, margin=0.0)
+    return _hinge_with_margin(predictor_outputs, targets, where, margin=0.0)
 
 
 @_checks.public
@@ -98,23 +95,17 @@ def sparsemax_loss(
         \ell = s\big( (1 - 2y)\, x \big), \qquad
         s(z) = \begin{cases} 0 & z \le -1 \\ (z + 1)^2 / 4 & -1 < z < 1 \\ z & z \ge 1 \end{cases}
 
-    It is between the hinge loss and the logistic one: quadratic where it starts, and linear far on
-    the wrong side.
-
     Args:
-        logits: Scores x in favour of "yes", any shape, floating point; 16-bit dtypes are computed
-            in float32. An infinite one costs 0 on the right side and `+inf` on the other.
-        labels: Labels y, 0 or 1, real or boolean, of the rank of `logits`, or a scalar. Others make
-            their element NaN; nothing is differentiated along them.
-        where: Booleans of the rank of `logits`, or a scalar: True where the element counts. None
-            counts all.
+        logits: Scores x in favour of "yes", any shape, floating point.
+        labels: Labels y, 0 or 1 (others give NaN), of the rank of `logits`, or a scalar. They are
+            not differentiated.
+        where: Mask of the elements, of the rank of `logits`, or a scalar.
 
     Returns:
-        One loss per element in units of the score, of the common shape, float32 (float64 if any
-        input is). Masked elements have loss 0 and gradient 0, whatever they hold.
+        One loss per element in units of the score, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -122,6 +113,9 @@ def sparsemax_loss(
         >>> logits, labels = jnp.array([5.0, 0.0, -0.5, -3.0]), jnp.array([1, 1, 1, 1])
         >>> print(jaxent.sparsemax_loss(logits, labels))
         [0.     0.25   0.5625 3.    ]
+
+    See Also:
+        `hinge_loss`, `sigmoid_binary_cross_entropy`, `multiclass_sparsemax_loss`.
 
     References:
         Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
@@ -132,11 +126,11 @@ def sparsemax_loss(
     labels = _checks.as_real("labels", labels)
     where, arrays = _masks.mask_elements(where, logits=logits, labels=labels)
     return _masks.zero_where_masked(
-        _masks.apply_elementwise(_binary_sparsemaxes, tuple(arrays)), where
+        _masks.apply_elementwise(_binary_sparsemax, tuple(arrays)), where
     )
 
 
-# The score of a class against those of the others.
+# The score of the true class and those of the others.
 
 
 @_checks.public
@@ -151,22 +145,17 @@ def multiclass_hinge_loss(
     .. math:: \ell = \max\Big( 0,\; 1 + \max_{j \ne y} x_j - x_y \Big)
 
     Args:
-        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
-            16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
-            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
-        axis: The class axis. Given several, a label is a flat index into them, in their order.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `scores`: True where the class exists; a label that points to a class that
-            does not is out of range, and an example without classes is masked.
+        scores: Scores of the classes, `[..., V]`, floating point.
+        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        axis: The class axis, or axes.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
     Returns:
-        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
-        scores). Where several terms are maximal, 0 among them, they share the gradient evenly.
-        Masked examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in units of the score, `[...]`, float32 (float64 for float64 inputs).
+        Where several terms are maximal, 0 among them, they share the gradient evenly.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,11 +164,14 @@ def multiclass_hinge_loss(
         >>> print(jaxent.multiclass_hinge_loss(scores, jnp.array([0, 0])))
         [0.   0.75]
 
+    See Also:
+        `multiclass_perceptron_loss` (no margin), `multiclass_sparsemax_loss` (smooth).
+
     References:
         Crammer, Singer, `On the Algorithmic Implementation of Multiclass Kernel-based Vector
         Machines <https://www.jmlr.org/papers/v2/crammer01a.html>`_, 2001, section 3.
     """
-    return _of_classes(margin_kernels.label_hinge, scores, labels, axis, where)
+    return _apply_to_classes(margin_kernels.multiclass_hinge, scores, labels, axis, where)
 
 
 @_checks.public
@@ -194,22 +186,17 @@ def multiclass_perceptron_loss(
     .. math:: \ell = \max_j x_j - x_y
 
     Args:
-        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
-            16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
-            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
-        axis: The class axis. Given several, a label is a flat index into them, in their order.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `scores`: True where the class exists; a label that points to a class that
-            does not is out of range, and an example without classes is masked.
+        scores: Scores of the classes, `[..., V]`, floating point.
+        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        axis: The class axis, or axes.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
     Returns:
-        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
-        scores). Where several classes are best they share the gradient evenly, so that training
-        may start from equal scores. Masked examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in units of the score, `[...]`, float32 (float64 for float64 inputs).
+        The best classes share the gradient evenly, so that training may start from equal scores.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -218,11 +205,14 @@ def multiclass_perceptron_loss(
         >>> print(jaxent.multiclass_perceptron_loss(scores, jnp.array([0, 0])))
         [0.   0.25]
 
+    See Also:
+        `multiclass_hinge_loss` (with a margin of 1), `perceptron_loss`.
+
     References:
         Collins, `Discriminative Training Methods for Hidden Markov Models
         <https://aclanthology.org/W02-1001/>`_, 2002.
     """
-    return _of_classes(margin_kernels.label_lag, scores, labels, axis, where)
+    return _apply_to_classes(margin_kernels.multiclass_perceptron, scores, labels, axis, where)
 
 
 @_checks.public
@@ -238,33 +228,20 @@ def multiclass_sparsemax_loss(
         \ell = \max_{p} \Big( \sum_j p_j x_j + \tfrac{1}{2} \Big( 1 - \sum_j p_j^2 \Big) \Big)
         - x_y
 
-    The maximum is over the distributions p of the classes; it is attained by sparsemax, the
-    projection of the scores onto them. The gradient is p less 1 at the true class: exactly 0 for
-    classes that are far behind. It is computed as
-
-    .. math::
-        \ell = \tfrac{1}{2} \sum_{j \ne y} p_j^2 + \tfrac{1}{2} (1 - p_y)^2 + \max(0, \tau - x_y),
-        \qquad p_j = \max(0, x_j - \tau)
-
-    in which nothing cancels. The threshold is found without sorting, by a few sweeps over the
-    classes.
+    The maximal distribution p is sparsemax, the projection of the scores onto the distributions.
+    The gradient is p, less 1 at the true class: exactly 0 for classes that are far behind.
 
     Args:
-        scores: Scores of the classes, shape `[..., V]` (with V along `axis`), floating point;
-            16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        labels: Index y of the true class, integers of the shape of the examples `[...]`. An index
-            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
-        axis: The class axis. Given several, a label is a flat index into them, in their order.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `scores`: True where the class exists; a label that points to a class that
-            does not is out of range, and an example without classes is masked.
+        scores: Scores of the classes, `[..., V]`, floating point.
+        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        axis: The class axis, or axes.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
     Returns:
-        One loss per example in units of the scores, shape `[...]`, float32 (float64 for float64
-        scores). Masked examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in units of the score, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -273,46 +250,69 @@ def multiclass_sparsemax_loss(
         >>> print(jaxent.multiclass_sparsemax_loss(scores, jnp.array([0, 0])))
         [0.     0.0625]
 
+    See Also:
+        `sparsemax_loss`, `multiclass_hinge_loss`, `make_fenchel_young_loss`.
+
     References:
         Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
         section 3.2; Michelot, `A Finite Algorithm for Finding the Projection of a Point onto the
         Canonical Simplex of R^n <https://doi.org/10.1007/BF00938486>`_, 1986.
     """
-    return _of_classes(margin_kernels.label_sparsemax, scores, labels, axis, where)
+    return _apply_to_classes(sparsemax.multiclass_sparsemax, scores, labels, axis, where)
 
 
-# Small parts.
+# Checked arguments in, losses out.
 
 
-def _of_signs(scores, targets, where, margin: float) -> jax.Array:
+def _hinge_with_margin(
+    scores: ArrayLike, targets: ArrayLike, where: ArrayLike | None, margin: float
+) -> jax.Array:
     scores = _checks.as_floating("predictor_outputs", scores)
     targets = _checks.as_real("targets", targets)
     where, arrays = _masks.mask_elements(where, predictor_outputs=scores, targets=targets)
-    return _masks.zero_where_masked(_hinges(*arrays, where, margin), where)
+    return _masks.zero_where_masked(_masked_hinge(*arrays, where, margin), where)
 
 
 @functools.partial(jax.jit, static_argnames="margin", inline=True)
-def _hinges(scores, targets, where, margin) -> jax.Array:
+def _masked_hinge(
+    scores: jax.Array, targets: jax.Array, where: jax.Array | None, margin: float
+) -> jax.Array:
     dtype = compute_dtype(scores, targets)
     shape = jnp.broadcast_shapes(scores.shape, targets.shape)
     x, signs = (jnp.broadcast_to(array.astype(dtype), shape) for array in (scores, targets))
     is_sign = jnp.abs(signs) == 1.0
-    # A masked element has none.
+    # Masked elements hold 0, which is no sign.
     valid = is_sign if where is None else is_sign | ~where
     return margin_kernels.hinge(x, _masks.nan_where_invalid(signs, valid), margin)
 
 
-def _binary_sparsemaxes(x: jax.Array, labels: jax.Array) -> jax.Array:
+def _binary_sparsemax(x: jax.Array, labels: jax.Array) -> jax.Array:
     sign = jnp.where(labels == 0.0, 1.0, jnp.where(labels == 1.0, -1.0, jnp.nan))
-    return margin_kernels.sparse_plus(x * sign.astype(x.dtype))
+    return sparsemax.sparse_plus(x * sign.astype(x.dtype))
 
 
-def _of_classes(primitive, scores, labels, axis, where) -> jax.Array:
-    given = _masks.check_labelled_arguments("scores", scores, labels, axis, where, _CLASS_REMEDY)
-    return _class_losses(primitive, given.array, given.labels, given.where, given.axes)
+_Kernel = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("primitive", "axes"), inline=True)
-def _class_losses(primitive, scores, labels, where, axes) -> jax.Array:
+def _apply_to_classes(
+    kernel: _Kernel,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+) -> jax.Array:
+    remedy = "pass the index of the true class of each example."
+    given = _masks.check_labelled_arguments("scores", scores, labels, axis, where, remedy)
+    return _multiclass_losses(kernel, given.array, given.labels, given.where, given.axes)
+
+
+@functools.partial(jax.jit, static_argnames=("kernel", "axes"), inline=True)
+def _multiclass_losses(
+    kernel: _Kernel,
+    scores: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+) -> jax.Array:
     rows = _masks.mask_labelled_rows(scores, labels, where, axes, _masks.LOGITS)
-    return rows.losses(primitive(rows.values, rows.labels))
+    return rows.losses(kernel(rows.values, rows.labels))
