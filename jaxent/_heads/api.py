@@ -1,17 +1,15 @@
 """Named losses through a linear head; each is a few lines on a sweep."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _parallel
-from jaxent._float.dtypes import compute_dtype
 from jaxent._heads.checks import (
     Head,
     check_class_where,
@@ -19,9 +17,9 @@ from jaxent._heads.checks import (
     check_labels,
     check_transform,
     is_neutral,
-    transform_logits,
 )
 from jaxent._heads.columns.sweep import linear_softmax_stats
+from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._losses.reduction import mean
 from jaxent._losses.softmax import softmax_cross_entropy_with_integer_labels
@@ -148,18 +146,16 @@ def linear_softmax_cross_entropy(
     options = {"soft_cap": cap, "temperature": divisor}
     for option, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
         options[option] = None if is_neutral(value, 0.0) else _checks.as_scalar(option, value)
-    arrays = head._asdict()
     loss = functools.partial(
         _cross_entropy,
-        vocab_axis=arrays.pop("vocab_axis"),
         reduction=reduction,
         sweep=sweep,
         chunk_size=chunk_size,
         block_size=block_size,
         axis_name=axis_name,
     )
-    axes = len(head.shape) if reduction == "none" else 0
-    return with_auto_axes(loss, arrays, labels, options, like=head.hidden, axes=axes)
+    axes = len(head.leading_shape) if reduction == "none" else 0
+    return with_auto_axes(loss, head, labels, options, like=head.hidden, axes=axes)
 
 
 class LinearSoftmax(NamedTuple):
@@ -349,42 +345,42 @@ def _shifted(shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array
     if shift == 0:
         return head, labels
     _checks.require(
-        len(head.shape) > 0,
+        len(head.leading_shape) > 0,
         f"`shift` needs an axis to shift along, got `hidden` {_checks.describe(head.hidden)}.",
     )
-    shift = min(shift, head.shape[-1])
+    shift = min(shift, head.leading_shape[-1])
 
     def moved(array):
         roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
         return with_auto_axes(roll, array, like=array, axes=array.ndim)
 
-    has_label = jnp.arange(head.shape[-1]) < head.shape[-1] - shift
-    where = jnp.broadcast_to(has_label.reshape(*[1] * (len(head.shape) - 1), -1), head.shape)
+    shape = head.leading_shape
+    has_label = jnp.arange(shape[-1]) < shape[-1] - shift
+    where = jnp.broadcast_to(has_label.reshape(*[1] * (len(shape) - 1), -1), shape)
     where = where if head.where is None else where & moved(head.where)
     weights = None if head.weights is None else moved(head.weights)
-    return head._replace(where=where, weights=weights), moved(labels)
+    return dataclasses.replace(head, where=where, weights=weights), moved(labels)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("vocab_axis", "reduction", "sweep", "chunk_size", "block_size", "axis_name"),
+    static_argnames=("reduction", "sweep", "chunk_size", "block_size", "axis_name"),
     inline=True,
 )
 def _cross_entropy(
-    arrays: dict[str, Any],
+    head: Head,
     labels: jax.Array,
     options: dict[str, jax.Array | None],
-    vocab_axis: int,
     reduction: str,
     sweep: str | None,
     chunk_size: int | None,
     block_size: int | None,
     axis_name: _parallel.AxisName,
 ) -> jax.Array:
-    dtype = compute_dtype(arrays["hidden"], arrays["kernel"])
+    dtype = head.dtype
     options = jax.tree.map(lambda value: value.astype(dtype), options)
 
-    def by_rows(arrays, labels, options):
+    def by_rows(head, labels, options):
         options = jax.tree.map(
             lambda o: _parallel.pvary(o, _parallel.varying_axes(labels)), options
         )
@@ -401,11 +397,9 @@ def _cross_entropy(
                 )
             return losses
 
-        head = Head(**arrays, vocab_axis=vocab_axis)
         return sweep_rows(loss_fn, head, (labels,), reduction, chunk_size)
 
-    def by_columns(arrays, labels, options):
-        head = Head(**arrays, vocab_axis=vocab_axis)
+    def by_columns(head, labels, options):
         transform = options["soft_cap"], options["temperature"]
         row = linear_softmax_stats(head, labels, None, *transform, block_size, axis_name)
         losses = _smoothed(row.cross_entropy, row.uniform_cross_entropy, options["label_smoothing"])
@@ -421,55 +415,25 @@ def _cross_entropy(
         return jnp.sum(losses) if reduction == "sum" else losses
 
     if sweep is None:
-        sweep = _faster_sweep(reduction, arrays["hidden"], arrays["kernel"])
-    if sweep == "rows":
-        return by_rows(arrays, labels, options)
-    if sweep == "columns":
-        return by_columns(arrays, labels, options)
-    return _unless_frozen(by_rows, by_columns)(arrays, labels, options)
+        sweep = _faster_sweep(reduction, head)
+    return (by_rows if sweep == "rows" else by_columns)(head, labels, options)
 
 
-def _faster_sweep(reduction: str, hidden: jax.Array, kernel: jax.Array) -> str | None:
-    """The sweep to take; None is columns, but rows if the kernel is not differentiated.
+def _faster_sweep(reduction: str, head: Head) -> str:
+    """The sweep that is faster for these shapes and dtypes.
 
     Time of columns over rows, value and gradients on two CPU cores (benchmarks/results.md):
 
     * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.25 from 512 on, where the
       fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
-    * a mean with a frozen kernel: 1.09 to 1.56, three products against two;
     * one loss per row: 0.62 to 0.95, four products against four.
 
-    Columns need a thirtieth to a quarter of the memory.
+    What is differentiated does not decide: the bits of a value must not depend on it. With a
+    frozen kernel, columns take 1.09 to 1.56 times as long (three products against two).
     """
-    if reduction == "none":
-        return "columns"
-    is_short = hidden.dtype.itemsize == 2 and kernel.dtype.itemsize == 2
-    return "rows" if is_short or hidden.shape[-1] > 256 else None
-
-
-def _unless_frozen(by_rows: Callable[..., jax.Array], by_columns: Callable[..., jax.Array]):
-    """The loss by columns, but by rows if the kernel is not differentiated."""
-
-    @jax.custom_jvp
-    def loss(arrays, labels, options):
-        return by_columns(arrays, labels, options)
-
-    @functools.partial(loss.defjvp, symbolic_zeros=True)
-    def loss_jvp(primals, tangents):
-        values, structure = jax.tree.flatten(primals)
-        dots = jax.tree.leaves(tangents, is_leaf=lambda dot: isinstance(dot, SymbolicZero))
-        moving = [i for i, dot in enumerate(dots) if not isinstance(dot, SymbolicZero)]
-        is_frozen = isinstance(tangents[0]["kernel"], SymbolicZero)
-
-        def along(*some):
-            given = list(values)
-            for index, value in zip(moving, some, strict=True):
-                given[index] = value
-            return (by_rows if is_frozen else by_columns)(*jax.tree.unflatten(structure, given))
-
-        return jax.jvp(along, [values[i] for i in moving], [dots[i] for i in moving])
-
-    return loss
+    is_short = head.hidden.dtype.itemsize == 2 and head.kernel.dtype.itemsize == 2
+    is_mean = reduction != "none"
+    return "rows" if is_mean and (is_short or head.hidden.shape[-1] > 256) else "columns"
 
 
 def _weight(z_loss: jax.Array) -> jax.Array:

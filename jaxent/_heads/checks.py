@@ -1,36 +1,48 @@
-"""A linear head and the rows it is applied to: the arguments that all sweeps share, checked."""
+"""A linear head and the rows that it is applied to: the arguments that all heads share, checked."""
 
+import dataclasses
 import math
 import numbers
-from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._losses.logits import soft_cap as capped
-from jaxent._losses.logits import temperature_scaling
+from jaxent._float.dtypes import compute_dtype
 
 
-class Head(NamedTuple):
-    """Checked arguments of a head, with the leading axes as given."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The checked arguments of a head; a tree of arrays, whose `vocab_axis` is static."""
 
-    hidden: jax.Array
-    kernel: jax.Array
-    bias: jax.Array | None
-    where: jax.Array | None
-    weights: jax.Array | None
-    vocab_axis: int
+    hidden: jax.Array  # [..., D]
+    kernel: jax.Array  # [D, V], or [V, D] where vocab_axis is 0
+    bias: jax.Array | None  # [V]
+    where: jax.Array | None  # [...] booleans, None for all rows
+    weights: jax.Array | None  # [...], None for 1
+    vocab_axis: int = dataclasses.field(metadata={"static": True})
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The leading shape of the rows."""
+    def leading_shape(self) -> tuple[int, ...]:
+        """The shape of the rows."""
         return self.hidden.shape[:-1]
 
     @property
-    def vocabulary(self) -> int:
-        """The number of classes."""
+    def vocabulary_size(self) -> int:
+        """The number of classes, V."""
         return self.kernel.shape[self.vocab_axis]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of logits, losses and sums."""
+        return compute_dtype(self.hidden, self.kernel)
+
+    @property
+    def operand_dtype(self) -> jnp.dtype:
+        """The dtype of the operands of matrix products: of hidden and kernel if they share one."""
+        return self.kernel.dtype if self.hidden.dtype == self.kernel.dtype else self.dtype
 
 
 def check_head(
@@ -87,9 +99,9 @@ def check_row_argument(argument: str, value: ArrayLike, head: Head) -> jax.Array
     """`value` as an array, refused unless its shape begins with the leading shape of `hidden`."""
     array = _checks.as_array(value)
     _checks.require(
-        array.shape[: len(head.shape)] == head.shape,
-        f"`{argument}` {_checks.describe(array)} must begin with the leading shape {head.shape} "
-        f"of `hidden` {_checks.describe(head.hidden)}.",
+        array.shape[: len(head.leading_shape)] == head.leading_shape,
+        f"`{argument}` {_checks.describe(array)} must begin with the leading shape "
+        f"{head.leading_shape} of `hidden` {_checks.describe(head.hidden)}.",
     )
     return array
 
@@ -98,8 +110,8 @@ def check_labels(labels: ArrayLike, head: Head) -> jax.Array:
     """`labels` as an array, refused unless they are integers, one per row of `hidden`."""
     labels = _checks.as_integer("labels", labels, "pass the index of each row's true class.")
     _checks.require(
-        labels.shape == head.shape,
-        f"`labels` {_checks.describe(labels)} must have the leading shape {head.shape} of "
+        labels.shape == head.leading_shape,
+        f"`labels` {_checks.describe(labels)} must have the leading shape {head.leading_shape} of "
         f"`hidden` {_checks.describe(head.hidden)}.",
     )
     return labels
@@ -111,9 +123,9 @@ def check_class_where(class_where: ArrayLike | None, head: Head) -> jax.Array | 
         return None
     class_where = _checks.as_boolean("class_where", class_where)
     _checks.require(
-        class_where.shape == (head.vocabulary,),
-        f"`class_where` {_checks.describe(class_where)} must be [{head.vocabulary}], one boolean "
-        f"per class of `kernel` {_checks.describe(head.kernel)}.",
+        class_where.shape == (head.vocabulary_size,),
+        f"`class_where` {_checks.describe(class_where)} must be [{head.vocabulary_size}], one "
+        f"boolean per class of `kernel` {_checks.describe(head.kernel)}.",
     )
     return class_where
 
@@ -133,12 +145,3 @@ def check_transform(
 def is_neutral(value: ArrayLike, neutral: float) -> bool:
     """Whether an option is known, while tracing, to change nothing."""
     return isinstance(value, numbers.Real) and bool(value == neutral)
-
-
-def transform_logits(
-    logits: jax.Array, soft_cap: jax.Array | None, temperature: jax.Array | None
-) -> jax.Array:
-    """Logits with the soft cap and the temperature of a head, either None."""
-    if soft_cap is not None:
-        logits = capped(logits, soft_cap)
-    return logits if temperature is None else temperature_scaling(logits, temperature)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent import _parallel
-from jaxent._heads.tiling import Cut, in_tiles, is_row, out_of_tiles
+from jaxent._heads.tiling import Tiling, from_tiles, padding_mask, to_tiles
 
 LossFunction = Callable[..., jax.Array]
 
@@ -60,7 +60,7 @@ class Sweep(NamedTuple):
 
     loss_fn: LossFunction
     products: tuple[Products, ...]
-    cut: Cut
+    tiling: Tiling
     dtype: Any
     axes: frozenset = frozenset()
     untracked: tuple = ()
@@ -83,15 +83,15 @@ def _cut(sweep: Sweep, rows: Any) -> Any:
     """
 
     def cut(array):
-        tiles = in_tiles(sweep.cut, array, fill_with_rows=True)
-        return jnp.moveaxis(tiles, len(sweep.cut.tile), 0)
+        tiles = to_tiles(sweep.tiling, array, pad_with_rows=True)
+        return jnp.moveaxis(tiles, len(sweep.tiling.tile_shape), 0)
 
     return jax.tree.map(cut, rows)
 
 
 def _join(sweep: Sweep, chunks: jax.Array) -> jax.Array:
     """The inverse of `_cut`."""
-    return out_of_tiles(sweep.cut, jnp.moveaxis(chunks, 0, len(sweep.cut.tile)))
+    return from_tiles(sweep.tiling, jnp.moveaxis(chunks, 0, len(sweep.tiling.tile_shape)))
 
 
 def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
@@ -99,9 +99,9 @@ def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
     example_mask = operands.where
     hidden = tuple(layer.hidden for layer in operands.layers)
     chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, example_mask))
-    if not sweep.cut.missing:
+    if not sweep.tiling.padding:
         return chunks
-    counts = jnp.moveaxis(is_row(sweep.cut), -1, 0)
+    counts = jnp.moveaxis(padding_mask(sweep.tiling), -1, 0)
     return chunks._replace(
         example_mask=counts if example_mask is None else counts & chunks.example_mask
     )
@@ -119,11 +119,11 @@ def _contract(sweep: Sweep, operand: Any, left, left_axes, right, right_axes):
 
 def _project(sweep: Sweep, products: Products, layer: Layer) -> jax.Array:
     """Logits of a chunk."""
-    axes = (len(sweep.cut.tile),), (1 - products.vocab_axis,)
+    axes = (len(sweep.tiling.tile_shape),), (1 - products.vocab_axis,)
     logits = _contract(sweep, products.operand, layer.hidden, axes[0], layer.kernel, axes[1])
     if layer.bias is None:
         return logits
-    each_row = [1] * len(sweep.cut.tile)
+    each_row = [1] * len(sweep.tiling.tile_shape)
     return logits + layer.bias.astype(sweep.dtype).reshape(*each_row, -1)
 
 
@@ -306,7 +306,7 @@ def _layer_gradients(
 ) -> Layer:
     """What a chunk adds to the gradients that are wanted, from the slope in its logits."""
     axis, operand = products.vocab_axis, slope.astype(products.operand)
-    rows = tuple(range(len(sweep.cut.tile)))
+    rows = tuple(range(len(sweep.tiling.tile_shape)))
     # In the layout of the kernel, so that nothing of its size is transposed.
     pair = (layer.hidden, operand) if axis else (operand, layer.hidden)
     return Layer(

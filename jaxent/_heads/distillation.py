@@ -22,8 +22,8 @@ from jaxent._heads.checks import (
     check_row_argument,
     check_transform,
     is_neutral,
-    transform_logits,
 )
+from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._kernels import distribution, softmax
 from jaxent._losses.logit_divergence import softmax_jensen_shannon, softmax_kl_divergence
@@ -357,7 +357,7 @@ def linear_top_k_kl_divergence(
     check_row_argument("teacher_log_probs", log_probs, head)
     _checks.require(
         log_probs.shape == indices.shape
-        and log_probs.ndim == len(head.shape) + 1
+        and log_probs.ndim == len(head.leading_shape) + 1
         and log_probs.shape[-1] > 0,
         f"`teacher_log_probs` {_checks.describe(log_probs)} and `teacher_indices` "
         f"{_checks.describe(indices)} must have one shape [..., k] with k > 0.",
@@ -409,15 +409,15 @@ def _check_pair(
     ours = check_head(*student, own, where, weights, reduction, chunk_size, owner="student_")
     theirs = check_head(*teacher, other, None, None, reduction, None, owner="teacher_")
     _checks.require(
-        ours.shape == theirs.shape,
+        ours.leading_shape == theirs.leading_shape,
         f"`student_hidden` {_checks.describe(ours.hidden)} and `teacher_hidden` "
         f"{_checks.describe(theirs.hidden)} must have one leading shape.",
     )
     _checks.require(
-        ours.vocabulary == theirs.vocabulary,
-        f"`student_kernel` {_checks.describe(ours.kernel)} has {ours.vocabulary} classes and "
-        f"`teacher_kernel` {_checks.describe(theirs.kernel)} {theirs.vocabulary}; they must be "
-        "the same ones.",
+        ours.vocabulary_size == theirs.vocabulary_size,
+        f"`student_kernel` {_checks.describe(ours.kernel)} has {ours.vocabulary_size} classes and "
+        f"`teacher_kernel` {_checks.describe(theirs.kernel)} {theirs.vocabulary_size}; they must "
+        "be the same ones.",
     )
     return ours, theirs
 
@@ -457,23 +457,19 @@ def _distilled(
 ) -> jax.Array:
     """The reduced losses of checked arguments; `data` are further arrays of rows."""
     _checks.check_one_of("times_squared_temperature", scaled, (False, True))
-    arrays = [head._asdict() for head in heads]
-    axes = tuple(each.pop("vocab_axis") for each in arrays)
-    swept = functools.partial(_swept, axes=axes, plan=plan, scaled=bool(scaled))
-    rows = len(heads[0].shape) if plan.reduction == "none" else 0
-    return _parallel.with_auto_axes(swept, arrays, data, options, like=heads[0].hidden, axes=rows)
+    swept = functools.partial(_swept, plan=plan, scaled=bool(scaled))
+    rows = len(heads[0].leading_shape) if plan.reduction == "none" else 0
+    return _parallel.with_auto_axes(swept, heads, data, options, like=heads[0].hidden, axes=rows)
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "plan", "scaled"), inline=True)
+@functools.partial(jax.jit, static_argnames=("plan", "scaled"), inline=True)
 def _swept(
-    arrays: list[dict[str, Any]],
+    heads: tuple[Head, ...],
     data: tuple[jax.Array, ...],
     options: _Options,
-    axes: tuple[int, ...],
     plan: _Plan,
     scaled: bool,
 ) -> jax.Array:
-    heads = [Head(**each, vocab_axis=axis) for each, axis in zip(arrays, axes, strict=True)]
     labels = () if options.labels is None else (options.labels,)
     varying = _parallel.varying_axes(([head.hidden for head in heads], data, labels))
     options = jax.tree.map(lambda option: _parallel.pvary(option, varying), options)
@@ -500,7 +496,7 @@ def _swept(
     rows = (*data, *labels)
     # Smaller than for a cross-entropy: exact divergences take more room, and far more time than
     # it takes to go through the kernel's gradient once more.
-    chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary for head in heads))
+    chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary_size for head in heads))
     first, *others = heads
     return sweep_rows(loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
 

@@ -8,7 +8,6 @@ import functools
 import math
 import types
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from jaxent._heads.chunks import (
     losses_of_rows,
     sum_of_losses,
 )
-from jaxent._heads.tiling import cut_rows, in_line, in_shape
+from jaxent._heads.tiling import from_line, make_tiling, to_line
 from jaxent._losses.reduction import divide
 from jaxent._parallel import device_count, with_auto_axes
 
@@ -104,16 +103,14 @@ def linear_loss(
     rows = tuple(
         check_row_argument(f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
-    arrays = head._asdict()
     sweep = functools.partial(
         _compiled if _is_found_again(loss_fn) else _swept,
         loss_fn=loss_fn,
-        vocab_axis=arrays.pop("vocab_axis"),
         reduction=reduction,
         chunk_size=chunk_size,
     )
-    axes = len(head.shape) if reduction == "none" else 0
-    return with_auto_axes(sweep, arrays, rows, like=head.hidden, axes=axes)
+    axes = len(head.leading_shape) if reduction == "none" else 0
+    return with_auto_axes(sweep, head, rows, like=head.hidden, axes=axes)
 
 
 def _is_found_again(loss_fn: LossFunction) -> bool:
@@ -127,14 +124,13 @@ def _is_found_again(loss_fn: LossFunction) -> bool:
     return not any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(defaults))
 
 
-def _swept(arrays, rows, loss_fn, vocab_axis, reduction, chunk_size) -> jax.Array:
-    head = Head(**arrays, vocab_axis=vocab_axis)
+def _swept(head, rows, loss_fn, reduction, chunk_size) -> jax.Array:
     return sweep_rows(loss_fn, head, rows, reduction, chunk_size)
 
 
 _compiled = jax.jit(
     _swept,
-    static_argnames=("loss_fn", "vocab_axis", "reduction", "chunk_size"),
+    static_argnames=("loss_fn", "reduction", "chunk_size"),
     inline=True,
 )
 
@@ -154,11 +150,11 @@ def sweep_rows(
     """
     heads = (head, *others)
     dtype = compute_dtype(*(array for each in heads for array in (each.hidden, each.kernel)))
-    count = math.prod(head.shape)
+    count = math.prod(head.leading_shape)
     if count == 0:
-        return jnp.zeros(head.shape if reduction == "none" else (), dtype)
-    cut = cut_rows(
-        head.shape or (1,),
+        return jnp.zeros(head.leading_shape if reduction == "none" else (), dtype)
+    tiling = make_tiling(
+        head.leading_shape or (1,),
         rows_per_chunk(heads, chunk_size),
         _devices(heads),
     )
@@ -166,15 +162,17 @@ def sweep_rows(
     pairs = [(each.hidden, each.kernel, each.bias) for each in heads]
     layers = _parallel.match_varying(pairs, row_args, head.where, head.weights)
     loss_fn, captured, axes, untracked = _without_closure(
-        loss_fn, heads, layers, row_args, cut.tile[-1], dtype
+        loss_fn, heads, layers, row_args, tiling.tile_shape[-1], dtype
     )
-    if cut.outer:
+    if tiling.outer_shape:
         per_row = len(heads) + len(row_args)
         loss_fn = jax.vmap(loss_fn, (*[0] * per_row, *[None] * len(captured)))
     row_args = tuple(_parallel.pvary(array, axes) for array in row_args)
 
     def line(array):
-        return in_line(cut, array.reshape(*cut.shape, *array.shape[len(head.shape) :]))
+        return to_line(
+            tiling, array.reshape(*tiling.shape, *array.shape[len(head.leading_shape) :])
+        )
 
     where = None if head.where is None else line(head.where)
     weights = None if head.weights is None else line(head.weights).astype(dtype)
@@ -196,11 +194,11 @@ def sweep_rows(
         weights=weights,
         where=where,
     )
-    products = tuple(Products(each.vocab_axis, _operand_dtype(each)) for each in heads)
-    sweep = Sweep(loss_fn, products, cut, dtype, axes, untracked)
+    products = tuple(Products(each.vocab_axis, each.operand_dtype) for each in heads)
+    sweep = Sweep(loss_fn, products, tiling, dtype, axes, untracked)
     try:
         if reduction == "none":
-            return in_shape(cut, losses_of_rows(sweep, operands)).reshape(head.shape)
+            return from_line(tiling, losses_of_rows(sweep, operands)).reshape(head.leading_shape)
         total = sum_of_losses(sweep, operands)
     except jax.errors.UnexpectedTracerError as error:
         raise _checks.UnnamedArgumentError(
@@ -228,22 +226,13 @@ def rows_per_chunk(heads: Sequence[Head], chunk_size: int | None) -> int:
     kernel and adding to its gradient in every chunk outweighs the products. From 256 to 1024 rows
     `benchmarks/linear_head.py` sees no difference beyond the noise.
     """
-    count = math.prod(heads[0].shape)
+    count = math.prod(heads[0].leading_shape)
     if chunk_size is None:
         widest = max(head.hidden.shape[-1] for head in heads)
-        vocabulary = sum(head.vocabulary for head in heads)
+        vocabulary = sum(head.vocabulary_size for head in heads)
         chunk_size = _devices(heads) * max(256, 2**24 // vocabulary, widest // 8)
     steps = -(-count // chunk_size)
     return -(-count // steps)
-
-
-def _operand_dtype(head: Head) -> Any:
-    """What matrix products are fed: the dtype of the head, or that of computations if it has two.
-
-    Of two heads, one may be in 16 bits and the other not.
-    """
-    same = head.hidden.dtype == head.kernel.dtype
-    return head.kernel.dtype if same else compute_dtype(head.hidden, head.kernel)
 
 
 def _keep(where: jax.Array | None, rows: jax.Array) -> jax.Array:
@@ -312,15 +301,15 @@ def _without_closure(loss_fn, heads, layers, row_args, chunk, dtype):
         return zeros() if axes else jax.eval_shape(zeros)
 
     axes = _parallel.varying_axes((layers, row_args))
-    logits = [example((head.vocabulary,), dtype, axes) for head in heads]
-    rows = len(heads[0].shape)
+    logits = [example((head.vocabulary_size,), dtype, axes) for head in heads]
+    rows = len(heads[0].leading_shape)
     chunks = [example(a.shape[rows:], a.dtype, _parallel.varying_axes(a)) for a in row_args]
     losses = jax.eval_shape(loss_fn, *logits, *chunks)
     shape, kind = getattr(losses, "shape", None), getattr(losses, "dtype", type(losses))
     _checks.require(
         shape == (chunk,) and jnp.issubdtype(kind, jnp.floating),
         f"`loss_fn` must return one floating point loss per row, [{chunk}] for logits "
-        f"[{chunk},{heads[0].vocabulary}], got {losses}.",
+        f"[{chunk},{heads[0].vocabulary_size}], got {losses}.",
     )
     axes = _parallel.varying_axes(losses)
     chunks = [example(a.shape[rows:], a.dtype, axes | _parallel.varying_axes(a)) for a in row_args]

@@ -1,9 +1,9 @@
-"""How rows are cut into equal tiles, or chunks, for a sweep: so that all devices work on each.
+"""How the rows of a head are divided into tiles of equal size, so that all devices work on each.
 
-A tile takes every n-th row of n tiles, not rows next to each other. If rows are sharded each device
-then has its share of every tile, and nothing moves between devices: provided that the tiles of each
-device's rows come out even by themselves, and that rows which are sharded along two axes, as those
-of [batch, time] may be, are not made into one axis. On one device there is nothing to see to.
+A tile takes every n-th row of n tiles, not rows that stand next to each other. If the rows are
+sharded, each device has as many rows of every tile as the others, and no row moves to another
+device. This needs two things: each shard is padded by itself, and rows that are sharded along two
+axes, such as [batch, time], are not flattened into one axis.
 """
 
 import math
@@ -13,90 +13,94 @@ import jax
 import jax.numpy as jnp
 
 
-class Cut(NamedTuple):
-    """Rows of a leading shape in tiles. `line` is the axis that is cut."""
+class Tiling(NamedTuple):
+    """Rows of a leading shape, such as [batch, time], divided into tiles.
+
+    Rows in line are [*outer_shape, line_length, ...], tiles [*tile_shape, tiles, ...].
+    """
 
     shape: tuple[int, ...]  # of the rows as given
-    columns: int  # equal parts of the last axis that stay apart, as an axis before the line
-    parts: int  # equal parts of the line
-    share: int  # how many rows a tile takes of each part
-    tiles: int
+    outer_shards: int  # equal parts of the last axis, which become an axis before the line
+    line_shards: int  # equal parts of the line
+    rows_per_shard: int  # rows that a tile takes of each shard of the line
+    tiles: int  # how many tiles there are
 
     @property
-    def outer(self) -> tuple[int, ...]:
-        """The shape of what stays apart."""
-        return (self.columns,) if self.columns > 1 else ()
+    def outer_shape(self) -> tuple[int, ...]:
+        """The shape of the axis before the line: () if there is no such axis."""
+        return (self.outer_shards,) if self.outer_shards > 1 else ()
 
     @property
-    def line(self) -> int:
-        """The length of the axis that is cut."""
-        return math.prod(self.shape) // self.columns
+    def line_length(self) -> int:
+        """The length of the axis that is divided into tiles."""
+        return math.prod(self.shape) // self.outer_shards
 
     @property
-    def tile(self) -> tuple[int, ...]:
+    def tile_shape(self) -> tuple[int, ...]:
         """The shape of the rows of a tile."""
-        return *self.outer, self.parts * self.share
+        return *self.outer_shape, self.line_shards * self.rows_per_shard
 
     @property
-    def missing(self) -> int:
-        """How many rows every part lacks to fill all tiles."""
-        return self.share * self.tiles - self.line // self.parts
+    def padding(self) -> int:
+        """How many rows each shard of the line lacks to fill all tiles."""
+        return self.rows_per_shard * self.tiles - self.line_length // self.line_shards
 
 
-def cut_rows(shape: tuple[int, ...], size: int, devices: int) -> Cut:
-    """Tiles of at most `size` rows, evened out, of rows that may lie on so many devices."""
-    columns = math.gcd(shape[-1], devices) if len(shape) > 1 else 1
-    parts = math.gcd(math.prod(shape[:-1]) if len(shape) > 1 else math.prod(shape), devices)
-    length = math.prod(shape) // (columns * parts)
-    tiles = -(-length // max(1, size // (columns * parts)))
-    return Cut(shape, columns, parts, -(-length // tiles), tiles)
+def make_tiling(shape: tuple[int, ...], size: int, devices: int) -> Tiling:
+    """The fewest tiles of at most `size` rows each, for rows on at most so many devices."""
+    outer_shards = math.gcd(shape[-1], devices) if len(shape) > 1 else 1
+    line_shards = math.gcd(math.prod(shape[:-1] if len(shape) > 1 else shape), devices)
+    length = math.prod(shape) // (outer_shards * line_shards)
+    tiles = -(-length // max(1, size // (outer_shards * line_shards)))
+    return Tiling(shape, outer_shards, line_shards, -(-length // tiles), tiles)
 
 
-def in_line(cut: Cut, rows: jax.Array) -> jax.Array:
-    """[*shape, ...] to [*outer, line, ...]."""
-    rest = rows.shape[len(cut.shape) :]
-    if cut.columns > 1:
-        rows = rows.reshape(*cut.shape[:-1], cut.columns, -1, *rest)
-        rows = jnp.moveaxis(rows, len(cut.shape) - 1, 0)
-    return rows.reshape(*cut.outer, cut.line, *rest)
+def to_line(tiling: Tiling, rows: jax.Array) -> jax.Array:
+    """[*shape, ...] to [*outer_shape, line_length, ...]."""
+    axes, rest = len(tiling.shape), rows.shape[len(tiling.shape) :]
+    if tiling.outer_shards > 1:
+        rows = rows.reshape(*tiling.shape[:-1], tiling.outer_shards, -1, *rest)
+        rows = jnp.moveaxis(rows, axes - 1, 0)
+    return rows.reshape(*tiling.outer_shape, tiling.line_length, *rest)
 
 
-def in_shape(cut: Cut, rows: jax.Array) -> jax.Array:
-    """The inverse of `in_line`."""
-    rest = rows.shape[len(cut.tile) :]
-    if cut.columns > 1:
-        rows = rows.reshape(cut.columns, *cut.shape[:-1], -1, *rest)
-        rows = jnp.moveaxis(rows, 0, len(cut.shape) - 1)
-    return rows.reshape(*cut.shape, *rest)
+def from_line(tiling: Tiling, rows: jax.Array) -> jax.Array:
+    """The inverse of `to_line`."""
+    axes, rest = len(tiling.shape), rows.shape[len(tiling.tile_shape) :]
+    if tiling.outer_shards > 1:
+        rows = rows.reshape(tiling.outer_shards, *tiling.shape[:-1], -1, *rest)
+        rows = jnp.moveaxis(rows, 0, axes - 1)
+    return rows.reshape(*tiling.shape, *rest)
 
 
-def in_tiles(cut: Cut, rows: jax.Array, *, fill_with_rows: bool) -> jax.Array:
-    """[*outer, line, ...] to [*tile, tiles, ...].
+def to_tiles(tiling: Tiling, rows: jax.Array, *, pad_with_rows: bool) -> jax.Array:
+    """[*outer_shape, line_length, ...] to [*tile_shape, tiles, ...].
 
-    What is missing in the last round is filled with copies of the first rows, or with zeros.
+    The padding are copies of the first rows of each shard, or zeros.
     """
-    axis, rest = len(cut.outer), rows.shape[len(cut.tile) :]
-    if cut.missing:
-        rows = rows.reshape(*cut.outer, cut.parts, -1, *rest)
-        filler = jax.lax.slice_in_dim(rows, 0, cut.missing, axis=axis + 1)
-        filler = filler if fill_with_rows else jnp.zeros_like(filler)
-        rows = jnp.concatenate([rows, filler], axis=axis + 1)
-    return rows.reshape(*cut.tile, cut.tiles, *rest)
+    axis, rest = len(tiling.outer_shape), rows.shape[len(tiling.tile_shape) :]
+    if tiling.padding:
+        rows = rows.reshape(*tiling.outer_shape, tiling.line_shards, -1, *rest)
+        padding = jax.lax.slice_in_dim(rows, 0, tiling.padding, axis=axis + 1)
+        padding = padding if pad_with_rows else jnp.zeros_like(padding)
+        rows = jnp.concatenate([rows, padding], axis=axis + 1)
+    return rows.reshape(*tiling.tile_shape, tiling.tiles, *rest)
 
 
-def out_of_tiles(cut: Cut, tiles: jax.Array) -> jax.Array:
-    """The inverse of `in_tiles`."""
-    axis, rest = len(cut.outer), tiles.shape[len(cut.tile) + 1 :]
-    if not cut.missing:
-        return tiles.reshape(*cut.outer, cut.line, *rest)
-    rows = tiles.reshape(*cut.outer, cut.parts, cut.share * cut.tiles, *rest)
-    rows = jax.lax.slice_in_dim(rows, 0, cut.share * cut.tiles - cut.missing, axis=axis + 1)
-    return rows.reshape(*cut.outer, cut.line, *rest)
+def from_tiles(tiling: Tiling, tiles: jax.Array) -> jax.Array:
+    """The inverse of `to_tiles`; the padding is dropped."""
+    axis, rest = len(tiling.outer_shape), tiles.shape[len(tiling.tile_shape) + 1 :]
+    if not tiling.padding:
+        return tiles.reshape(*tiling.outer_shape, tiling.line_length, *rest)
+    padded = tiling.rows_per_shard * tiling.tiles
+    rows = tiles.reshape(*tiling.outer_shape, tiling.line_shards, padded, *rest)
+    rows = jax.lax.slice_in_dim(rows, 0, padded - tiling.padding, axis=axis + 1)
+    return rows.reshape(*tiling.outer_shape, tiling.line_length, *rest)
 
 
-def is_row(cut: Cut) -> jax.Array:
-    """Which places of the tiles hold a row and no filler, [*tile, tiles]."""
-    places = jnp.arange(cut.share * cut.tiles) < cut.share * cut.tiles - cut.missing
-    return jnp.broadcast_to(places, (*cut.outer, cut.parts, places.size)).reshape(
-        *cut.tile, cut.tiles
-    )
+def padding_mask(tiling: Tiling) -> jax.Array:
+    """False at the padding of the tiles, [*tile_shape, tiles]."""
+    padded = tiling.rows_per_shard * tiling.tiles
+    is_row = jnp.arange(padded) < padded - tiling.padding
+    is_row = jnp.broadcast_to(is_row, (*tiling.outer_shape, tiling.line_shards, padded))
+    return is_row.reshape(*tiling.tile_shape, tiling.tiles)

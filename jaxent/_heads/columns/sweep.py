@@ -11,6 +11,7 @@ that something flows back from, and adds its products to the gradients. Four pro
 to look and three to go back, and beside the gradients nothing larger than a tile.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -21,11 +22,11 @@ from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from jaxent import _parallel
 from jaxent._compat import updates_in_loops_are_slow
-from jaxent._float.dtypes import compute_dtype
 from jaxent._float.sums import safe_reciprocal
-from jaxent._heads.checks import Head, transform_logits
+from jaxent._heads.checks import Head
 from jaxent._heads.linear_map import linear_map
-from jaxent._heads.tiling import Cut, cut_rows, in_line, in_shape, in_tiles, out_of_tiles
+from jaxent._heads.logits import contract, transform_logits
+from jaxent._heads.tiling import Tiling, from_line, from_tiles, make_tiling, to_line, to_tiles
 from jaxent._kernels.cross_entropy import drop_label_bound
 from jaxent._kernels.softmax import coarse_shift, log_sum_over_top
 from jaxent._masks import nan_where_invalid
@@ -53,13 +54,10 @@ def linear_softmax_stats(
     axis_name: _parallel.AxisName,
 ) -> SoftmaxStats:
     """The statistics that `jaxent.linear_softmax` returns, from checked arguments."""
-    arrays = head._asdict() | {"weights": None}
-    axis = arrays.pop("vocab_axis")
-    sweep = functools.partial(
-        _compiled, vocab_axis=axis, block_size=block_size, axis_name=axis_name
-    )
-    given = arrays, labels, class_where, soft_cap, temperature
-    return with_auto_axes(sweep, *given, like=head.hidden, axes=len(head.shape))
+    head = dataclasses.replace(head, weights=None)
+    sweep = functools.partial(_compiled, block_size=block_size, axis_name=axis_name)
+    given = head, labels, class_where, soft_cap, temperature
+    return with_auto_axes(sweep, *given, like=head.hidden, axes=len(head.leading_shape))
 
 
 class _Sweep(NamedTuple):
@@ -70,7 +68,7 @@ class _Sweep(NamedTuple):
 
     vocab_axis: int
     classes: int
-    cut: Cut
+    tiling: Tiling
     parts: int
     width: int
     blocks: int
@@ -129,27 +127,25 @@ class _Rows(NamedTuple):
     top_class: Any
 
 
-@functools.partial(jax.jit, static_argnames=("vocab_axis", "block_size", "axis_name"), inline=True)
+@functools.partial(jax.jit, static_argnames=("block_size", "axis_name"), inline=True)
 def _compiled(
-    arrays: dict[str, Any],
+    head: Head,
     labels: jax.Array,
     class_where: jax.Array | None,
     soft_cap: jax.Array | None,
     temperature: jax.Array | None,
-    vocab_axis: int,
     block_size: int | None,
     axis_name: _parallel.AxisName,
 ) -> SoftmaxStats:
-    head = Head(**arrays, vocab_axis=vocab_axis)
-    dtype = compute_dtype(head.hidden, head.kernel)
-    if math.prod(head.shape) == 0:
-        nothing = jnp.zeros(head.shape, dtype)
-        index = jnp.zeros(head.shape, jnp.int32)
+    dtype = head.dtype
+    if math.prod(head.leading_shape) == 0:
+        nothing = jnp.zeros(head.leading_shape, dtype)
+        index = jnp.zeros(head.leading_shape, jnp.int32)
         return SoftmaxStats(nothing, nothing, nothing, nothing, index, nothing)
     sweep = _plan(head, dtype, block_size)._replace(axis_name=axis_name)
 
     hidden, where = head.hidden, head.where
-    in_range = (labels >= 0) & (labels < _parallel.class_count(head.vocabulary, axis_name))
+    in_range = (labels >= 0) & (labels < _parallel.class_count(head.vocabulary_size, axis_name))
     labels = _own(sweep, jnp.where(in_range, labels, 0).astype(jnp.int32))
     if class_where is not None:
         class_mask = class_where[labels]
@@ -172,7 +168,8 @@ def _compiled(
     class_mask = None if class_where is None else _in_parts(sweep, class_where, 0)
     targets = _Targets(_cut(sweep, labels), class_mask)
     results, _ = _statistics(sweep, *_parallel.match_varying((parameters, targets)))
-    results = SoftmaxStats(*(_join(sweep, result).reshape(head.shape) for result in results))
+    shape = head.leading_shape
+    results = SoftmaxStats(*(_join(sweep, result).reshape(shape) for result in results))
     results = results._replace(cross_entropy=nan_where_invalid(results.cross_entropy, in_range))
     if where is not None:
         results = jax.tree.map(lambda r: jnp.where(where, r, jnp.zeros((), r.dtype)), results)
@@ -205,39 +202,38 @@ def _plan(head: Head, dtype: Any, block_size: int | None) -> _Sweep:
     if block_size is None:
         block_size = 1024 if on_cpu else 8192
     most = min(64, block_size, max(8, block_size // 128) if head.vocab_axis else block_size)
-    parts = math.gcd(head.vocabulary, device_count(head.hidden, head.kernel))
-    while 2 * parts <= most and head.vocabulary % (2 * parts) == 0:
+    parts = math.gcd(head.vocabulary_size, device_count(head.hidden, head.kernel))
+    while 2 * parts <= most and head.vocabulary_size % (2 * parts) == 0:
         parts *= 2
     if parts > block_size:
         parts = math.gcd(parts, 2 ** (block_size.bit_length() - 1))
-    length = head.vocabulary // parts
+    length = head.vocabulary_size // parts
     blocks = -(-length // (block_size // parts))
     width = -(-length // blocks)
     logits = device_count(head.hidden, head.kernel) * (2**20 if on_cpu else 2**24)
     rows = max(128, logits // (parts * width))
-    same = head.hidden.dtype == head.kernel.dtype
     return _Sweep(
         head.vocab_axis,
-        head.vocabulary,
-        cut_rows(head.shape or (1,), rows, device_count(head.hidden, head.kernel)),
+        head.vocabulary_size,
+        make_tiling(head.leading_shape or (1,), rows, device_count(head.hidden, head.kernel)),
         parts,
         width,
         blocks,
         dtype,
-        head.kernel.dtype if same else dtype,
+        head.operand_dtype,
     )
 
 
 def _cut(sweep: _Sweep, rows: jax.Array) -> jax.Array:
     """Rows of the leading shape of `hidden` to [*tile, tiles, ...], filled up with zeros."""
     # A single row without any leading axis is one of one.
-    rows = rows if sweep.cut.shape == rows.shape[: len(sweep.cut.shape)] else rows[None]
-    return in_tiles(sweep.cut, in_line(sweep.cut, rows), fill_with_rows=False)
+    rows = rows if sweep.tiling.shape == rows.shape[: len(sweep.tiling.shape)] else rows[None]
+    return to_tiles(sweep.tiling, to_line(sweep.tiling, rows), pad_with_rows=False)
 
 
 def _join(sweep: _Sweep, tiles: jax.Array) -> jax.Array:
     """The inverse of `_cut`, but for what was filled up."""
-    return in_shape(sweep.cut, out_of_tiles(sweep.cut, tiles))
+    return from_line(sweep.tiling, from_tiles(sweep.tiling, tiles))
 
 
 def _in_parts(sweep: _Sweep, array: jax.Array, axis: int) -> jax.Array:
@@ -296,26 +292,21 @@ def _places(sweep: _Sweep, array: jax.Array, start: jax.Array, axis: int) -> jax
 
 def _tile_of(sweep: _Sweep, tree: Any, index: jax.Array) -> Any:
     """The rows of one tile."""
-    axis = len(sweep.cut.tile)
+    axis = len(sweep.tiling.tile_shape)
     take = lambda a: jax.lax.dynamic_index_in_dim(a, index, axis, keepdims=False)  # noqa: E731
     return jax.tree.map(take, tree)
 
 
 def _put(sweep: _Sweep, tree: Any, values: Any, index: jax.Array) -> Any:
     """The rows of one tile put back."""
-    axis = len(sweep.cut.tile)
+    axis = len(sweep.tiling.tile_shape)
     put = lambda a, v: jax.lax.dynamic_update_index_in_dim(a, v, index, axis)  # noqa: E731
     return jax.tree.map(put, tree, values)
 
 
 def _product(sweep: _Sweep, left, left_axes, right, right_axes) -> jax.Array:
     """A product in the dtype of the operands, accumulated in the dtype of the sums."""
-    return jax.lax.dot_general(
-        left.astype(sweep.operand),
-        right.astype(sweep.operand),
-        ((left_axes, right_axes), ((), ())),
-        preferred_element_type=sweep.dtype,
-    )
+    return contract(left, left_axes, right, right_axes, sweep.operand, sweep.dtype)
 
 
 def _project(sweep: _Sweep, hidden: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -444,7 +435,7 @@ def _shift(sweep: _Sweep, top: jax.Array) -> jax.Array:
 
 def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_Sums, jax.Array]:
     """The forward sweep, one product per tile; also the share of all classes that it has seen."""
-    shape = *sweep.cut.tile, sweep.cut.tiles
+    shape = *sweep.tiling.tile_shape, sweep.tiling.tiles
     zeros, low = jnp.zeros(shape, sweep.dtype), jnp.full(shape, -jnp.inf, sweep.dtype)
     start = _Sums(low, zeros, zeros, zeros, zeros, zeros, jnp.zeros(shape, jnp.int32))
     share = 1.0 / _size(sweep, targets.class_mask)
@@ -461,7 +452,7 @@ def _look(sweep: _Sweep, parameters: _Parameters, targets: _Targets) -> tuple[_S
             total = _add(sweep, known, seen, share, x, labels, block)
             return (_put(sweep, sums, total, number), seen), None
 
-        sums, seen = _loop(tile_step, carry, sweep.cut.tiles)
+        sums, seen = _loop(tile_step, carry, sweep.tiling.tiles)
         return (sums, seen + share * _number(sweep, block)), None
 
     start = start, jnp.zeros((), sweep.dtype)
@@ -583,7 +574,7 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
     """Of all results but `top_class`, along the tangents of those parameters that have one."""
     parameters, targets, rows = residuals
     moving = [name for name, dot in dots._asdict().items() if dot is not None]
-    zeros = jnp.zeros((*sweep.cut.tile, sweep.cut.tiles), sweep.dtype)
+    zeros = jnp.zeros((*sweep.tiling.tile_shape, sweep.tiling.tiles), sweep.dtype)
     zeros = _parallel.match_varying(zeros, residuals, dots)
 
     def step(totals, index):
@@ -616,7 +607,7 @@ def _tangents(sweep: _Sweep, residuals, dots: _Parameters) -> tuple[jax.Array, .
             added = tile(parameters, targets, rows, dots, number)
             return _put(sweep, totals, jax.tree.map(jnp.add, known, added), number), None
 
-        return _loop(tile_step, totals, sweep.cut.tiles), None
+        return _loop(tile_step, totals, sweep.tiling.tiles), None
 
     return _loop(step, (zeros,) * 5, sweep.blocks)
 
@@ -745,7 +736,7 @@ def _sweep_back(
             kernel=zero(block.kernel.shape) if wanted.kernel else None,
             bias=zero(sweep.block) if wanted.bias else None,
         )
-        local = _loop(tile_step, local, sweep.cut.tiles)
+        local = _loop(tile_step, local, sweep.tiling.tiles)
         if wanted.kernel:
             columns = (local.kernel * unit).astype(parameters.kernel.dtype)
             columns = _add_columns(sweep, sums.kernel, columns, block, sweep.vocab_axis)
