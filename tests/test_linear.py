@@ -277,7 +277,8 @@ BY_ROWS, BY_COLUMNS = {"sweep": "rows"}, {"sweep": "columns"}
     ("sweep", "count", "trained", "options"),
     [
         ("columns", 4, (0, 1), {}),
-        ("rows", 2, (0,), {}),
+        ("columns", 3, (0,), {}),
+        ("rows", 2, (0,), BY_ROWS),
         ("columns", 1, (), {}),
         ("columns", 4, (0, 1), {"reduction": "none"}),
         ("columns", 3, (0,), {"reduction": "none"}),

@@ -88,10 +88,9 @@ def linear_softmax_cross_entropy(
         shift: How many places further on the last leading axis the label of a row stands: 1 trains
             a causal language model on `labels` that are its own tokens. The mask and the weights
             move with the labels; the last `shift` rows have none and do not count.
-        sweep: "rows" or "columns" of the logits; None takes what is faster: columns for "none",
-            and for a mean or a sum in float32 of a differentiated kernel if D is at most 256; else
-            rows. A `chunk_size` asks for rows, a `block_size` for columns. Columns always need
-            least memory.
+        sweep: "rows" or "columns" of the logits; None takes rows for a mean or a sum with D > 256
+            or in 16 bits, else columns. A `chunk_size` asks for rows, a `block_size` for columns.
+            Columns always need least memory.
         chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
             None picks it: 64 MiB of float32 logits, but at least 256 rows.
         block_size: The largest number of classes whose logits exist at a time in a sweep over
