@@ -14,6 +14,8 @@ from jaxent._kernels.softmax import (
     max_and_shift,
     softmax,
     softmax_jvp,
+    subtract_mean,
+    subtract_total,
 )
 from jaxent._parallel import AxisName, class_count, pmax, psum, take_label
 
@@ -270,30 +272,12 @@ def _surprise(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Arra
     return jnp.where(unused, 0.0, jnp.where(targets < 0.0, jnp.nan, surprise))
 
 
-def _mean_difference(x: jax.Array, x_dot: jax.Array, axis_name: AxisName) -> jax.Array:
-    """sum(p x_dot) - x_dot per class, p = softmax(x), where a class with p > 1/2 is the pivot."""
-    p = softmax(x, axis_name)
-    heavy = p > 0.5
-    pivot = psum(jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True), axis_name)
-    ahead = jnp.where(heavy, 0.0, x_dot - pivot)
-    return psum(jnp.sum(p * ahead, axis=-1, keepdims=True), axis_name) - ahead
-
-
-def _spread(p: jax.Array, targets_dot: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The differences p sum(targets_dot) - targets_dot, the transpose of `_mean_difference`."""
-    heavy = p > 0.5
-    light = p * psum(jnp.sum(targets_dot, axis=-1, keepdims=True), axis_name) - targets_dot
-    light = jnp.where(heavy, 0.0, light)
-    others = psum(jnp.sum(light, axis=-1, keepdims=True), axis_name)
-    return light - jnp.where(heavy, others, 0.0)
-
-
 @_surprise.defjvp
 def _surprise_jvp(axis_name, primals, tangents):
     x, targets = primals
     x_dot, _ = tangents
-    surprise_dot = _mean_difference(x, jnp.where(x == -jnp.inf, 0.0, x_dot), axis_name)
-    return _surprise(x, targets, axis_name), surprise_dot
+    x_dot = jnp.where(x == -jnp.inf, 0.0, x_dot)
+    return _surprise(x, targets, axis_name), -subtract_mean(softmax(x, axis_name), x_dot, axis_name)
 
 
 @functools.partial(soft_cross_entropy.defjvp, symbolic_zeros=True)
@@ -319,5 +303,5 @@ def _soft_cross_entropy_and_slope_jvp(axis_name, primals, tangents):
         slope_dot = mass * softmax_jvp(p, x_dot, axis_name)
     if not isinstance(targets_dot, SymbolicZero):
         loss_dot += dot_tangent(_surprise(x, targets, axis_name), targets_dot, axis_name)
-        slope_dot += jnp.where(x == -jnp.inf, 0.0, _spread(p, targets_dot, axis_name))
+        slope_dot -= jnp.where(x == -jnp.inf, 0.0, subtract_total(p, targets_dot, axis_name))
     return (loss, slope), (broadcast_tangent(loss_dot, loss), broadcast_tangent(slope_dot, slope))

@@ -25,7 +25,7 @@ from jaxent._compat import log1p
 from jaxent._float import scaled
 from jaxent._float.scaled import Scaled
 from jaxent._float.sums import safe_reciprocal
-from jaxent._kernels.softmax import max_and_shift, softmax
+from jaxent._kernels.softmax import fold_into_pivot, max_and_shift, softmax
 
 # Frames that are dealt with together. Of the states [T, B, N+1] only those at the start of such a
 # segment are kept: to run through it again takes less time than to write them all to memory.
@@ -115,10 +115,7 @@ def _loss_and_slope(x, frames, symbols, exists) -> tuple[jax.Array, jax.Array]:
     loss, light = _with_sure(loss, sure, ordinary)
     light = jnp.where(is_sure, light, probs - light)
     light = jnp.where((loss == jnp.inf)[:, None, None], 0.0, light)
-    # The entry of a class with p > 1/2 is minus the sum of the others.
-    heavy = probs > 0.5
-    light = jnp.where(heavy, 0.0, light)
-    return loss, light - jnp.where(heavy, jnp.sum(light, axis=-1, keepdims=True), 0.0)
+    return loss, fold_into_pivot(light, probs > 0.5)
 
 
 def _is_sure(loss: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from jaxent._compat import log1p
 from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._kernels.softmax import pivot_entry, sum_classes
 
 
 def is_zero(p: jax.Array) -> jax.Array:
@@ -306,12 +307,12 @@ def _perpendicular(direction: jax.Array, x: jax.Array) -> jax.Array:
     the squares of the others.
     """
     squares = jnp.square(direction)
-    heavy = squares > 0.5
-    rest = jnp.sum(jnp.where(heavy, 0.0, squares), axis=-1, keepdims=True)
-    at_heavy = jnp.sum(jnp.where(heavy, direction * x, 0.0), axis=-1, keepdims=True)
-    elsewhere = jnp.sum(jnp.where(heavy, 0.0, direction * x), axis=-1, keepdims=True)
-    heavy_part = rest * x - direction * elsewhere
-    return jnp.where(heavy, heavy_part, x - direction * (at_heavy + elsewhere))
+    is_pivot = squares > 0.5
+    rest = sum_classes(jnp.where(is_pivot, 0.0, squares))
+    of_pivot = pivot_entry(direction * x, is_pivot)
+    of_others = sum_classes(jnp.where(is_pivot, 0.0, direction * x))
+    at_pivot = rest * x - direction * of_others
+    return jnp.where(is_pivot, at_pivot, x - direction * (of_pivot + of_others))
 
 
 def raised(base: float | None, x: jax.Array) -> jax.Array:

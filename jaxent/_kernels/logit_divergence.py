@@ -28,7 +28,16 @@ from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.sigmoid import absolute, sigmoid
-from jaxent._kernels.softmax import max_and_log_sum_over_max, softmax, softmax_jvp
+from jaxent._kernels.softmax import (
+    fold_into_pivot,
+    max_and_log_sum_over_max,
+    pivot_entry,
+    softmax,
+    softmax_jvp,
+    subtract_mean,
+    subtract_total,
+    sum_classes,
+)
 from jaxent._parallel import AxisName, any_over, psum
 
 # Small parts: functions of one number.
@@ -92,29 +101,9 @@ def _verdict(axis_name: AxisName, *arrays: jax.Array) -> jax.Array:
     return jnp.where(functools.reduce(jnp.logical_and, exists), one, jnp.nan)
 
 
-def _sum(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The sum over the classes, [..., 1]."""
-    return psum(jnp.sum(x, axis=-1, keepdims=True), axis_name)
-
-
-def _centred(p: jax.Array, x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Entries of x less their mean under p; a class with p > 1/2 serves as the pivot."""
-    heavy = p > 0.5
-    pivot = _sum(jnp.where(heavy, x, 0.0), axis_name)
-    centred = jnp.where(heavy, 0.0, x - pivot)
-    return centred - _sum(p * centred, axis_name)
-
-
-def _balanced(p: jax.Array, x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The transpose of `_centred`: x - p sum(x), which sums to 0."""
-    heavy = p > 0.5
-    light = jnp.where(heavy, 0.0, x - p * _sum(x, axis_name))
-    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
-
-
 def _bend(p: jax.Array, slope: jax.Array, x_dot: jax.Array, axis_name: AxisName) -> jax.Array:
     """How slope = curvature(p, w) changes with p = softmax(x) while w stays: symmetric in x_dot."""
-    along_slope, along_p = _sum(slope * x_dot, axis_name), _sum(p * x_dot, axis_name)
+    along_slope, along_p = sum_classes(slope * x_dot, axis_name), sum_classes(p * x_dot, axis_name)
     return slope * x_dot - p * along_slope - slope * along_p
 
 
@@ -210,9 +199,7 @@ def softmax_difference(a: jax.Array, b: jax.Array, axis_name: AxisName = None) -
     """softmax(a) - softmax(b), however near the two are to each other or to certainty."""
     p, q, eighth, _ = _compare(a, b, axis_name)
     difference = (p + q) * _tanh_half(_bounded(eighth))
-    heavy = (p > 0.5) & (q > 0.5)
-    light = jnp.where(heavy, 0.0, difference)
-    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
+    return fold_into_pivot(difference, (p > 0.5) & (q > 0.5), axis_name)
 
 
 @functools.partial(softmax_difference.defjvp, symbolic_zeros=True)
@@ -291,10 +278,10 @@ def _kl_target_slope(x: jax.Array, target_x: jax.Array, axis_name: AxisName) -> 
     (top_x, _), (top_target, _) = (
         max_and_log_sum_over_max(each, axis_name) for each in (x, target_x)
     )
-    heavy = (q > 0.5) & ~gone
-    some = any_over(jnp.any(heavy, axis=-1), axis_name)
+    is_pivot = (q > 0.5) & ~gone
+    some = any_over(jnp.any(is_pivot, axis=-1), axis_name)
     pivot, target_pivot = (
-        jnp.where(some, _sum(jnp.where(heavy, each, 0.0), axis_name)[..., 0], top)
+        jnp.where(some, pivot_entry(each, is_pivot, axis_name)[..., 0], top)
         for each, top in ((x, top_x), (target_x, top_target))
     )
     contrast, rest = _contrast(
@@ -303,12 +290,11 @@ def _kl_target_slope(x: jax.Array, target_x: jax.Array, axis_name: AxisName) -> 
         pivot,
         target_pivot,
     )
-    mean = _sum(q * (contrast + rest), axis_name)
+    mean = sum_classes(q * (contrast + rest), axis_name)
     centred = (contrast - mean) + rest
     # The mean may be far larger than what is left, and its rounding as large.
-    centred -= _sum(q * centred, axis_name)
-    light = jnp.where(heavy, 0.0, (-8.0 * q) * centred)
-    return light - jnp.where(heavy, _sum(light, axis_name), 0.0)
+    centred -= sum_classes(q * centred, axis_name)
+    return fold_into_pivot((-8.0 * q) * centred, is_pivot, axis_name)
 
 
 @functools.partial(_kl_target_slope.defjvp, symbolic_zeros=True)
@@ -407,10 +393,10 @@ def _jensen_shannon_slope_jvp(beta, axis_name, primals, tangents):
     shared = beta * p * ((1.0 - beta) * q / jnp.where(mixture > 0.0, mixture, 1.0))
     slope_dot = 0.0
     if not isinstance(a_dot, SymbolicZero):
-        slope_dot += _balanced(p, shared * _centred(p, a_dot, axis_name), axis_name)
+        slope_dot += subtract_total(p, shared * subtract_mean(p, a_dot, axis_name), axis_name)
         slope_dot += _bend(p, slope, a_dot, axis_name)
     if not isinstance(b_dot, SymbolicZero):
-        slope_dot -= _balanced(p, shared * _centred(q, b_dot, axis_name), axis_name)
+        slope_dot -= subtract_total(p, shared * subtract_mean(q, b_dot, axis_name), axis_name)
     return slope, broadcast_tangent(slope_dot, slope)
 
 

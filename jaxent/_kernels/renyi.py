@@ -22,6 +22,7 @@ from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent
 from jaxent._kernels.distribution import is_zero, log_or_zero
+from jaxent._kernels.softmax import pivot_entry
 from jaxent._parallel import with_auto_axes
 
 # Powers.
@@ -453,7 +454,7 @@ def _share_change(p: jax.Array, total: jax.Array, change: jax.Array, add=jnp.sum
     relative = jnp.where(is_zero(p), 0.0, change / jnp.where(is_zero(p), 1.0, p))
     # More than half by more than the rounding of totals, so that there are never two.
     heavy = p > (0.5 + 2.0 * float(jnp.finfo(p.dtype).eps)) * total
-    of_pivot = jnp.sum(jnp.where(heavy, relative, 0.0), axis=-1, keepdims=True)
+    of_pivot = pivot_entry(relative, heavy)
     others = jnp.where(heavy, 0.0, change - p * of_pivot)
     of_total = add(others, axis=-1)[..., None] / total
     return jnp.where(heavy, 0.0, relative - of_pivot) - of_total

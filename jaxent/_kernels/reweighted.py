@@ -13,7 +13,12 @@ from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.cross_entropy import label_cross_entropy, soft_cross_entropy
 from jaxent._kernels.sigmoid import absolute, sigmoid, softplus
-from jaxent._kernels.softmax import max_and_log_sum_over_max, max_and_shift, softmax
+from jaxent._kernels.softmax import (
+    max_and_log_sum_over_max,
+    max_and_shift,
+    softmax_and_complement,
+    sum_classes,
+)
 from jaxent._parallel import AxisName, psum, take_label
 
 
@@ -487,16 +492,8 @@ def _surprise(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Arra
     return jnp.where(unused, 0.0, top[..., None] - jnp.where(unused, 0.0, x) + excess[..., None])
 
 
-def _softmax_and_rest(x: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The probabilities, 1 minus each of them, and which one is more than 1/2."""
-    p = softmax(x, axis_name)
-    heavy = p > 0.5
-    others = psum(jnp.sum(jnp.where(heavy, 0.0, p), axis=-1, keepdims=True), axis_name)
-    return p, jnp.where(heavy, others, 1.0 - p), heavy
-
-
 def _expected_rest(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.Array:
-    return psum(jnp.sum(targets * _softmax_and_rest(x, axis_name)[1], axis=-1), axis_name)
+    return psum(jnp.sum(targets * softmax_and_complement(x, axis_name)[1], axis=-1), axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -543,7 +540,7 @@ def _poly_surprise(x, targets, above, below, axis_name) -> jax.Array:
     if below is not None:
         result = _product(1.0 + below, surprise) - below * _beyond(surprise)
     if above is not None:
-        rest = _softmax_and_rest(x, axis_name)[1]
+        rest = softmax_and_complement(x, axis_name)[1]
         result += above * jnp.where(_is_unused(x, targets), 0.0, rest)
     return result
 
@@ -554,13 +551,13 @@ def _poly_slope(x, targets, above, below, axis_name) -> jax.Array:
     It is that of the cross-entropy with the targets times 1 + epsilon p. What it is made of has
     accurate rules, and so does it.
     """
-    p, rest, heavy = _softmax_and_rest(x, axis_name)
+    p, rest = softmax_and_complement(x, axis_name)
     share = 1.0 if below is None else 1.0 + below
     weights = targets * (rest + (share if above is None else share + above) * p)
     others = jnp.where(
-        heavy,
-        psum(jnp.sum(jnp.where(heavy, 0.0, weights), axis=-1, keepdims=True), axis_name),
-        psum(jnp.sum(weights, axis=-1, keepdims=True), axis_name) - weights,
+        p > 0.5,
+        sum_classes(jnp.where(p > 0.5, 0.0, weights), axis_name),
+        sum_classes(weights, axis_name) - weights,
     )
     return jnp.where(x == -jnp.inf, 0.0, p * others - rest * weights)
 

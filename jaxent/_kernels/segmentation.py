@@ -8,39 +8,11 @@ import jax.numpy as jnp
 
 from jaxent._float.tangents import broadcast_tangent, scale_tangent
 from jaxent._kernels.sigmoid import absolute, sigmoid
-from jaxent._kernels.softmax import softmax, softmax_jvp
-
-
-def _is_heavy(p: jax.Array) -> jax.Array:
-    """1 where p > 1/2, and 0 elsewhere, in arithmetic, which the compiler for CPUs fuses."""
-    return jnp.ceil(p - 0.5)
+from jaxent._kernels.softmax import softmax_jvp
 
 
 @jax.custom_jvp
-def softmax_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Probabilities over the last axis, and 1 - p of each, both with relative accuracy."""
-    p = softmax(x)
-    heavy = _is_heavy(p)
-    light = jnp.sum(p * (1.0 - heavy), axis=-1, keepdims=True)
-    return p, (1.0 - p) * (1.0 - heavy) + light * heavy
-
-
-@softmax_and_rest.defjvp
-def _softmax_and_rest_jvp(primals, tangents):
-    (x,), (x_dot,) = primals, tangents
-    p, rest = softmax_and_rest(x)
-    # The `softmax_jvp` of softmax once more, cheaper, since what is left of a heavy class is known.
-    # Not p - heavy: a compiler may contract it with the product that p is, which leaves a rounding.
-    is_heavy = _is_heavy(p)
-    heavy, light = p * is_heavy, p * (1.0 - is_heavy)
-    of_light = jnp.sum(light * x_dot, axis=-1, keepdims=True)
-    of_heavy = jnp.sum(heavy * x_dot, axis=-1, keepdims=True)
-    moved = light * (x_dot - of_light - of_heavy) + heavy * (rest * x_dot - of_light)
-    return (p, rest), (moved, -moved)
-
-
-@jax.custom_jvp
-def sigmoid_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def sigmoid_and_complement(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The probability of "yes" per element, and that of "no"."""
     decay = jnp.exp(-absolute(x))
     larger = 1.0 / (1.0 + decay)
@@ -48,11 +20,11 @@ def sigmoid_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(x >= 0.0, larger, smaller), jnp.where(x >= 0.0, smaller, larger)
 
 
-@sigmoid_and_rest.defjvp
-def _sigmoid_and_rest_jvp(primals, tangents):
+@sigmoid_and_complement.defjvp
+def _sigmoid_and_complement_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     moved = sigmoid(x) * sigmoid(-x) * x_dot
-    return sigmoid_and_rest(x), (moved, -moved)
+    return sigmoid_and_complement(x), (moved, -moved)
 
 
 def share(part: jax.Array, rest: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.sums import safe_reciprocal
+from jaxent._float.sums import blocked_sum, safe_reciprocal
 from jaxent._parallel import AxisName, all_over, class_count, pmax, psum
 
 
@@ -69,18 +69,72 @@ def _softmax_rule(axis_name, primals, tangents):
 
 
 def softmax_jvp(p: jax.Array, x_dot: jax.Array, axis_name: AxisName = None) -> jax.Array:
-    """(diag(p) - p p') x_dot without cancellation, as a chain of maps that is its own transpose.
+    """(diag(p) - p p') x_dot without cancellation, as a chain of maps that is its own transpose."""
+    return subtract_total(p, p * subtract_pivot(x_dot, p > 0.5, axis_name), axis_name)
 
-    A class with p > 1/2 serves as the pivot: its own entry is minus the sum of the others, and the
-    others see only differences to it. Where there is none, no 1 - p is small.
-    """
-    heavy = p > 0.5
-    pivot = psum(jnp.sum(jnp.where(heavy, x_dot, 0.0), axis=-1, keepdims=True), axis_name)
-    centred = jnp.where(heavy, 0.0, x_dot - pivot)
-    moved = p * centred - p * psum(jnp.sum(p * centred, axis=-1, keepdims=True), axis_name)
-    light = jnp.where(heavy, 0.0, moved)
-    others = psum(jnp.sum(light, axis=-1, keepdims=True), axis_name)
-    return light - jnp.where(heavy, others, 0.0)
+
+# The pivot of a row is the class with p > 1/2, if there is one. Entries of other classes count as
+# differences to the pivot's, and its own entry as minus the sum of the others: so nothing cancels.
+# Where there is no pivot, no 1 - p is small.
+
+
+def sum_classes(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """The sum over the classes, [..., 1]."""
+    return psum(jnp.sum(x, axis=-1, keepdims=True), axis_name)
+
+
+def pivot_entry(x: jax.Array, is_pivot: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """The entry of each row at its pivot [..., 1], and 0 where it has none."""
+    return sum_classes(jnp.where(is_pivot, x, 0.0), axis_name)
+
+
+def subtract_pivot(x: jax.Array, is_pivot: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """Entries of each row [..., V] less that of its pivot."""
+    return jnp.where(is_pivot, 0.0, x - pivot_entry(x, is_pivot, axis_name))
+
+
+def fold_into_pivot(x: jax.Array, is_pivot: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """Rows [..., V] with minus the sum of the other entries at the pivot; the transpose of that."""
+    others = jnp.where(is_pivot, 0.0, x)
+    return others - jnp.where(is_pivot, sum_classes(others, axis_name), 0.0)
+
+
+def subtract_mean(p: jax.Array, x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """Entries of each row [..., V] less their mean under p: x - sum(p x)."""
+    x = subtract_pivot(x, p > 0.5, axis_name)
+    return x - sum_classes(p * x, axis_name)
+
+
+def subtract_total(p: jax.Array, x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """`x - p sum(x)`, whose rows sum to 0: the transpose of `subtract_mean`."""
+    return fold_into_pivot(x - p * sum_classes(x, axis_name), p > 0.5, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax_and_complement(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, jax.Array]:
+    """Probabilities over the last axis, and 1 - p of each, both with relative accuracy."""
+    p = softmax(x, axis_name)
+    is_pivot = _is_pivot(p)
+    others = psum(blocked_sum(p * (1.0 - is_pivot)), axis_name)[..., None]
+    return p, (1.0 - p) * (1.0 - is_pivot) + others * is_pivot
+
+
+def _is_pivot(p: jax.Array) -> jax.Array:
+    """1 where p > 1/2, and 0 elsewhere, in arithmetic, which XLA for CPUs fuses into sums."""
+    return jnp.ceil(p - 0.5)
+
+
+@softmax_and_complement.defjvp
+def _softmax_and_complement_jvp(axis_name, primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    p, complement = softmax_and_complement(x, axis_name)
+    # Cheaper than `softmax_jvp`, since the complement of the pivot is known. Not p minus the
+    # pivot's: XLA may contract that with the product that p is, which leaves a rounding.
+    is_pivot = _is_pivot(p)
+    pivot, others = p * is_pivot, p * (1.0 - is_pivot)
+    of_others, of_pivot = (sum_classes(q * x_dot, axis_name) for q in (others, pivot))
+    p_dot = others * (x_dot - of_others - of_pivot) + pivot * (complement * x_dot - of_others)
+    return (p, complement), (p_dot, -p_dot)
 
 
 def max_and_log_sum_over_max(

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import segmentation
+from jaxent._kernels import segmentation, softmax
 
 _Axes = int | Sequence[int] | None
 
@@ -529,9 +529,9 @@ def _overlaps(regions: _Regions) -> _Overlaps:
     elif shape[-1] == 1:
         # Without their last axis, of size 1, the sums are vectorised.
         yes, no, x = (a.reshape(shape[:-1]) for a in (yes, no, x))
-        p, rest = segmentation.sigmoid_and_rest(x)
+        p, rest = segmentation.sigmoid_and_complement(x)
     else:
-        p, rest = segmentation.softmax_and_rest(x)
+        p, rest = softmax.softmax_and_complement(x)
 
     def total(values: jax.Array) -> jax.Array:
         return segmentation.sum_over_pixels(values.reshape(shape))
@@ -689,7 +689,7 @@ def _lovasz_softmax(logits, labels, where, axes, classes) -> jax.Array:
     pixels = (labels.shape[0], math.prod(labels.shape[1:]))
     p, rest = (
         jnp.swapaxes(a.reshape(*pixels, size), -1, -2)
-        for a in segmentation.softmax_and_rest(rows.values)
+        for a in softmax.softmax_and_complement(rows.values)
     )
     flat = rows.labels.reshape(pixels)[:, None, :]
     is_true = flat == jnp.arange(size, dtype=flat.dtype).reshape(1, -1, 1)
