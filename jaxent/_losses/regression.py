@@ -2,13 +2,14 @@
 
 import math
 import numbers
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._kernels import regression
+from jaxent._kernels import poisson, regression
 
 
 @_checks.public
@@ -20,20 +21,15 @@ def squared_error(
     .. math:: \ell = (x - y)^2
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32 (float64
-        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
-        gradient 0, whatever they hold.
+        One loss per element in squared units of the targets, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,11 +37,13 @@ def squared_error(
         >>> print(jaxent.squared_error(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [ 0.    0.25 16.  ]
 
+    See Also:
+        `l2_loss` (half of it), `huber_loss` (linear in large errors), `absolute_error`.
+
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 2.4.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
-    return _masks.zero_where_masked(_masks.apply_elementwise(_square, arrays), where)
+    return _error_loss(_square, predictions, targets, where)
 
 
 @_checks.public
@@ -57,20 +55,15 @@ def l2_loss(
     .. math:: \ell = \tfrac{1}{2} (x - y)^2
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32 (float64
-        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
-        gradient 0, whatever they hold.
+        One loss per element in squared units of the targets, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,11 +71,13 @@ def l2_loss(
         >>> print(jaxent.l2_loss(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [0.    0.125 8.   ]
 
+    See Also:
+        `squared_error` (twice this), `huber_loss`, `gaussian_nll`.
+
     References:
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
-    return _masks.zero_where_masked(_masks.apply_elementwise(_half_square, arrays), where)
+    return _error_loss(_half_square, predictions, targets, where)
 
 
 @_checks.public
@@ -94,20 +89,16 @@ def absolute_error(
     .. math:: \ell = |x - y|
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
 
     Returns:
-        One loss per element in units of the targets, of the common shape, float32 (float64 if any
-        input is). The derivative of an error of exactly 0 is given as 0. Masked elements have loss
-        0 and gradient 0, whatever they hold.
+        One loss per element in units of the targets, float32 (float64 for float64 inputs). At an
+        error of 0 the derivative is 0.
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,8 +109,7 @@ def absolute_error(
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 10.6.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
-    return _masks.zero_where_masked(_masks.apply_elementwise(_size, arrays), where)
+    return _error_loss(_absolute, predictions, targets, where)
 
 
 @_checks.public
@@ -132,33 +122,23 @@ def huber_loss(
 ) -> jax.Array:
     r"""Half of the squared error where it is small, and linear in it where it is large.
 
-    .. math::
-        \ell = \begin{cases}
-            e^2 / 2 & |e| \le \delta \\
-            \delta\, (|e| - \delta / 2) & |e| > \delta
-        \end{cases}
-        \qquad e = x - y
+    .. math:: \ell = \begin{cases} e^2 / 2 & |e| \le \delta \\
+        \delta\, (|e| - \delta / 2) & |e| > \delta \end{cases} \qquad e = x - y
 
-    No single example pulls with more than :math:`\delta`: the derivative is the error, cut to
-    :math:`[-\delta, \delta]`.
+    The derivative is the error, clipped to :math:`[-\delta, \delta]`.
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
-        delta: The error :math:`\delta > 0` from which on the loss is linear, finite, in the unit
-            of the targets. A number, or a scalar array (NaN if out of range).
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
+        delta: The error :math:`\delta > 0` from which on the loss is linear, finite; a number, or a
+            scalar array (NaN if out of range).
 
     Returns:
-        One loss per element in squared units of the targets, of the common shape, float32 (float64
-        if any input is). It is `+inf` for an infinite error. Masked elements have loss 0 and
-        gradient 0, whatever they hold.
+        One loss per element in squared units of the targets, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes or `delta` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -166,15 +146,16 @@ def huber_loss(
         >>> print(jaxent.huber_loss(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [0.    0.125 3.5  ]
 
+    See Also:
+        `log_cosh` (smooth everywhere), `l2_loss`, `absolute_error`.
+
     References:
         Huber, `Robust Estimation of a Location Parameter
         <https://doi.org/10.1214/aoms/1177703732>`_, 1964.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
     _checks.check_open_interval("delta", delta, 0.0, math.inf)
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(_huber, arrays, _checks.as_scalar("delta", delta)), where
-    )
+    delta = _checks.as_scalar("delta", delta)
+    return _error_loss(_huber, predictions, targets, where, delta)
 
 
 @_checks.public
@@ -185,24 +166,20 @@ def log_cosh(
 
     .. math:: \ell = \log \cosh(x - y)
 
-    It is half of the squared error near 0 and the absolute error minus log 2 far away. Its
-    derivative is the hyperbolic tangent of the error.
+    It is half of the squared error near 0 and the absolute error minus log 2 far away; its
+    derivative is the hyperbolic tangent.
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
 
     Returns:
-        One loss per element, of the common shape, float32 (float64 if any input is). The unit in
-        which predictions and targets are given sets where the loss turns from square to linear.
-        Masked elements have loss 0 and gradient 0, whatever they hold.
+        One loss per element, without unit, float32 (float64 for float64 inputs). The unit of the
+        inputs sets the error from which on the loss is linear.
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -210,12 +187,14 @@ def log_cosh(
         >>> print(jaxent.log_cosh(jnp.array([1e-4, 2.5, -3.0]), jnp.array([0.0, 2.0, 1.0])))
         [5.0000001e-09 1.2011450e-01 3.3071882e+00]
 
+    See Also:
+        `huber_loss`, whose bend can be chosen.
+
     References:
         Pengfei Chen, Guangyong Chen, Shengyu Zhang, `Log Hyperbolic Cosine Loss Improves
         Variational Auto-Encoder <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
-    return _masks.zero_where_masked(_masks.apply_elementwise(regression.log_cosh, arrays), where)
+    return _error_loss(regression.log_cosh, predictions, targets, where)
 
 
 @_checks.public
@@ -229,29 +208,21 @@ def quantile_loss(
     r"""The pinball loss of each prediction; its mean is smallest at a quantile of the targets.
 
     .. math::
-        \ell = \begin{cases}
-            q\, (y - x) & y \ge x \\
-            (1 - q)\, (x - y) & y < x
-        \end{cases}
+        \ell = \begin{cases} q\, (y - x) & y \ge x \\ (1 - q)\, (x - y) & y < x \end{cases}
 
     Args:
-        predictions: What the model says, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, real, of the rank of `predictions`, or a scalar; None is 0, for
-            predictions that are errors already.
-        where: Booleans of the rank of `predictions`, or a scalar: True where the element counts.
-            None counts all.
-        quantile: Which one, :math:`q` in (0, 1): 0.9 asks for the number that 90% of the targets
-            stay below, 0.5 for half of the absolute error. A number, or a scalar array (NaN if
-            out of range).
+        predictions: Predictions x, any shape, floating point.
+        targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
+        where: Mask of the elements, of the rank of `predictions`, or a scalar.
+        quantile: Which one, q in (0, 1): 0.9 asks for the number that 90% of the targets stay
+            below; a number, or a scalar array (NaN if out of range).
 
     Returns:
-        One loss per element in units of the targets, of the common shape, float32 (float64 if any
-        input is). The derivative of an error of exactly 0 is given as 0. Masked elements have loss
-        0 and gradient 0, whatever they hold.
+        One loss per element in units of the targets, float32 (float64 for float64 inputs). At an
+        error of 0 the derivative is 0.
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes or `quantile` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -263,16 +234,13 @@ def quantile_loss(
     References:
         Koenker, Bassett, `Regression Quantiles <https://doi.org/10.2307/1913643>`_, 1978.
     """
-    where, arrays = _predictions_and_targets(predictions, targets, where)
     _checks.check_open_interval("quantile", quantile, 0.0, 1.0)
-    given = _checks.as_scalar("quantile", quantile)
+    q = _checks.as_scalar("quantile", quantile)
     if not isinstance(quantile, numbers.Real):
-        return _masks.zero_where_masked(_masks.apply_elementwise(_pinball, arrays, given), where)
-    # In Python's digits, since of a rounded 0.9 only 0.100000024 is left.
-    rest = _checks.as_scalar("quantile", 1.0 - float(quantile))
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(regression.pinball, arrays, given, rest), where
-    )
+        return _error_loss(_pinball, predictions, targets, where, q)
+    # 1 - q before q is rounded: from a float32 of 0.9 it would be 0.100000024.
+    complement = _checks.as_scalar("quantile", 1.0 - float(quantile))
+    return _error_loss(regression.pinball, predictions, targets, where, q, complement)
 
 
 @_checks.public
@@ -288,23 +256,19 @@ def poisson_nll(
     .. math:: \ell = e^x - t\, x \; [ {} + \log t! \, ]
 
     Args:
-        log_predictions: Logarithm of the expected count, any shape, floating point; 16-bit dtypes
-            are computed in float32. `-inf` is a rate of 0: a count of 0 costs 0, others `+inf`.
-        targets: Counts, real and non-negative, of the rank of `log_predictions`, or a scalar.
-            Negative ones make their element NaN.
-        where: Booleans of the rank of `log_predictions`, or a scalar: True where the element
-            counts. None counts all.
-        full: Whether :math:`\log t!`, which no prediction can change, is part of the loss. It is
-            exact, :math:`\log \Gamma(t + 1)` where the count is no integer, and where the rate is
-            about right it does not cancel against the rest, however large the count.
+        log_predictions: Logarithms x of the expected counts, any shape, floating point. At `-inf` a
+            count of 0 costs 0, others `+inf`.
+        targets: Counts t >= 0 (NaN otherwise), of the rank of `log_predictions`, or a scalar.
+        where: Mask of the elements, of the rank of `log_predictions`, or a scalar.
+        full: Whether the constant :math:`\log t!`, or :math:`\log \Gamma(t + 1)` where t is no
+            integer, is part of the loss. It is exact, however large the count.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 if any input is). It may
-        be negative unless `full` and the count is an integer. Masked elements have loss 0 and
-        gradient 0, whatever they hold.
+        One loss per element in nats, float32 (float64 for float64 inputs). It may be negative
+        unless `full` and the count is an integer.
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes or `full` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -318,12 +282,10 @@ def poisson_nll(
     """
     log_predictions = _checks.as_floating("log_predictions", log_predictions)
     targets = _checks.as_real("targets", targets)
-    _flag("full", full)
-    given = {"log_predictions": log_predictions, "targets": targets}
-    where, arrays = _masks.mask_elements(where, **given)
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(_full_poisson if full else _poisson, arrays), where
-    )
+    _check_flag("full", full)
+    where, arrays = _masks.mask_elements(where, log_predictions=log_predictions, targets=targets)
+    losses = _masks.apply_elementwise(_full_poisson_nll if full else _poisson_nll, arrays)
+    return _masks.zero_where_masked(losses, where)
 
 
 @_checks.public
@@ -341,23 +303,18 @@ def gaussian_nll(
         \; [ {} + \tfrac{1}{2} \log 2 \pi \, ]
 
     Args:
-        means: Expected values :math:`\mu`, any shape, floating point, in the unit of the targets;
-            16-bit dtypes are computed in float32.
-        targets: What was true, :math:`y`, real, of the rank of `means`, or a scalar.
-        variances: Variances :math:`v > 0`, in squared units of the targets, of the rank of
-            `means`, or a scalar. They are used as they are, without a lower bound; those that are
-            not positive make their element NaN, 0 included, for which there is no density.
-        where: Booleans of the rank of `means`, or a scalar: True where the element counts.
-            None counts all.
+        means: Expected values :math:`\mu`, any shape, floating point.
+        targets: Targets y, real, of the rank of `means`, or a scalar.
+        variances: Variances v > 0 (NaN otherwise), of the rank of `means`, or a scalar.
+        where: Mask of the elements, of the rank of `means`, or a scalar.
         full: Whether the constant :math:`\frac{1}{2} \log 2 \pi` is part of the loss.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 if any input is). It may
-        be negative, as densities may exceed 1. Masked elements have loss 0 and gradient 0, whatever
-        they hold.
+        One loss per element in nats, float32 (float64 for float64 inputs). It may be negative, as
+        densities may exceed 1.
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes or `full` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -373,63 +330,70 @@ def gaussian_nll(
     means = _checks.as_floating("means", means)
     targets = _checks.as_real("targets", targets)
     variances = _checks.as_real("variances", variances)
-    _flag("full", full)
-    given = {"means": means, "targets": targets, "variances": variances}
-    where, arrays = _masks.mask_elements(where, **given)
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(_full_gaussian if full else _gaussian, arrays), where
-    )
+    _check_flag("full", full)
+    where, arrays = _masks.mask_elements(where, means=means, targets=targets, variances=variances)
+    losses = _masks.apply_elementwise(_full_gaussian_nll if full else _gaussian_nll, arrays)
+    return _masks.zero_where_masked(losses, where)
 
 
-def _predictions_and_targets(
-    predictions: ArrayLike, targets: ArrayLike | None, where: ArrayLike | None
-) -> tuple[jax.Array | None, list[jax.Array]]:
-    """The mask, and both as arrays; refused where they do not fit. No targets are targets of 0."""
+def _error_loss(
+    kernel: Callable[..., jax.Array],
+    predictions: ArrayLike,
+    targets: ArrayLike | None,
+    where: ArrayLike | None,
+    *options: jax.Array,
+) -> jax.Array:
+    """The losses of a kernel of predictions, targets (None is 0) and scalar options."""
     predictions = _checks.as_floating("predictions", predictions)
     targets = _checks.as_real("targets", 0.0 if targets is None else targets)
-    return _masks.mask_elements(where, predictions=predictions, targets=targets)
+    where, arrays = _masks.mask_elements(where, predictions=predictions, targets=targets)
+    return _masks.zero_where_masked(_masks.apply_elementwise(kernel, arrays, *options), where)
 
 
-def _flag(name: str, value: bool) -> None:
+def _check_flag(name: str, value: bool) -> None:
     """Refuses anything but a Python bool, arrays and 0 and 1 included."""
     _checks.require(isinstance(value, bool), f"`{name}` must be True or False, got {value!r}.")
 
 
-def _square(x, y) -> jax.Array:
+# Kernels, with NaN where a number is out of range.
+
+
+def _square(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.square(x - y)
 
 
-def _half_square(x, y) -> jax.Array:
+def _half_square(x: jax.Array, y: jax.Array) -> jax.Array:
     return regression.half_square(x - y)
 
 
-def _size(x, y) -> jax.Array:
+def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
     one = jnp.ones((), x.dtype)
     return regression.pinball(x, y, one, one)
 
 
-def _huber(x, y, delta) -> jax.Array:
-    return regression.huber(
-        x, y, _masks.nan_where_invalid(delta, (delta > 0.0) & (delta < jnp.inf))
-    )
+def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
+    is_valid = (delta > 0.0) & (delta < jnp.inf)
+    return regression.huber(x, y, _masks.nan_where_invalid(delta, is_valid))
 
 
-def _pinball(x, y, quantile) -> jax.Array:
-    quantile = _masks.nan_where_invalid(quantile, (quantile > 0.0) & (quantile < 1.0))
+def _pinball(x: jax.Array, y: jax.Array, quantile: jax.Array) -> jax.Array:
+    is_valid = (quantile > 0.0) & (quantile < 1.0)
+    quantile = _masks.nan_where_invalid(quantile, is_valid)
     return regression.pinball(x, y, quantile, 1.0 - quantile)
 
 
-def _poisson(x, counts) -> jax.Array:
-    return regression.poisson(x, _masks.nan_where_invalid(counts, counts >= 0.0))
+def _poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
+    return poisson.poisson_nll(x, _masks.nan_where_invalid(counts, counts >= 0.0))
 
 
-def _full_poisson(x, counts) -> jax.Array:
-    return regression.poisson_surprise(x, _masks.nan_where_invalid(counts, counts >= 0.0))
+def _full_poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
+    return poisson.full_poisson_nll(x, _masks.nan_where_invalid(counts, counts >= 0.0))
 
 
-def _gaussian(means, targets, variances) -> jax.Array:
-    return regression.gaussian(means, targets, _masks.nan_where_invalid(variances, variances > 0.0))
+def _gaussian_nll(means: jax.Array, targets: jax.Array, variances: jax.Array) -> jax.Array:
+    variances = _masks.nan_where_invalid(variances, variances > 0.0)
+    return regression.gaussian_nll(means, targets, variances)
 
 
-def _full_gaussian(means, targets, variances) -> jax.Array:
-    return _gaussian(means, targets, variances) + 0.5 * math.log(2.0 * math.pi)
+def _full_gaussian_nll(means: jax.Array, targets: jax.Array, variances: jax.Array) -> jax.Array:
+    return _gaussian_nll(means, targets, variances) + 0.5 * math.log(2.0 * math.pi)
