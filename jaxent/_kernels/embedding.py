@@ -9,9 +9,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
 from jaxent._float.tangents import broadcast_tangent, dot_tangent
-from jaxent._kernels.cross_entropy import soft_cross_entropy
 from jaxent._kernels.sigmoid import softplus
 from jaxent._kernels.similarity import over_unit, power_of_two
+from jaxent._kernels.soft_cross_entropy import soft_cross_entropy
 from jaxent._kernels.softmax import log_normalizer
 
 

@@ -11,8 +11,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._float.two_part import two_diff
-from jaxent._kernels.cross_entropy import label_cross_entropy, soft_cross_entropy
+from jaxent._kernels.cross_entropy import label_cross_entropy
 from jaxent._kernels.sigmoid import absolute, sigmoid, softplus
+from jaxent._kernels.soft_cross_entropy import soft_cross_entropy
 from jaxent._kernels.softmax import (
     max_and_log_sum_over_max,
     max_and_shift,

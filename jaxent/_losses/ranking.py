@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import cross_entropy, ranking
+from jaxent._kernels import ranking, soft_cross_entropy
 from jaxent._losses import reduction
 
 _Reduce = Callable[..., ArrayLike] | None
@@ -237,7 +237,7 @@ def _softmax_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Arra
         x = jnp.where(items.class_mask | ~items.example_mask[..., None], x, -jnp.inf)
     if weights is not None:
         targets *= items.weights
-    return _judged(cross_entropy.soft_cross_entropy(x, targets), items, valid)
+    return _judged(soft_cross_entropy.soft_cross_entropy(x, targets), items, valid)
 
 
 @functools.partial(jax.jit, inline=True)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks, _parallel
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import cross_entropy, softmax
+from jaxent._kernels import cross_entropy, soft_cross_entropy, softmax
 from jaxent._parallel import AxisName
 
 
@@ -282,7 +282,7 @@ def _soft_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax
     if example_mask is not None:
         targets = jnp.where(example_mask[..., None], targets, 0.0)
     return _masks.zero_where_masked(
-        cross_entropy.soft_cross_entropy(x, targets, axis_name), example_mask
+        soft_cross_entropy.soft_cross_entropy(x, targets, axis_name), example_mask
     )
 
 
