@@ -1,4 +1,4 @@
-"""Softmax over the last axis, its curvature and its normaliser."""
+"""Softmax over the last axis, its derivatives, and its normaliser."""
 
 import functools
 import math
@@ -11,12 +11,12 @@ from jaxent._parallel import AxisName, all_over, class_count, pmax, psum
 
 
 def coarse_shift(top: jax.Array, size: int) -> jax.Array:
-    """A shift near enough to the maximum for exp, coarse enough for x - shift to be exact.
+    """A shift c near the maximum: sum(exp(x - c)) is in range, and x - c has no rounding error.
 
-    It is 0 while -4 < top <= limit, where the sum of `size` exponentials can neither overflow nor
-    lose a term that counts. Above, it is a multiple of 4 that follows the maximum, and a difference
-    of two floating point numbers within a factor of two of each other is exact. Below, it is one
-    of no larger size than the maximum, which makes no difference larger than x itself.
+    It is 0 while -4 < top <= limit, where the sum of `size` exponentials neither overflows nor
+    loses a term that counts. Above, it is a multiple of 4 that follows the maximum: the difference
+    of two floating point numbers within a factor of two of each other is exact. Below, it is a
+    multiple of 4 at most as large as the maximum, so that no difference is larger than x itself.
     """
     limit = math.log(float(jnp.finfo(top.dtype).max)) - 2.1 - math.log(size)
     above = 4.0 * jnp.ceil(jnp.maximum(top - limit, 0.0) / 4.0)
@@ -25,19 +25,24 @@ def coarse_shift(top: jax.Array, size: int) -> jax.Array:
 
 
 def max_and_shift(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, jax.Array]:
-    """The maximum over the last axis, 0 where it is -inf to keep NaN away, and its shift."""
+    """The maximum over the last axis, 0 where it is -inf (-inf - -inf is NaN), and its shift."""
     top = pmax(jax.lax.stop_gradient(jnp.max(x, axis=-1)), axis_name)
     top = jnp.where(top == -jnp.inf, 0.0, top)
     return top, coarse_shift(top, class_count(x.shape[-1], axis_name))
 
 
 def log_sum_over_top(
-    others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top
+    others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top: jax.Array
 ) -> jax.Array:
-    """log((others + left_out) / top_term), accurate near 0 if what was left out is on top.
+    """log((others + left_out) / top_term), accurate near 0 where `on_top`.
 
-    `others` is the sum of all terms but one, `left_out` that one, `top_term` the largest. Where
-    the one left out is not `on_top`, callers add a distance to the top that outweighs the result.
+    Elsewhere callers add to it a distance to the maximum that is larger than the result.
+
+    Args:
+        others: the sum of all terms but one, [...].
+        left_out: that one term.
+        top_term: the largest term.
+        on_top: whether the term left out is the largest.
     """
     terms = others + left_out
     # `motion` is zero, with the derivative that the term on top has in the logarithm. JAX before
@@ -62,7 +67,9 @@ def softmax(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
 
 
 @softmax.defjvp
-def _softmax_rule(axis_name, primals, tangents):
+def _softmax_rule(
+    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
     p = softmax(x, axis_name)
     return p, softmax_jvp(p, x_dot, axis_name)
@@ -144,10 +151,10 @@ def max_and_log_sum_over_max(
     top, shift = max_and_shift(x, axis_name)
     terms = jnp.exp(x - shift[..., None])
     top_term = jnp.exp(top - shift)
-    # All of the terms on top but one stay in the sum, whichever that is.
-    tied = jnp.where(x < top[..., None], 0.0, terms)
-    beneath = psum(jnp.sum(terms - tied, axis=-1), axis_name)
-    others = beneath + (psum(jnp.sum(tied, axis=-1), axis_name) - top_term)
+    # Of several largest terms all but one stay in the sum, whichever that is.
+    largest = jnp.where(x < top[..., None], 0.0, terms)
+    smaller = psum(jnp.sum(terms - largest, axis=-1), axis_name)
+    others = smaller + (psum(jnp.sum(largest, axis=-1), axis_name) - top_term)
     return top, log_sum_over_top(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
 
 
@@ -155,15 +162,17 @@ def max_and_log_sum_over_max(
 def log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """log(sum(exp(x))) over the last axis; -inf if every entry is."""
     top, excess = max_and_log_sum_over_max(x, axis_name)
-    impossible = all_over(jnp.all(x == -jnp.inf, axis=-1), axis_name)
-    return jnp.where(impossible, -jnp.inf, top + excess)
+    is_empty = all_over(jnp.all(x == -jnp.inf, axis=-1), axis_name)
+    return jnp.where(is_empty, -jnp.inf, top + excess)
 
 
 @log_normalizer.defjvp
-def _log_normalizer_jvp(axis_name, primals, tangents):
+def _log_normalizer_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
-    slope_dot = psum(jnp.sum(softmax(x, axis_name) * x_dot, axis=-1), axis_name)
-    return log_normalizer(x, axis_name), slope_dot
+    result_dot = psum(jnp.sum(softmax(x, axis_name) * x_dot, axis=-1), axis_name)
+    return log_normalizer(x, axis_name), result_dot
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -173,32 +182,37 @@ def squared_log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Arra
 
 
 @squared_log_normalizer.defjvp
-def _squared_log_normalizer_jvp(axis_name, primals, tangents):
+def _squared_log_normalizer_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
-    slope = _squared_log_normalizer_grad(x, axis_name)
-    slope_dot = psum(jnp.sum(slope * x_dot, axis=-1), axis_name)
-    return squared_log_normalizer(x, axis_name), slope_dot
-
-
-def _possible_log_normalizer(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The log-normaliser [..., 1], and 0 for a row without a possible class: it has no gradient."""
-    log_z = log_normalizer(x, axis_name)
-    return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
+    grad = _squared_log_normalizer_grad(x, axis_name)
+    result_dot = psum(jnp.sum(grad * x_dot, axis=-1), axis_name)
+    return squared_log_normalizer(x, axis_name), result_dot
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _squared_log_normalizer_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """2 log(Z) p, [..., V]."""
     # The probability comes first: twice the log-normaliser may overflow where the result does not.
-    return 2.0 * (softmax(x, axis_name) * _possible_log_normalizer(x, axis_name))
+    return 2.0 * (softmax(x, axis_name) * _log_normalizer_or_zero(x, axis_name))
 
 
 @_squared_log_normalizer_grad.defjvp
-def _squared_log_normalizer_grad_jvp(axis_name, primals, tangents):
+def _squared_log_normalizer_grad_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
     p = softmax(x, axis_name)
-    # The factor 2 as 8 and 1/4, on the two sides of the curvature, so that neither this nor its
-    # transpose forms twice the log-normaliser.
-    bend = softmax_jvp(p, 8.0 * x_dot, axis_name)
-    bend *= 0.25 * _possible_log_normalizer(x, axis_name)
-    mean_dot = psum(jnp.sum(p * x_dot, axis=-1, keepdims=True), axis_name)
-    return _squared_log_normalizer_grad(x, axis_name), bend + 2.0 * p * mean_dot
+    # The factor 2 is split into 8 and 1/4, before and after `softmax_jvp`, so that neither this nor
+    # its transpose forms twice the log-normaliser.
+    grad_dot = softmax_jvp(p, 8.0 * x_dot, axis_name)
+    grad_dot *= 0.25 * _log_normalizer_or_zero(x, axis_name)
+    grad_dot += 2.0 * p * sum_classes(p * x_dot, axis_name)
+    return _squared_log_normalizer_grad(x, axis_name), grad_dot
+
+
+def _log_normalizer_or_zero(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """The log-normaliser [..., 1], and 0 where all classes are impossible: there is no gradient."""
+    log_z = log_normalizer(x, axis_name)
+    return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
