@@ -5,23 +5,25 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
 
 
 def absolute(x: jax.Array) -> jax.Array:
-    """|x|, with the derivative at 0 that makes the two halves of the formulas below meet."""
+    """|x| with derivative 1 at 0, where JAX has 0: the formulas below take 0 as positive."""
     return jnp.where(x >= 0.0, x, -x)
 
 
 @jax.custom_jvp
 def sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(-x)), accurate in both tails, with a derivative that is too."""
+    """1 / (1 + exp(-x)), accurate in both tails, as is its derivative."""
     decay = jnp.exp(-absolute(x))
     return jnp.where(x >= 0.0, 1.0, decay) / (1.0 + decay)
 
 
 @sigmoid.defjvp
-def _sigmoid_jvp(primals, tangents):
+def _sigmoid_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
     p = sigmoid(x)
     return p, p * sigmoid(-x) * x_dot
@@ -34,31 +36,35 @@ def softplus(x: jax.Array) -> jax.Array:
 
 
 @softplus.defjvp
-def _softplus_jvp(primals, tangents):
+def _softplus_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     (x,), (x_dot,) = primals, tangents
     return softplus(x), sigmoid(x) * x_dot
 
 
 @jax.custom_jvp
 def binary_cross_entropy(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
-    """Yes * softplus(-x) + no * softplus(x) per element, for weights yes, no >= 0.
+    """`yes softplus(-x) + no softplus(x)` per element, for weights yes, no >= 0.
 
-    The weight of an answer that is impossible at an infinite logit may be 0.
+    A weight of 0 on an infinite cost counts 0.
     """
-    distance = jnp.where(x >= 0.0, no, yes)
+    wrong = jnp.where(x >= 0.0, no, yes)
     size = absolute(x)
-    far = jnp.where(distance == 0.0, 0.0, size)
-    return far * distance + (yes + no) * jnp.log1p(jnp.exp(-size))
+    distance = jnp.where(wrong == 0.0, 0.0, size)
+    return distance * wrong + (yes + no) * jnp.log1p(jnp.exp(-size))
 
 
 @functools.partial(binary_cross_entropy.defjvp, symbolic_zeros=True)
-def _binary_cross_entropy_jvp(primals, tangents):
+def _binary_cross_entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, yes, no = primals
     x_dot, yes_dot, no_dot = tangents
-    slope = no * sigmoid(x) - yes * sigmoid(-x)
+    grad_x = no * sigmoid(x) - yes * sigmoid(-x)
     loss = binary_cross_entropy(x, yes, no)
     loss_dot = (
-        scale_tangent(slope, x_dot)
+        scale_tangent(grad_x, x_dot)
         + scale_tangent(softplus(-x), yes_dot)
         + scale_tangent(softplus(x), no_dot)
     )
@@ -67,16 +73,18 @@ def _binary_cross_entropy_jvp(primals, tangents):
 
 @jax.custom_jvp
 def target_cross_entropy(x: jax.Array, target: jax.Array) -> jax.Array:
-    """`binary_cross_entropy` against targets in [0, 1], along which its slope is -x."""
+    """`binary_cross_entropy` against targets t in [0, 1]; its derivative in t is -x."""
     return binary_cross_entropy(x, target, 1.0 - target)
 
 
 @functools.partial(target_cross_entropy.defjvp, symbolic_zeros=True)
-def _target_cross_entropy_jvp(primals, tangents):
+def _target_cross_entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     x, target = primals
     x_dot, target_dot = tangents
-    slope = (1.0 - target) * sigmoid(x) - target * sigmoid(-x)
+    grad_x = (1.0 - target) * sigmoid(x) - target * sigmoid(-x)
     loss = target_cross_entropy(x, target)
     return loss, broadcast_tangent(
-        scale_tangent(slope, x_dot) + scale_tangent(-x, target_dot), loss
+        scale_tangent(grad_x, x_dot) + scale_tangent(-x, target_dot), loss
     )
