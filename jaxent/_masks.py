@@ -1,12 +1,14 @@
-"""From arguments to rows: class axes, class masks and example masks, the same for every loss.
+"""Class axes, class masks and example masks, the same for every loss.
 
-A loss over classes brings its arguments here, is handed rows [..., V] on which a primitive can
-work, and gets one result per example back with what is masked at 0.
+`mask_rows` and `mask_labelled_rows` turn a loss's arguments into rows [..., V] for a kernel, with a
+harmless number wherever something is masked; `zero_where_masked` and `MaskedLabelledRows.losses`
+turn the kernel's results [...] into losses. `apply_per_example` does both. `mask_elements` and
+`apply_elementwise` serve losses without a class axis.
 """
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +20,10 @@ from jaxent._float.dtypes import compute_dtype
 
 
 class Fill(NamedTuple):
-    """What stands in an array where nothing counts."""
+    """The numbers that replace what is masked."""
 
-    masked_class: float  # at a class that does not exist
-    masked_example: float  # at every class of an example that does not count
+    masked_class: float  # at a masked class
+    masked_example: float  # at every class of a masked example
 
 
 LOGITS = Fill(-math.inf, 0.0)
@@ -32,7 +34,7 @@ TARGETS = Fill(0.0, 0.0)
 class MaskedRows(NamedTuple):
     """An array with its classes on the last axis, and what of it counts."""
 
-    values: jax.Array  # [..., V]
+    values: jax.Array  # [..., V], filled where masked
     class_mask: jax.Array | None  # [..., V], or None for all classes
     example_mask: jax.Array | None  # [...], or None for all examples
 
@@ -44,9 +46,9 @@ def mask_rows(
     fill: Fill,
     axis_name: _parallel.AxisName = None,
 ) -> MaskedRows:
-    """An array ready for a primitive: what is masked is gone, whatever it was.
+    """Rows for a kernel, in which `fill` replaces whatever is masked.
 
-    The selection keeps it from values and, through its transpose, from gradients.
+    It is a selection, so its transpose makes the gradients of what is masked exactly 0.
     """
     values = move_classes_last(array, axes)
     if where is None:
@@ -60,20 +62,19 @@ def mask_rows(
         jnp.broadcast_to(where, jnp.broadcast_shapes(where.shape, array.shape)), axes
     )
     example_mask = _parallel.any_over(jnp.any(class_mask, axis=-1), axis_name)
-    filling = jnp.where(example_mask, fill.masked_class, fill.masked_example)[..., None].astype(
-        values.dtype
-    )
-    return MaskedRows(jnp.where(class_mask, values, filling), class_mask, example_mask)
+    number = jnp.where(example_mask, fill.masked_class, fill.masked_example)[..., None]
+    number = number.astype(values.dtype)
+    return MaskedRows(jnp.where(class_mask, values, number), class_mask, example_mask)
 
 
 class MaskedLabelledRows(NamedTuple):
     """Rows with the index of a class each, all of one leading shape."""
 
-    values: jax.Array  # [..., V]
+    values: jax.Array  # [..., V], filled where masked
     labels: jax.Array  # [...], 0 where masked; counted from the first class of this device
     class_mask: jax.Array | None  # [..., V], or None for all classes
     example_mask: jax.Array | None  # [...], or None for all examples
-    valid: jax.Array  # [...]: the label is a class that exists, or the example does not count
+    valid: jax.Array  # [...]: the label is a class that counts, or the example is masked
 
     def losses(self, results: jax.Array) -> jax.Array:
         """Results with NaN where the label is bad and 0 where the example does not count."""
@@ -88,7 +89,7 @@ def mask_labelled_rows(
     fill: Fill,
     axis_name: _parallel.AxisName = None,
 ) -> MaskedLabelledRows:
-    """Rows and integer labels ready for a primitive, in the dtype of the computation."""
+    """Rows and integer labels for a kernel, in the dtype of the computation."""
     x, class_mask, example_mask = mask_rows(
         array.astype(compute_dtype(array)), where, axes, fill, axis_name
     )
@@ -115,25 +116,25 @@ def widen_labels(labels: jax.Array) -> jax.Array:
 
 
 def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
-    """Results with NaN where they are not valid, in their gradients as well: it is a product."""
+    """Results with NaN where they are not valid; by a product, so gradients are NaN there too."""
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
 
 
-def scale_loss(share: jax.Array, losses: jax.Array) -> jax.Array:
-    """`share * losses`, where nothing of an infinite loss is nothing."""
-    return share * jnp.where((share == 0.0) & (losses == jnp.inf), 0.0, losses)
+def scale_loss(weight: jax.Array, losses: jax.Array) -> jax.Array:
+    """`weight * losses`, and 0 for a weight of 0 on a loss of +inf."""
+    return weight * jnp.where((weight == 0.0) & (losses == jnp.inf), 0.0, losses)
 
 
 def all_in_interval(
     values: jax.Array, low: float, high: float, axis_name: _parallel.AxisName = None
 ) -> jax.Array:
     """Whether all of each row lies in [low, high]; NaN does not."""
-    here = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
-    return _parallel.all_over(here, axis_name)
+    is_inside = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
+    return _parallel.all_over(is_inside, axis_name)
 
 
 def zero_where_masked(losses: jax.Array, example_mask: jax.Array | None) -> jax.Array:
-    """Losses with 0 where an example does not count."""
+    """Losses with 0 where the example is masked."""
     return losses if example_mask is None else jnp.where(example_mask, losses, 0.0)
 
 
@@ -169,17 +170,17 @@ def check_mask(
         return None
     where = _checks.as_boolean("where", where)
     name, array = next(iter(arrays.items()))
-    one_each = example_struct(array, axes)
+    example_rank = array.ndim - len(axes)
     _checks.require(
-        where.ndim in (0, one_each.ndim, array.ndim),
-        f"`where` {_checks.describe(where)} must have the rank of the examples, {one_each.ndim}, "
+        where.ndim in (0, example_rank, array.ndim),
+        f"`where` {_checks.describe(where)} must have the rank of the examples, {example_rank}, "
         f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
     )
-    each: dict[str, _checks.Shaped] = {
+    examples: dict[str, _checks.Shaped] = {
         f"examples of `{name}`": example_struct(a, axes) for name, a in arrays.items() if a.ndim
     }
     if labels is not None:
-        each["labels"] = labels
+        examples["labels"] = labels
     if where.ndim == array.ndim:
         _checks.require(
             all(where.shape[a] in (1, array.shape[a]) for a in axes),
@@ -187,10 +188,10 @@ def check_mask(
             f"{_checks.describe(array)} along axis {axes}, or size 1 there.",
         )
         _checks.check_broadcastable(where=where, **arrays)
-        each["examples of `where`"] = example_struct(where, axes)
-        _checks.check_broadcastable(**each)
+        examples["examples of `where`"] = example_struct(where, axes)
+        _checks.check_broadcastable(**examples)
     else:
-        _checks.check_broadcastable(where=where, **each)
+        _checks.check_broadcastable(where=where, **examples)
     return where
 
 
@@ -232,7 +233,7 @@ def check_labelled_arguments(
 
 
 def apply_per_example(
-    primitive: Callable[..., jax.Array],
+    kernel: Callable[..., jax.Array],
     arrays: Mapping[str, jax.Array],
     fills: tuple[Fill, ...],
     axis: _checks.Axis,
@@ -240,17 +241,17 @@ def apply_per_example(
     axis_name: _parallel.AxisName = None,
     **options: Any,
 ) -> jax.Array:
-    """One number per example from arguments that all have a class axis, or are a number.
+    """One number per example from arguments that have a class axis or are scalars.
 
     Args:
-        primitive: maps arrays [..., V] in one dtype to [...]; a function of a module, since the
-            compiled program is found again by it.
-        arrays: the checked arguments by name; the first one has the class axis.
-        fills: what masks put into each of them.
+        kernel: maps arrays [..., V] in one dtype to [...]; a function of a module, since the
+            compiled program is cached by it.
+        arrays: the arguments by name; the first one has the class axis.
+        fills: what replaces the masked classes and examples in each of them.
         axis: the class axis or axes as given.
         where: the mask as given.
-        axis_name: the mesh axis that the classes are split over, if the primitive takes one.
-        **options: hashable keywords of the primitive; numbers in them are constants.
+        axis_name: the mesh axis that the classes are split over, if the kernel takes one.
+        **options: hashable keywords of the kernel; numbers in them are constants.
     """
     _checks.check_mesh_axis(axis_name)
     first = next(iter(arrays))
@@ -260,38 +261,44 @@ def apply_per_example(
     where = check_mask(where, axes, arrays)
     if axis_name is not None:
         options["axis_name"] = axis_name
-    given = tuple(sorted(options.items()))
-    return _apply_per_example(
-        primitive, tuple(arrays.values()), where, fills, axes, axis_name, given
-    )
+    static = tuple(sorted(options.items()))
+    return _apply_per_example(kernel, tuple(arrays.values()), where, fills, axes, axis_name, static)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("primitive", "fills", "axes", "axis_name", "options"), inline=True
+    jax.jit, static_argnames=("kernel", "fills", "axes", "axis_name", "options"), inline=True
 )
-def _apply_per_example(primitive, arrays, where, fills, axes, axis_name, options) -> jax.Array:
+def _apply_per_example(
+    kernel: Callable[..., jax.Array],
+    arrays: tuple[jax.Array, ...],
+    where: jax.Array | None,
+    fills: tuple[Fill, ...],
+    axes: tuple[int, ...],
+    axis_name: _parallel.AxisName,
+    options: tuple[tuple[str, Any], ...],
+) -> jax.Array:
     dtype = compute_dtype(*arrays)
     full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in arrays]
-    filled = [
-        mask_rows(values.astype(dtype), where, axes, fill, axis_name)
-        for values, fill in zip(full, fills, strict=True)
+    rows = [
+        mask_rows(array.astype(dtype), where, axes, fill, axis_name)
+        for array, fill in zip(full, fills, strict=True)
     ]
-    common = jnp.broadcast_shapes(*(each.values.shape for each in filled))
-    values = [jnp.broadcast_to(each.values, common) for each in filled]
-    return zero_where_masked(primitive(*values, **dict(options)), filled[0].example_mask)
+    shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
+    values = [jnp.broadcast_to(each.values, shape) for each in rows]
+    return zero_where_masked(kernel(*values, **dict(options)), rows[0].example_mask)
 
 
-# What stands at an element that does not count; 0 in the arguments not named here.
+# What replaces a masked element; 0 in the arguments not named here.
 _MASKED_ELEMENT = {"probs": 0.5, "variances": 1.0, "pos_weight": 1.0, "alpha": 0.5}
 
 
 def mask_elements(
     where: ArrayLike | None, **arrays: jax.Array
 ) -> tuple[jax.Array | None, list[jax.Array]]:
-    """The mask of an element-wise loss, and its arguments with nothing left of what is masked.
+    """The mask of an element-wise loss, and its arguments with harmless numbers where masked.
 
-    Arguments that do not broadcast, with the mask or among themselves, are refused. The losses of
-    what comes back are for `zero_where_masked`.
+    Arguments that do not broadcast, with the mask or among themselves, are refused. The losses are
+    for `zero_where_masked`.
     """
     if where is None:
         _checks.check_broadcastable(**arrays)
@@ -305,10 +312,12 @@ def mask_elements(
     ]
 
 
-@functools.partial(jax.jit, static_argnames="primitive", inline=True)
-def apply_elementwise(primitive, arrays, *options) -> jax.Array:
-    """`primitive` of arrays brought to one shape and dtype, and of numbers in that dtype."""
+@functools.partial(jax.jit, static_argnames="kernel", inline=True)
+def apply_elementwise(
+    kernel: Callable[..., jax.Array], arrays: Sequence[jax.Array], *options: jax.Array
+) -> jax.Array:
+    """`kernel` of arrays in one shape and dtype, and of scalars in that dtype."""
     dtype = compute_dtype(*arrays)
     shape = jnp.broadcast_shapes(*(array.shape for array in arrays))
     values = [jnp.broadcast_to(array.astype(dtype), shape) for array in arrays]
-    return primitive(*values, *(option.astype(dtype) for option in options))
+    return kernel(*values, *(option.astype(dtype) for option in options))
