@@ -18,6 +18,12 @@ from jaxent._heads.rows import linear_loss
 from jaxent._losses.bregman import convex_kl_divergence, generalized_kl_divergence
 from jaxent._losses.calibration import expected_calibration_error
 from jaxent._losses.ctc import ctc_loss, ctc_loss_with_forward_probs
+from jaxent._losses.dice import (
+    binary_dice_loss,
+    dice_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jaxent._losses.embedding import (
     circle_loss,
     ntxent,
@@ -50,6 +56,7 @@ from jaxent._losses.logit_divergence import (
     softmax_kl_divergence,
 )
 from jaxent._losses.logits import logit_adjustment, soft_cap, temperature_scaling
+from jaxent._losses.lovasz import lovasz_hinge, lovasz_softmax
 from jaxent._losses.margin import (
     hinge_loss,
     multiclass_hinge_loss,
@@ -82,14 +89,6 @@ from jaxent._losses.regression import (
     poisson_nll,
     quantile_loss,
     squared_error,
-)
-from jaxent._losses.segmentation import (
-    binary_dice_loss,
-    dice_loss,
-    lovasz_hinge,
-    lovasz_softmax,
-    multiclass_generalized_dice_loss,
-    tversky_loss,
 )
 from jaxent._losses.sigmoid import sigmoid_binary_cross_entropy
 from jaxent._losses.similarity import cosine_distance, cosine_similarity

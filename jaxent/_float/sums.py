@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 
 
 def blocked_sum(values: jax.Array) -> jax.Array:
@@ -64,3 +64,30 @@ def _expectation_jvp(primals, tangents):
     result_dot = dot_tangent(_zero_where_impossible(shares, scores), shares_dot)
     result_dot += dot_tangent(shares, scores_dot)
     return result, broadcast_tangent(result_dot, result)
+
+
+def fraction(part: jax.Array, rest: jax.Array) -> jax.Array:
+    """`part / (part + rest)` of numbers >= 0; 0, with derivatives 0, where both are 0."""
+    info = jnp.finfo(part.dtype)
+    total = jax.lax.stop_gradient(part + rest)
+    is_empty = total < float(info.smallest_normal)
+    # Both are scaled to a total near 1, so that no power of it in a derivative leaves the range.
+    scale = 1.0 / jnp.clip(total, float(info.smallest_normal), 2.0 ** (info.maxexp - 4))
+    scale = jnp.where(is_empty, 0.0, scale)
+    return _fraction(part * scale, jnp.where(is_empty, 1.0, rest * scale))
+
+
+@jax.custom_jvp
+def _fraction(part: jax.Array, rest: jax.Array) -> jax.Array:
+    return part / (part + rest)
+
+
+@functools.partial(_fraction.defjvp, symbolic_zeros=True)
+def _fraction_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    part, rest = primals
+    part_dot, rest_dot = tangents
+    result, complement = _fraction(part, rest), _fraction(rest, part)
+    numerator_dot = scale_tangent(complement, part_dot) - scale_tangent(result, rest_dot)
+    return result, broadcast_tangent(numerator_dot, result) / (part + rest)

@@ -5,10 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.sums import safe_reciprocal
+from jaxent._float.sums import fraction, safe_reciprocal
 from jaxent._float.tangents import broadcast_tangent, scale_tangent
 from jaxent._kernels.preference import exact_difference, pair_cross_entropy
-from jaxent._kernels.segmentation import share
 from jaxent._kernels.softmax import log_sum_over_top
 
 
@@ -89,6 +88,6 @@ def _choice_cost_jvp(primals, tangents):
     score, rest, top = primals
     cost, term = _choice_cost(*primals), _exponential(score, top)
     moved = scale_tangent(safe_reciprocal(term + rest), tangents[1]) - scale_tangent(
-        share(rest, term), tangents[0]
+        fraction(rest, term), tangents[0]
     )
     return cost, broadcast_tangent(moved, cost)

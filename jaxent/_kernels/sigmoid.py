@@ -30,6 +30,24 @@ def _sigmoid_jvp(
 
 
 @jax.custom_jvp
+def sigmoid_and_complement(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """sigmoid(x) and sigmoid(-x), with one exponential."""
+    decay = jnp.exp(-absolute(x))
+    larger = 1.0 / (1.0 + decay)
+    smaller = decay * larger
+    return jnp.where(x >= 0.0, larger, smaller), jnp.where(x >= 0.0, smaller, larger)
+
+
+@sigmoid_and_complement.defjvp
+def _sigmoid_and_complement_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    (x,), (x_dot,) = primals, tangents
+    p_dot = sigmoid(x) * sigmoid(-x) * x_dot
+    return sigmoid_and_complement(x), (p_dot, -p_dot)
+
+
+@jax.custom_jvp
 def softplus(x: jax.Array) -> jax.Array:
     """log(1 + exp(x)): minus the log-probability of "no" at logit x."""
     return jnp.where(x >= 0.0, x, 0.0) + jnp.log1p(jnp.exp(-absolute(x)))
