@@ -31,6 +31,7 @@ from jaxent._losses.embedding import (
     triplet_margin_loss,
 )
 from jaxent._losses.fenchel_young import make_fenchel_young_loss
+from jaxent._losses.focal import sigmoid_focal_loss, softmax_focal_loss
 from jaxent._losses.information import (
     binary_entropy,
     bits_per_byte,
@@ -65,6 +66,8 @@ from jaxent._losses.margin import (
     perceptron_loss,
     sparsemax_loss,
 )
+from jaxent._losses.ordinal import ordinal_cross_entropy
+from jaxent._losses.poly import poly_loss_cross_entropy
 from jaxent._losses.preference import (
     dpo_loss,
     kto_loss,
@@ -90,6 +93,7 @@ from jaxent._losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jaxent._losses.robust import generalized_cross_entropy, symmetric_cross_entropy
 from jaxent._losses.sigmoid import sigmoid_binary_cross_entropy
 from jaxent._losses.similarity import cosine_distance, cosine_similarity
 from jaxent._losses.softmax import (
@@ -99,14 +103,6 @@ from jaxent._losses.softmax import (
     z_loss,
 )
 from jaxent._losses.targets import class_balanced_weights, smooth_labels
-from jaxent._losses.variants import (
-    generalized_cross_entropy,
-    ordinal_cross_entropy,
-    poly_loss_cross_entropy,
-    sigmoid_focal_loss,
-    softmax_focal_loss,
-    symmetric_cross_entropy,
-)
 
 __version__ = "0.1.0"
 

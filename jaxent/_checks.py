@@ -235,6 +235,20 @@ def as_scalar(name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
+def number_or_scalar(
+    name: str, value: ArrayLike, low: float, high: float
+) -> tuple[float | None, jax.Array | None]:
+    """A finite number in [low, high] as a constant of the program, or else a scalar array.
+
+    The other one is None. Arrays are left to the computation.
+    """
+    check_closed_interval(name, value, low, high)
+    check_finite(name, value)
+    if isinstance(value, numbers.Real):
+        return float(value), None
+    return None, as_scalar(name, value)
+
+
 def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(

@@ -76,6 +76,10 @@ class MaskedLabelledRows(NamedTuple):
     example_mask: jax.Array | None  # [...], or None for all examples
     valid: jax.Array  # [...]: the label is a class that counts, or the example is masked
 
+    def valid_only_if(self, condition: jax.Array) -> "MaskedLabelledRows":
+        """Rows of which those are valid that were, and for which `condition` holds as well."""
+        return self._replace(valid=self.valid & condition)
+
     def losses(self, results: jax.Array) -> jax.Array:
         """Results with NaN where the label is bad and 0 where the example does not count."""
         return zero_where_masked(nan_where_invalid(results, self.valid), self.example_mask)
@@ -118,6 +122,15 @@ def widen_labels(labels: jax.Array) -> jax.Array:
 def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
     """Results with NaN where they are not valid; by a product, so gradients are NaN there too."""
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
+
+
+def valid_option(
+    value: jax.Array, dtype: jnp.dtype, low: float, high: float
+) -> tuple[jax.Array, jax.Array]:
+    """A scalar in `dtype`, 0 unless it is finite and in [low, high], and whether it is."""
+    value = value.astype(dtype)
+    is_valid = (value >= low) & (value <= high) & (jnp.abs(value) < jnp.inf)
+    return jnp.where(is_valid, value, 0.0), is_valid
 
 
 def scale_loss(weight: jax.Array, losses: jax.Array) -> jax.Array:

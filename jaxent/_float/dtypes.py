@@ -11,3 +11,8 @@ def compute_dtype(*arrays: jax.Array) -> jnp.dtype:
     """
     is_double = any(array.dtype == jnp.float64 and not array.weak_type for array in arrays)
     return jnp.dtype(jnp.float64 if is_double else jnp.float32)
+
+
+def smallest_normal(dtype: jnp.dtype) -> float:
+    """The smallest normal number: smaller ones may be flushed to 0, and have no inverse."""
+    return float(jnp.finfo(dtype).tiny)

@@ -1,0 +1,144 @@
+"""Powers of the probability of a label, and bounded losses made of them, for noisy labels.
+
+They are functions of the cross-entropy c = -log(p), but their derivatives take p from the logits:
+exp(-c) inherits the rounding of c, which is many units in the last place.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jaxent._float.powers import power, static_or_traced, zero_safe_product
+from jaxent._float.series import one_minus_exp, polynomial, terms_for
+from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.two_part import finite_two_diff
+from jaxent._kernels.cross_entropy import label_cross_entropy
+from jaxent._kernels.softmax import max_and_shift
+from jaxent._parallel import AxisName, psum, take_label
+
+
+def cross_entropy_and_power(
+    number: float | None,
+    x: jax.Array,
+    labels: jax.Array,
+    exponent: jax.Array | None = None,
+    axis_name: AxisName = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The cross-entropy of each row [..., V] against its label, and `label_power`."""
+    c = label_cross_entropy(x, labels, axis_name=axis_name)
+    return c, label_power(number, x, labels, exponent, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
+def label_power(
+    number: float | None,
+    x: jax.Array,
+    labels: jax.Array,
+    exponent: jax.Array | None = None,
+    axis_name: AxisName = None,
+) -> jax.Array:
+    """softmax(x)[labels] to a power in [0, 1], over the last axis.
+
+    The exponent is `number`, with all of its digits, or the scalar array `exponent` if that is
+    None.
+
+    The result is exp(-exponent * distance) times a power of a quotient near 1, with the distance
+    of the label to the top of the row as a sum of two numbers. The factors of the first product
+    have half of the digits, so that it is exact.
+    """
+    q = static_or_traced(number, exponent)
+    top, shift = max_and_shift(x, axis_name)
+    total = psum(jnp.sum(jnp.exp(x - shift[..., None]), axis=-1), axis_name)
+    label_logit = take_label(x, labels, axis_name)
+    is_possible = label_logit != -jnp.inf
+    label_logit = jnp.where(is_possible, label_logit, top)
+    # Quarters, since the difference of two finite logits may overflow.
+    distance, error = finite_two_diff(0.25 * top, 0.25 * label_logit)
+    distance_high, distance_low = _halves(distance, x.dtype)
+    q_high, q_low = _halves(4.0 * q, x.dtype)
+    high = q_high * distance_high
+    low = q_high * (distance_low + error) + q_low * distance
+    # From there on the power is 0 in any case, and `low` may be large.
+    low = jnp.where(high < 2.0**10, low, 0.0)
+    quotient = jnp.exp(top - shift) / jnp.where(total == 0.0, 1.0, total)
+    # XLA would make one exponential of two, with a rounded sum.
+    result = jnp.exp(-high) * (1.0 + jnp.expm1(-low)) * power(quotient, q)
+    return jnp.where(is_possible | (q == 0.0), result, 0.0)
+
+
+def _halves(value: jax.Array | float, dtype: jnp.dtype) -> tuple[jax.Array | float, ...]:
+    """Two numbers whose sum is `value`, the first with so few digits that products are exact."""
+    info = jnp.finfo(dtype)
+    digits = (info.nmant - 1) // 2
+    if isinstance(value, float):
+        fraction, power_of_two = math.frexp(value)
+        high = math.ldexp(round(math.ldexp(fraction, digits)), power_of_two - digits)
+    else:
+        high = jax.lax.reduce_precision(value, info.nexp, digits)
+    return high, value - high
+
+
+@functools.partial(label_power.defjvp, symbolic_zeros=True)
+def _label_power_jvp(
+    number: float | None,
+    axis_name: AxisName,
+    primals: tuple[jax.Array, ...],
+    tangents: tuple[Tangent, ...],
+) -> tuple[jax.Array, jax.Array]:
+    x, labels, exponent = primals
+    x_dot, _, exponent_dot = tangents
+    result = label_power(number, x, labels, exponent, axis_name)
+
+    def cross_entropy(x: jax.Array) -> jax.Array:
+        return label_cross_entropy(x, labels, axis_name=axis_name)
+
+    result_dot = 0.0
+    if not isinstance(x_dot, SymbolicZero):
+        c_dot = jax.jvp(cross_entropy, (x,), (x_dot,))[1]
+        result_dot -= static_or_traced(number, exponent) * (result * c_dot)
+    if not (exponent is None or isinstance(exponent_dot, SymbolicZero)):
+        result_dot -= zero_safe_product(result, cross_entropy(x)) * exponent_dot
+    return result, broadcast_tangent(result_dot, result)
+
+
+@jax.custom_jvp
+def generalized_cross_entropy(c: jax.Array, p_to_q: jax.Array, q: jax.Array) -> jax.Array:
+    """(1 - p**q) / q of a cross-entropy c = -log(p), for q in [0, 1]; c for q = 0.
+
+    The derivatives need p**q.
+    """
+    del p_to_q
+    # An infinite cross-entropy meets a q of 0.
+    qc = q * jnp.minimum(c, float(jnp.finfo(c.dtype).max))
+    is_small = qc < float(jnp.finfo(c.dtype).eps) / 4.0
+    return jnp.where(is_small, c, one_minus_exp(qc) / jnp.where(q == 0.0, 1.0, q))
+
+
+@functools.partial(generalized_cross_entropy.defjvp, symbolic_zeros=True)
+def _generalized_cross_entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    c, p_to_q, q = primals
+    c_dot, _, q_dot = tangents
+    loss = generalized_cross_entropy(c, p_to_q, q)
+    loss_dot = scale_tangent(p_to_q, c_dot)
+    if not isinstance(q_dot, SymbolicZero):
+        loss_dot += _generalized_cross_entropy_grad_q(c, p_to_q, q, loss) * q_dot
+    return loss, broadcast_tangent(loss_dot, loss)
+
+
+def _generalized_cross_entropy_grad_q(
+    c: jax.Array, p_to_q: jax.Array, q: jax.Array, loss: jax.Array
+) -> jax.Array:
+    """(c p**q - loss) / q, by a series where q c is small."""
+    is_near = (p_to_q > 0.0) & (q * jnp.where(p_to_q == 0.0, 1.0, c) < 1.0)
+    near_c = jnp.where(is_near, c, 0.0)
+    count = terms_for(c.dtype, 10, 18)
+    coefficients = [(n + 1) / math.factorial(n + 2) for n in range(count)]
+    near = jnp.square(near_c) * polynomial(-(q * near_c), coefficients)
+    far = zero_safe_product(c, p_to_q) - jnp.where(is_near, 0.0, loss)
+    far = jnp.where(is_near, 0.0, far) / jnp.where(q == 0.0, 1.0, q)
+    return jnp.where(is_near, -near, far)
