@@ -18,9 +18,9 @@ from side_by_side import environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import contract_table
-import oracle
 import peers
+
+from conformance import oracle, table
 
 CLASSES = (2, 10, 1000)
 
@@ -66,7 +66,7 @@ def measure(row):
     """The cell of each contestant."""
     found = {name: [] for name in ("jaxent", "optax", "torch", "by hand")}
     for classes in CLASSES if row.has_class_axis else CLASSES[:1]:
-        case = row.hard_case(np.float32, classes, 25 if classes > 10 else None)
+        case = row.hard_batch(np.float32, classes, 25 if classes > 10 else None)
         for name, run, function, options in contestants(row):
             try:
                 result = run(function, case.arguments, options)
@@ -78,13 +78,13 @@ def measure(row):
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    names = sorted({row.name for row in contract_table.ROWS})
+    names = sorted({row.name for row in table.CASES})
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="of these")
     only = parser.parse_args().only
     print(environment())
     print("| loss | jaxent | optax | torch | by hand |")
     print("|---|---|---|---|---|")
-    for row in contract_table.ROWS:
+    for row in table.CASES:
         if not only or row.name in only:
             cells = [str(row).removesuffix("()"), *measure(row).values()]
             print("| " + " | ".join(cells) + " |", flush=True)

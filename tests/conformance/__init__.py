@@ -1,0 +1,1 @@
+"""Every public loss against every obligation of the contract."""

@@ -1,0 +1,1 @@
+"""Losses through a linear head."""

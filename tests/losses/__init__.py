@@ -1,0 +1,1 @@
+"""Single families: what is particular to each; what all owe is in conformance."""

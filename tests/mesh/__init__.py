@@ -1,0 +1,1 @@
+"""Several devices: a file of tests has a process of its own, with eight of them."""

@@ -1,0 +1,1 @@
+"""The public names, the pages, the package and the demo."""

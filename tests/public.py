@@ -1,0 +1,8 @@
+"""What jaxent exports: its functions, and the types of their results and errors."""
+
+import inspect
+
+import jaxent
+
+FUNCTIONS = tuple(name for name in jaxent.__all__ if inspect.isfunction(getattr(jaxent, name)))
+CLASSES = tuple(name for name in jaxent.__all__ if inspect.isclass(getattr(jaxent, name)))
