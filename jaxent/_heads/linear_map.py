@@ -1,132 +1,153 @@
-"""`linear_map`: a linear function together with its transpose, for `jax.custom_jvp` rules.
+"""`linear_map`: a linear function with a transpose of its own, for `jax.custom_jvp` rules.
 
-JAX transposes the tangent of a custom rule by itself, operation by operation. That is right but
-not always cheap: it cannot know that a cotangent is needed in 16 bits before a product, or drop
-work for results that nobody used. Here the transpose is written by hand. `jax.custom_vjp` would
-have no forward mode, and `jax.custom_derivatives.linear_call` cannot be mapped.
+JAX transposes the tangents of a custom rule operation by operation. That is right, but it cannot
+know that a cotangent may be rounded to 16 bits before a product, nor skip work for results that are
+not used. Here the transpose is written by hand. `jax.custom_vjp` has no forward mode, and
+`jax.custom_derivatives.linear_call` no batching rule.
 
-Only the first transposition uses it: whatever else is asked (second derivatives, `vmap`) falls
-back to the function as it is written, so it must be differentiable by itself.
+Only the first transposition calls the transpose: all other transformations (second derivatives,
+`vmap`) are those of the function itself, so JAX must be able to differentiate it.
 """
 
+# pyright: strict, reportUnknownMemberType=false
+
 import functools
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxent import _parallel
 
-_linear_map = Primitive("linear_map")
-_linear_map.multiple_results = True
+_R = TypeVar("_R")  # a tree of arrays: residuals
+_V = TypeVar("_V")  # a tree of arrays: the operands that the function is linear in
+Arrays = Sequence[jax.Array]
+FlatFunction = Callable[..., list[jax.Array]]  # of the leaves of residuals and operands
+FlatTranspose = Callable[[Arrays, list[jax.Array | None]], list[jax.Array]]
 
 
 def linear_map(
-    function: Callable[[Any, Any], tuple],
-    transpose: Callable[[Any, tuple], Any],
-    residuals: Any,
-    operands: Any,
-    compiled: Callable[[Any, Any], tuple] | None = None,
-) -> tuple:
+    function: Callable[[_R, _V], Sequence[jax.Array]],
+    transpose: Callable[[_R, tuple[jax.Array | None, ...]], Any],
+    residuals: _R,
+    operands: _V,
+    compiled: Callable[[_R, _V], Sequence[jax.Array]] | None = None,
+) -> tuple[jax.Array, ...]:
     """`function(residuals, operands)`, transposed by `transpose(residuals, cotangents)`.
 
     Args:
-        function: Maps two trees of arrays to a tuple of arrays, linear in the second. It closes
-            over no arrays.
+        function: Maps residuals and operands to arrays, linear in the operands. It closes over no
+            arrays.
         transpose: Maps residuals and one cotangent per result, None where nothing flows back, to a
-            tree of cotangents like `operands`.
+            tree of cotangents with the structure of `operands`.
         residuals: A tree of arrays.
         operands: A tree of floating point arrays.
-        compiled: What is run instead of `function` where nothing transforms it any more: the same
-            numbers in a way that could not be differentiated.
+        compiled: A function with the same results that is run instead of `function` where no
+            transformation is left, and so need not be differentiable.
 
     Returns:
-        The tuple of arrays.
+        The results of `function`.
     """
     residuals, operands = _parallel.match_varying((residuals, operands))
-    leaves, structure = jax.tree.flatten(residuals)
-    variables, layout = jax.tree.flatten(operands)
+    residual_leaves, operand_leaves = jax.tree.leaves(residuals), jax.tree.leaves(operands)
+    # JAX has no type for the structure of a tree.
+    residuals_tree = cast(Any, jax.tree.structure(residuals))
+    operands_tree = cast(Any, jax.tree.structure(operands))
+    count = len(residual_leaves)
 
-    def flat(function):
-        def forward(*arrays):
-            given = jax.tree.unflatten(structure, arrays[: len(leaves)])
-            return list(function(given, jax.tree.unflatten(layout, arrays[len(leaves) :])))
+    def flatten(function: Callable[[_R, _V], Sequence[jax.Array]]) -> FlatFunction:
+        def flat(*arrays: jax.Array) -> list[jax.Array]:
+            residuals = jax.tree.unflatten(residuals_tree, arrays[:count])
+            return list(function(residuals, jax.tree.unflatten(operands_tree, arrays[count:])))
 
-        return forward
+        return flat
 
-    def backward(arrays, cotangents):
-        given = jax.tree.unflatten(structure, arrays)
-        return jax.tree.leaves(transpose(given, tuple(cotangents)))
+    def flat_transpose(arrays: Arrays, cotangents: list[jax.Array | None]) -> list[jax.Array]:
+        residuals = jax.tree.unflatten(residuals_tree, arrays)
+        return jax.tree.leaves(transpose(residuals, tuple(cotangents)))
 
-    results = _linear_map.bind(
-        *leaves,
-        *variables,
-        forward=flat(function),
-        backward=backward,
-        compiled=flat(compiled or function),
-        residuals=len(leaves),
+    results = _bind(
+        *residual_leaves,
+        *operand_leaves,
+        function=flatten(function),
+        transpose=flat_transpose,
+        compiled=flatten(compiled or function),
+        residual_count=count,
     )
     return tuple(results)
 
 
-@_linear_map.def_impl
-def _evaluate(*arrays, forward, backward, compiled, residuals):
-    del forward, backward, residuals
+def _bind(*arrays: jax.Array, **options: Any) -> list[jax.Array]:
+    return cast(list[jax.Array], linear_map_p.bind(*arrays, **options))
+
+
+def _impl(*arrays: jax.Array, compiled: FlatFunction, **_: Any) -> list[jax.Array]:
     return compiled(*arrays)
 
 
-@_linear_map.def_abstract_eval
-def _shapes(*arrays, forward, backward, compiled, residuals):
-    del backward, compiled, residuals
-    return jax.make_jaxpr(forward)(*arrays).out_avals
+def _abstract_eval(*avals: Any, function: FlatFunction, **_: Any) -> list[Any]:
+    return jax.make_jaxpr(function)(*avals).out_avals
 
 
-def _differentiate(primals, tangents, *, forward, residuals, **others):
+def _jvp(
+    primals: Arrays,
+    tangents: Sequence[Any],  # jax.Array or ad.Zero
+    *,
+    function: FlatFunction,
+    residual_count: int,
+    **others: Any,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """f(r, v) is linear in v, so its tangent is f(r, v_dot) + (df/dr) r_dot."""
+    options = {"function": function, "residual_count": residual_count, **others}
+    results = _bind(*primals, **options)
     is_zero = [isinstance(tangent, ad.Zero) for tangent in tangents]
-    options = {"forward": forward, "residuals": residuals, **others}
-    values = _linear_map.bind(*primals, **options)
-    parts = []
-    if not all(is_zero[residuals:]):
-        dots = map(ad.instantiate_zeros, tangents[residuals:])
-        parts.append(_linear_map.bind(*primals[:residuals], *dots, **options))
-    moving = [index for index in range(residuals) if not is_zero[index]]
-    if moving:
+    terms: list[Sequence[jax.Array]] = []
+    if not all(is_zero[residual_count:]):
+        dots: list[Any] = [ad.instantiate_zeros(dot) for dot in tangents[residual_count:]]
+        terms.append(_bind(*primals[:residual_count], *dots, **options))
+    indices = [index for index in range(residual_count) if not is_zero[index]]
+    if indices:
 
-        def along(*some):
+        def of_residuals(*residuals: jax.Array) -> list[jax.Array]:
             arrays = list(primals)
-            for index, array in zip(moving, some, strict=True):
-                arrays[index] = array
-            return forward(*arrays)
+            for index, residual in zip(indices, residuals, strict=True):
+                arrays[index] = residual
+            return function(*arrays)
 
-        points = [primals[index] for index in moving]
-        parts.append(jax.jvp(along, points, [tangents[index] for index in moving])[1])
-    return values, [sum(dots[1:], dots[0]) for dots in zip(*parts, strict=True)]
+        points, dots = [primals[i] for i in indices], [tangents[i] for i in indices]
+        terms.append(jax.jvp(of_residuals, points, dots)[1])
+    return results, [functools.reduce(operator.add, dots) for dots in zip(*terms, strict=True)]
 
 
-def _map(arrays, axes, *, forward, backward, compiled, residuals):
-    del backward, compiled
-    mapped = jax.vmap(forward, in_axes=tuple(axes))
-    # What is linear is its own tangent; as one, JAX before 0.8 can transpose its loops as well.
-    variables = arrays[residuals:]
-    origin = [jnp.zeros_like(array) for array in variables]
-    along = functools.partial(mapped, *arrays[:residuals])
-    _, results = jax.jvp(along, origin, list(variables))
+def _transpose(
+    cotangents: Sequence[Any],  # jax.Array or ad.Zero
+    *arrays: Any,  # jax.Array, or ad.UndefinedPrimal for an operand that wants a cotangent
+    transpose: FlatTranspose,
+    residual_count: int,
+    **_: Any,
+) -> list[jax.Array | None]:
+    flowing = [None if isinstance(ct, ad.Zero) else ct for ct in cotangents]
+    results = transpose(arrays[:residual_count], flowing)
+    pairs = zip(results, arrays[residual_count:], strict=True)
+    wanted = (ct if ad.is_undefined_primal(operand) else None for ct, operand in pairs)
+    return [*[None] * residual_count, *wanted]
+
+
+def _batch(
+    arrays: Arrays, axes: Sequence[int | None], *, function: FlatFunction, **_: Any
+) -> tuple[list[jax.Array], list[int]]:
+    results = jax.vmap(function, in_axes=tuple(axes))(*arrays)
     return results, [0] * len(results)
 
 
-def _transpose(cotangents, *arrays, forward, backward, compiled, residuals):
-    del forward, compiled
-    flowing = [None if isinstance(ct, ad.Zero) else ct for ct in cotangents]
-    results = backward(arrays[:residuals], flowing)
-    wanted = map(ad.is_undefined_primal, arrays[residuals:])
-    given_back = [ct if want else None for ct, want in zip(results, wanted, strict=True)]
-    return [None] * residuals + given_back
-
-
-ad.primitive_jvps[_linear_map] = _differentiate
-ad.primitive_transposes[_linear_map] = _transpose
-batching.primitive_batchers[_linear_map] = _map
-mlir.register_lowering(_linear_map, mlir.lower_fun(_evaluate, multiple_results=True))
+linear_map_p = Primitive("linear_map")
+linear_map_p.multiple_results = True
+linear_map_p.def_impl(_impl)
+linear_map_p.def_abstract_eval(_abstract_eval)
+ad.primitive_jvps[linear_map_p] = _jvp
+ad.primitive_transposes[linear_map_p] = _transpose
+batching.primitive_batchers[linear_map_p] = _batch
+mlir.register_lowering(linear_map_p, mlir.lower_fun(_impl, multiple_results=True))

@@ -32,7 +32,7 @@ def max_and_shift(x: jax.Array, axis_name: AxisName = None) -> tuple[jax.Array, 
 
 
 def log_sum_over_top(
-    others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top: jax.Array
+    others: jax.Array, left_out: jax.Array, top_term: jax.Array, on_top: jax.Array | bool
 ) -> jax.Array:
     """log((others + left_out) / top_term), accurate near 0 where `on_top`.
 
