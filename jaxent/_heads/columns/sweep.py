@@ -46,8 +46,8 @@ def linear_softmax_stats(
 ) -> SoftmaxStats:
     """The statistics that `jaxent.linear_softmax` returns, from checked arguments."""
     head = dataclasses.replace(head, weights=None)
-    sweep = functools.partial(_linear_softmax_stats, block_size=block_size, axis_name=axis_name)
-    sweep = cast(Callable[..., SoftmaxStats], sweep)
+    traced = cast(Callable[..., SoftmaxStats], _linear_softmax_stats)
+    sweep = functools.partial(traced, block_size=block_size, axis_name=axis_name)
     given = head, labels, class_where, soft_cap, temperature
     return with_auto_axes(sweep, *given, like=head.hidden, axes=len(head.leading_shape))
 
