@@ -16,8 +16,8 @@ from conformance.case import with_float64
 from conformance.inputs import Family, few_integer_labels, integer_labels, together
 from conformance.oracle import Truth
 from heads.compiled import buffers, products, temporaries
-from jaxent._heads.columns import sweep as column_sweep
-from jaxent._heads.tiling import cut_rows
+from jaxent._heads.columns import sweep
+from jaxent._heads.tiling import make_tiling
 
 # Primes, so that no block and no tile comes out even. (Of five features XLA for CPUs in JAX 0.7
 # makes wrong products in float64.)
@@ -29,15 +29,16 @@ dense_cross_entropy = jaxent.softmax_cross_entropy_with_integer_labels
 @pytest.fixture
 def several_tiles(monkeypatch):
     """Rows cut into three tiles, where there would be one until there are very many."""
-    plan, uses = column_sweep._plan, []
-    traced: Any = column_sweep._compiled
+    plan_columns, uses = sweep.plan_columns, []
+    traced: Any = sweep._linear_softmax_stats
 
-    def cut(head, *options):
+    def with_three_tiles(head, *options):
         uses.append(head)
-        sweep = plan(head, *options)
-        return sweep._replace(cut=cut_rows(sweep.cut.shape, -(-math.prod(head.shape) // 3), 1))
+        plan = plan_columns(head, *options)
+        size = -(-math.prod(head.leading_shape) // 3)
+        return plan._replace(tiling=make_tiling(plan.tiling.shape, size, 1))
 
-    monkeypatch.setattr(column_sweep, "_plan", cut)
+    monkeypatch.setattr(sweep, "plan_columns", with_three_tiles)
     traced.clear_cache()  # of what other tests have traced, and for them
     yield
     traced.clear_cache()
