@@ -249,6 +249,13 @@ def number_or_scalar(
     return None, as_scalar(name, value)
 
 
+def as_scalar_unless(name: str, value: ArrayLike, neutral: float) -> jax.Array | None:
+    """`value` as an array of rank 0, or None for the number `neutral`, which changes nothing."""
+    if isinstance(value, numbers.Real) and value == neutral:
+        return None
+    return as_scalar(name, value)
+
+
 def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(

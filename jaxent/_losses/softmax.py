@@ -1,7 +1,6 @@
 """Losses of mutually exclusive classes, from logits."""
 
 import functools
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -29,31 +28,24 @@ def softmax_cross_entropy_with_integer_labels(
         \ell = \log \sum_j e^{x_j} - \sum_j t_j x_j, \qquad
         t_j = (1 - \epsilon)\,[j = y] + \epsilon / K
 
-    It is computed as :math:`(x_{max} - x_y) + \log(1 + \sum_{j \ne y} e^{x_j - x_y})` where y is on
-    top, which keeps its relative accuracy down to the smallest numbers of the dtype. Smoothing
-    makes no one-hot matrix.
-
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        labels: Index of the true class, integers of the shape of the examples `[...]`. An index
-            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
-        axis: The class axis. Given several, a label is a flat index into them, in their order.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `logits`: True where the class exists; a label that points to a class that
-            does not is out of range, and an example without classes is masked.
-        label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
-            over all K classes that exist. A number, or a scalar array (NaN if out of range).
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. `logits` and a class mask are then one
-            block; labels count all classes (of several `axis`, the first is split). None for none.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Index of the true class, integers `[...]`; a flat index into several axes.
+        axis: The class axis, or axes.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
+        label_smoothing: The fraction :math:`\epsilon` in [0, 1] of the target that is spread evenly
+            over the K classes, a number or a scalar array. It makes no one-hot matrix.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
-        One loss per example in nats, shape `[...]`, float32 (float64 for float64 logits). Masked
-        examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_cross_entropy`, for distributions; `linear_softmax_cross_entropy`, which makes no
+        logits `[..., V]`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,7 +64,7 @@ def softmax_cross_entropy_with_integer_labels(
     given = _masks.check_labelled_arguments(
         "logits", logits, labels, axis, where, remedy, axis_name
     )
-    smoothing = _smoothing(label_smoothing)
+    smoothing = _as_smoothing(label_smoothing)
     return _integer_label_losses(*given[:3], smoothing, given.axes, axis_name)
 
 
@@ -93,27 +85,24 @@ def softmax_cross_entropy(
         t_j = (1 - \epsilon)\, y_j + \epsilon / K
 
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class:
-            it counts 0 against a target of 0, and `+inf` against a positive one.
-        labels: Targets, one per class, of the rank of `logits`; real, non-negative, of any total
-            (1 for a distribution). A negative target makes that example NaN unless it is masked.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `logits`: True where the class exists; logits and targets of the others
-            are ignored, and an example without classes is masked.
-        label_smoothing: The share :math:`\epsilon` in [0, 1] of the target that is spread evenly
-            over all K classes that exist. A number, or a scalar array (NaN if out of range).
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. `logits`, `labels` and a class mask are
-            then one block. None for none.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Targets, `[..., V]`, non-negative, of any total (1 for a distribution). A target
+            of 0 on an impossible class counts 0, a positive one `+inf`.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
+        label_smoothing: The fraction :math:`\epsilon` in [0, 1] of the target that is spread evenly
+            over the K classes, a number or a scalar array.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
-        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
-        examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes, `axis` or `label_smoothing` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_cross_entropy_with_integer_labels`, for one true class; `softmax_kl_divergence`,
+        for targets that are logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,25 +136,17 @@ def safe_softmax_cross_entropy(
     In optax only the function of this name takes 0 of an impossible class as 0. Here both do.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class:
-            it counts 0 against a target of 0, and `+inf` against a positive one.
-        labels: Targets, one per class, of the rank of `logits`; real, non-negative, of any total
-            (1 for a distribution). A negative target makes that example NaN unless it is masked.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `logits`: True where the class exists; logits and targets of the others
-            are ignored, and an example without classes is masked.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. `logits`, `labels` and a class mask are
-            then one block. None for none.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Targets, `[..., V]`, non-negative, of any total (1 for a distribution).
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
-        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
-        examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -195,21 +176,16 @@ def z_loss(
     Add a small multiple of it, 1e-4 say, to a softmax cross-entropy.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `logits`: True where the class exists.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, or a tuple of such axes. `logits` and a class mask are then one block. None for
-            none.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
-        One penalty per example in nats squared, shape `[...]`, float32 (float64 for float64
-        logits), differentiable. Masked examples have value 0 and gradient 0.
+        One penalty per example in nats squared, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -232,70 +208,90 @@ def z_loss(
     )
 
 
-def _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name) -> jax.Array:
+def _soft_cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+    label_smoothing: ArrayLike,
+    axis_name: AxisName,
+) -> jax.Array:
     _checks.check_mesh_axis(axis_name)
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
     axes = _checks.normalize_axes("logits", logits, axis)
-    smoothing = _smoothing(label_smoothing)
+    smoothing = _as_smoothing(label_smoothing)
     _checks.check_broadcastable(logits=logits, labels=labels)
     _checks.check_same_classes(axes, logits=logits, labels=labels)
     where = _masks.check_mask(where, axes, {"logits": logits, "labels": labels})
     return _soft_label_losses(logits, labels, where, smoothing, axes, axis_name)
 
 
+def _as_smoothing(label_smoothing: ArrayLike) -> jax.Array | None:
+    """The smoothing as a scalar array, or None where it is known to be 0."""
+    _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
+    return _checks.as_scalar_unless("label_smoothing", label_smoothing, 0.0)
+
+
 @functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
-def _integer_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax.Array:
+def _integer_label_losses(
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    smoothing: jax.Array | None,
+    axes: tuple[int, ...],
+    axis_name: AxisName,
+) -> jax.Array:
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     if smoothing is not None:
-        smoothing, proper = _proper_smoothing(smoothing, rows.values.dtype)
-        valid = proper if rows.example_mask is None else proper | ~rows.example_mask
-        rows = rows._replace(valid=rows.valid & valid)
-    given = rows.values, rows.labels, smoothing, rows.class_mask
-    return rows.losses(cross_entropy.label_cross_entropy(*given, axis_name))
+        smoothing, is_valid = _masks.valid_option(smoothing, rows.values.dtype, 0.0, 1.0)
+        if rows.example_mask is not None:
+            is_valid |= ~rows.example_mask
+        rows = rows.valid_only_if(is_valid)
+    return rows.losses(
+        cross_entropy.label_cross_entropy(
+            rows.values, rows.labels, smoothing, rows.class_mask, axis_name
+        )
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
-def _soft_label_losses(logits, labels, where, smoothing, axes, axis_name) -> jax.Array:
+def _soft_label_losses(
+    logits: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    smoothing: jax.Array | None,
+    axes: tuple[int, ...],
+    axis_name: AxisName,
+) -> jax.Array:
     dtype = compute_dtype(logits, labels)
     x, class_mask, example_mask = _masks.mask_rows(
         logits.astype(dtype), where, axes, _masks.LOGITS, axis_name
     )
-    targets = _masks.move_classes_last(jnp.broadcast_to(labels, labels.shape or logits.shape), axes)
-    targets = targets.astype(dtype)
-    shape = jnp.broadcast_shapes(
-        x.shape, targets.shape, (1,) if example_mask is None else (*example_mask.shape, 1)
-    )
+    labels = jnp.broadcast_to(labels, labels.shape or logits.shape)
+    targets = _masks.move_classes_last(labels, axes).astype(dtype)
+    mask_shape = (1,) if example_mask is None else (*example_mask.shape, 1)
+    shape = jnp.broadcast_shapes(x.shape, targets.shape, mask_shape)
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
     if smoothing is not None:
-        smoothing, proper = _proper_smoothing(smoothing, dtype)
-        if class_mask is None:
-            count = _parallel.class_count(shape[-1], axis_name)
-        else:
-            count = _parallel.psum(jnp.sum(class_mask, -1, dtype=dtype, keepdims=True), axis_name)
-        targets = (1.0 - smoothing) * targets + smoothing / jnp.maximum(
-            jnp.asarray(count, dtype), 1.0
-        )
-        targets *= jnp.where(proper, 1.0, jnp.nan).astype(dtype)
+        targets = _smooth(targets, smoothing, class_mask, axis_name)
     if class_mask is not None:
         targets = jnp.where(class_mask, targets, 0.0)
     if example_mask is not None:
         targets = jnp.where(example_mask[..., None], targets, 0.0)
-    return _masks.zero_where_masked(
-        soft_cross_entropy.soft_cross_entropy(x, targets, axis_name), example_mask
-    )
+    losses = soft_cross_entropy.soft_cross_entropy(x, targets, axis_name)
+    return _masks.zero_where_masked(losses, example_mask)
 
 
-def _smoothing(value: ArrayLike) -> jax.Array | None:
-    """The smoothing as a scalar array, or None where it is known to be 0."""
-    _checks.check_closed_interval("label_smoothing", value, 0.0, 1.0)
-    if isinstance(value, numbers.Real) and value == 0:
-        return None
-    return _checks.as_scalar("label_smoothing", value)
-
-
-def _proper_smoothing(smoothing: jax.Array, dtype) -> tuple[jax.Array, jax.Array]:
-    """The smoothing in the dtype of the computation, and whether it lies in [0, 1]."""
-    smoothing = smoothing.astype(dtype)
-    proper = (smoothing >= 0.0) & (smoothing <= 1.0)
-    return jnp.where(proper, smoothing, 0.0), proper
+def _smooth(
+    targets: jax.Array, smoothing: jax.Array, class_mask: jax.Array | None, axis_name: AxisName
+) -> jax.Array:
+    """(1-e) t + e/K for the K classes that count, [..., V]; NaN where e is not in [0, 1]."""
+    dtype = targets.dtype
+    smoothing, is_valid = _masks.valid_option(smoothing, dtype, 0.0, 1.0)
+    if class_mask is None:
+        count = _parallel.class_count(targets.shape[-1], axis_name)
+    else:
+        count = _parallel.psum(jnp.sum(class_mask, -1, dtype=dtype, keepdims=True), axis_name)
+    uniform = smoothing / jnp.maximum(jnp.asarray(count, dtype), 1.0)
+    return _masks.nan_where_invalid((1.0 - smoothing) * targets + uniform, is_valid)
