@@ -43,7 +43,7 @@ def test_a_commit_runs_the_checks_of_ci_and_no_others():
     )
     on_commit = {hook["name"]: hook["entry"] for hook in hooks() if "stages" not in hook}
     assert on_commit == in_ci
-    assert len(in_ci) == 3
+    assert len(in_ci) == 4
 
 
 @in_a_clone

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from project.documents import BLOCK, blocks, examples, printed
+from public import FUNCTIONS, OTHER_NAMES_OF_OPTAX
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "README.md"
@@ -65,6 +66,14 @@ def test_it_says_what_jaxent_is_in_ten_lines():
     title, *prose = [line for line in opening if line]
     assert title == "# jaxent"
     assert len(prose) <= 10
+
+
+def test_its_table_lists_exactly_the_public_functions():
+    table = sections()["What there is"]
+    cells = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ")][1:]
+    listed = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    # The other name that optax has for a function is told on the page of the migration.
+    assert sorted(listed) == sorted(set(FUNCTIONS) - OTHER_NAMES_OF_OPTAX)
 
 
 def test_every_figure_has_its_command_beside_it():
