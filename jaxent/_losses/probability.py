@@ -1,6 +1,7 @@
 """Losses of probabilities and log-probabilities, with no hidden epsilon."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +20,22 @@ def binary_cross_entropy(
 
     .. math:: \ell = -y \log p - (1 - y) \log(1 - p)
 
-    A term whose weight is 0 counts 0, whatever its logarithm, and nothing is added inside the
-    logarithms: being certain and wrong costs `+inf`. From logits, use
-    `jaxent.sigmoid_binary_cross_entropy`, which has no such cliff.
+    A weight of 0 on an infinite logarithm counts 0, and nothing is added inside the logarithms:
+    certain and wrong costs `+inf`. Certain and right, the derivative in the target is 0.
 
     Args:
-        probs: Probabilities of "yes" in [0, 1], any shape, floating point; 16-bit dtypes are
-            computed in float32. Others make their element NaN.
-        labels: Targets in [0, 1], real or boolean, of the rank of `probs`, or a scalar. Others
-            make their element NaN.
-        where: Booleans of the rank of `probs`, or a scalar: True where the element counts. None
-            counts all.
+        probs: Probabilities of "yes" in [0, 1], any shape.
+        labels: Targets in [0, 1], real or boolean, of the rank of `probs`, or a scalar.
+        where: Mask of the elements, of the rank of `probs`, or a scalar.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 if any input is). At a
-        target of 0 or 1 that is predicted with certainty the derivative along the target, infinite
-        on paper, is 0. Masked elements have loss 0 and gradient 0, whatever they hold.
+        One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes or shapes are refused.
+
+    See Also:
+        `sigmoid_binary_cross_entropy`, from logits, finite where a probability would round to 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,28 +65,24 @@ def categorical_cross_entropy(
 
     .. math:: \ell = -\sum_j t_j \log p_j
 
-    A term whose target is 0 counts 0, whatever its logarithm, and nothing is added inside the
-    logarithms: a probability of 0 under a positive target costs `+inf`. From logits, use
-    `jaxent.softmax_cross_entropy`, which has no such cliff.
+    A target of 0 on an infinite logarithm counts 0, and nothing is added inside the logarithms: a
+    probability of 0 under a positive target costs `+inf`. Where both are 0, the derivative in the
+    target is 0.
 
     Args:
-        probs: Probabilities in [0, 1], shape `[..., V]` (with V along `axis`), floating point;
-            16-bit dtypes are computed in float32. Their total is not looked at. One that lies
-            outside makes its example NaN unless it is masked.
-        labels: Targets, one per class, of the rank of `probs`; real, non-negative, of any total
-            (1 for a distribution). A negative target makes that example NaN unless it is masked.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `probs`: True where the class exists; probabilities and targets of the
-            others are ignored, and an example without classes is masked.
+        probs: Probabilities in [0, 1], `[..., V]`, of any total.
+        labels: Targets, `[..., V]`, non-negative, of any total (1 for a distribution).
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
 
     Returns:
-        One loss per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
-        examples have loss 0 and gradient 0, whatever they hold. Where probability and target are
-        both 0 the derivative along the target, infinite on paper, is 0.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_cross_entropy`, from logits; `negative_log_likelihood`, for one true class.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +96,7 @@ def categorical_cross_entropy(
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13; Good, `Rational
         Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
-    return _of_targets(_categorical_losses, probs, labels, axis, where)
+    return _apply_to_targets(_categorical_losses, probs, labels, axis, where)
 
 
 @_checks.public
@@ -117,22 +111,19 @@ def negative_log_likelihood(
     .. math:: \ell = -\log p_y
 
     Args:
-        log_probs: Log-probabilities in nats, at most 0, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible class.
-            Their total is not looked at. A positive one makes its example NaN unless it is masked.
-        labels: Index of the true class, integers of the shape of the examples `[...]`. An index
-            outside `[0, V)`, negative ones included, makes that example NaN unless it is masked.
-        axis: The class axis. Given several, a label is a flat index into them, in their order.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `log_probs`: True where the class exists; a label that points to a class
-            that does not is out of range, and an example without classes is masked.
+        log_probs: Log-probabilities in nats, at most 0, `[..., V]`, of any total.
+        labels: Index of the true class, integers `[...]`; a flat index into several axes.
+        axis: The class axis, or axes.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `log_probs`).
 
     Returns:
-        One loss per example in nats, shape `[...]`, float32 (float64 for float64 inputs); `+inf`
-        for an impossible class. Masked examples have loss 0 and gradient 0, whatever they hold.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_cross_entropy_with_integer_labels`, from logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -164,22 +155,17 @@ def brier_score(
     two classes it is twice the square of one of the errors.
 
     Args:
-        probs: Probabilities in [0, 1], shape `[..., V]` (with V along `axis`), floating point;
-            16-bit dtypes are computed in float32. Their total is not looked at. One that lies
-            outside makes its example NaN unless it is masked.
-        labels: Targets in [0, 1], one per class, of the rank of `probs`, real or boolean. Others
-            make their example NaN unless it is masked.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `probs`: True where the class exists; probabilities and targets of the
-            others are ignored, and an example without classes is masked.
+        probs: Probabilities in [0, 1], `[..., V]`, of any total.
+        labels: Targets in [0, 1], `[..., V]`, real or boolean.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
 
     Returns:
-        One score per example in squared units of probability, shape `[...]`, float32 (float64 if
-        any input is). Masked examples have score 0 and gradient 0, whatever they hold.
+        One score per example in squared units of probability, `[...]`, float32 (float64 for
+        float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,17 +179,23 @@ def brier_score(
         Brier, `Verification of Forecasts Expressed in Terms of Probability
         <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950, equation 2.
     """
-    return _of_targets(_brier_scores, probs, labels, axis, where)
+    return _apply_to_targets(_brier_scores, probs, labels, axis, where)
 
 
-def _of_targets(losses, probs, labels, axis, where) -> jax.Array:
-    """What `losses` makes of rows of probabilities with one target per class."""
+def _apply_to_targets(
+    kernel: Callable[[jax.Array, jax.Array], jax.Array],
+    probs: ArrayLike,
+    labels: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+) -> jax.Array:
+    """`kernel` of rows of probabilities and one target per class."""
     arrays = {
         "probs": _checks.as_floating("probs", probs),
         "labels": _checks.as_real("labels", labels),
     }
     fills = (_masks.PROBABILITIES, _masks.TARGETS)
-    return _masks.apply_per_example(losses, arrays, fills, axis, where)
+    return _masks.apply_per_example(kernel, arrays, fills, axis, where)
 
 
 def _categorical_losses(p: jax.Array, targets: jax.Array) -> jax.Array:
@@ -217,7 +209,7 @@ def _brier_scores(p: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, inline=True)
-def _binary_losses(probs, labels) -> jax.Array:
+def _binary_losses(probs: jax.Array, labels: jax.Array) -> jax.Array:
     dtype = compute_dtype(probs, labels)
     shape = jnp.broadcast_shapes(probs.shape, labels.shape)
     p, yes = (jnp.broadcast_to(array.astype(dtype), shape) for array in (probs, labels))
@@ -226,7 +218,9 @@ def _binary_losses(probs, labels) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
-def _labelled_losses(log_probs, labels, where, axes) -> jax.Array:
+def _labelled_losses(
+    log_probs: jax.Array, labels: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
+) -> jax.Array:
     rows = _masks.mask_labelled_rows(log_probs, labels, where, axes, _masks.LOGITS)
-    rows = rows._replace(valid=rows.valid & _masks.all_in_interval(rows.values, -jnp.inf, 0.0))
+    rows = rows.valid_only_if(_masks.all_in_interval(rows.values, -jnp.inf, 0.0))
     return rows.losses(probability.negative_log_likelihood(rows.values, rows.labels))

@@ -18,21 +18,20 @@ def sum_and_weight(
 
     .. math:: \Big(\sum_{i \in M} w_i \ell_i, \ \sum_{i \in M} w_i\Big)
 
-    Unlike means, the halves of micro-batches and of devices add up: sum both over the parts, then
-    divide once.
+    Unlike means, these add up over micro-batches and devices: sum both, then divide once.
 
     Args:
-        losses: One loss per example, any shape, floating point, in nats.
-        where: Booleans, True where the example counts; the rank of `losses`, or a scalar.
-            None counts all. A masked loss has no influence, whatever it holds, NaN included.
-        weights: Real weights of the examples; the rank of `losses`, or a scalar. None is 1.
-            Weights are no mask: a weight of 0 on a NaN is NaN.
+        losses: One loss per example in nats, any shape.
+        where: Mask of the examples, of the rank of `losses`, or a scalar.
+        weights: Real weights of the examples, of the rank of `losses`, or a scalar; None is 1.
+            They are no mask: a weight of 0 on a NaN is NaN.
 
     Returns:
-        Two float32 scalars (float64 if any input is): the weighted sum, in nats, and the weight.
+        The weighted sum in nats and the sum of the weights: float32 scalars (float64 for float64
+        inputs).
 
     Raises:
-        ArgumentError: If dtypes or ranks are wrong, or shapes do not match.
+        ArgumentError: If dtypes or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,17 +58,16 @@ def mean(
     .. math:: \sum_{i \in M} w_i \ell_i \Big/ \sum_{i \in M} w_i
 
     Args:
-        losses: One loss per example, any shape, floating point, in nats.
-        where: Booleans, True where the example counts; the rank of `losses`, or a scalar.
-            None counts all. A masked loss has no influence, whatever it holds, NaN included.
-        weights: Real weights of the examples; the rank of `losses`, or a scalar. None is 1.
-            Weights are no mask: a weight of 0 on a NaN is NaN.
+        losses: One loss per example in nats, any shape.
+        where: Mask of the examples, of the rank of `losses`, or a scalar.
+        weights: Real weights of the examples, of the rank of `losses`, or a scalar; None is 1.
+            They are no mask: a weight of 0 on a NaN is NaN.
 
     Returns:
-        A float32 scalar (float64 if any input is), in nats.
+        A scalar in nats, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes or ranks are wrong, or shapes do not match.
+        ArgumentError: If dtypes or shapes are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,12 +85,14 @@ def mean(
 
 
 def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """`total / weight`, where nothing over no weight is 0 and has no gradient."""
-    nothing = (weight == 0.0) & (total == 0.0)
-    return jnp.where(nothing, 0.0, total / jnp.where(nothing, 1.0, weight))
+    """`total / weight`, and 0 without gradient for 0 / 0."""
+    is_empty = (weight == 0.0) & (total == 0.0)
+    return jnp.where(is_empty, 0.0, total / jnp.where(is_empty, 1.0, weight))
 
 
-def _sum_and_weight(losses, where, weights) -> tuple[jax.Array, jax.Array]:
+def _sum_and_weight(
+    losses: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
     losses = _checks.as_floating("losses", losses)
     weights = _checks.as_real("weights", 1.0 if weights is None else weights)
     where = _checks.as_boolean("where", True if where is None else where)
@@ -102,12 +102,12 @@ def _sum_and_weight(losses, where, weights) -> tuple[jax.Array, jax.Array]:
         f"`losses` {_checks.describe(losses)} must have the full shape {shape} of the mask and "
         "weights; broadcast it with `jnp.broadcast_to`.",
     )
-    return _summed(losses, where, weights)
+    return _sums(losses, where, weights)
 
 
 @functools.partial(jax.jit, inline=True)
-def _summed(losses, where, weights) -> tuple[jax.Array, jax.Array]:
-    dtype, shape = compute_dtype(losses, weights), losses.shape
-    weights = jnp.where(where, jnp.broadcast_to(weights.astype(dtype), shape), 0.0)
+def _sums(losses: jax.Array, where: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    dtype = compute_dtype(losses, weights)
+    weights = jnp.where(where, jnp.broadcast_to(weights.astype(dtype), losses.shape), 0.0)
     losses = jnp.where(where, losses.astype(dtype), 0.0)
     return jnp.sum(weights * losses), jnp.sum(weights)
