@@ -11,12 +11,13 @@ import os
 import re
 import struct
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+
+import jaxent
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -25,8 +26,7 @@ import formulas  # noqa: E402 -- lies beside this file
 
 project = "jaxent"
 author = "the jaxent authors"
-_metadata = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
-version = release = _metadata["project"]["version"]
+version = release = jaxent.__version__
 
 extensions = [
     "myst_nb",
