@@ -67,14 +67,9 @@ from jaxent._losses.margin import (
     sparsemax_loss,
 )
 from jaxent._losses.ordinal import ordinal_cross_entropy
+from jaxent._losses.policy import policy_gradient_loss
 from jaxent._losses.poly import poly_loss_cross_entropy
-from jaxent._losses.preference import (
-    dpo_loss,
-    kto_loss,
-    orpo_loss,
-    policy_gradient_loss,
-    simpo_loss,
-)
+from jaxent._losses.preference import dpo_loss, kto_loss, orpo_loss, simpo_loss
 from jaxent._losses.probability import (
     binary_cross_entropy,
     brier_score,

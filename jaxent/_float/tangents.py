@@ -4,6 +4,9 @@ A rule with `symbolic_zeros=True` is told which arguments those are. Skipping th
 faster: an infinite derivative times a tangent that is merely zero would be NaN.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
@@ -30,3 +33,15 @@ def dot_tangent(
 def broadcast_tangent(tangent: jax.Array | float, primal: jax.Array) -> jax.Array:
     """A tangent of the shape and dtype of its primal."""
     return jnp.broadcast_to(jnp.asarray(tangent, primal.dtype), primal.shape)
+
+
+def combine_tangents(primal: jax.Array, *terms: tuple[jax.Array, Tangent]) -> jax.Array:
+    """The sum of coefficient * tangent over terms, of the shape of `primal`.
+
+    Nothing is added for an argument that is not differentiated: the transpose of the 0 of
+    `scale_tangent` is a sum over all elements, which is NaN where two losses are infinite.
+    """
+    products = [
+        coefficient * dot for coefficient, dot in terms if not isinstance(dot, SymbolicZero)
+    ]
+    return broadcast_tangent(functools.reduce(operator.add, products), primal)

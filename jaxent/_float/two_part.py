@@ -17,3 +17,15 @@ def finite_two_diff(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     is_finite = jnp.abs(difference) < jnp.inf
     a, b = (jnp.where(is_finite, each, 0.0) for each in (a, b))
     return difference, two_diff(a, b)[1]
+
+
+def exp_two_part(high: jax.Array, low: jax.Array) -> jax.Array:
+    """exp(high + low) of a difference and its rounding error, as exp(high) (1 + low)."""
+    # A larger error belongs to a number whose exponential is 0 or infinite.
+    return jnp.exp(high) * (1.0 + jnp.clip(low, -0.5, 0.5))
+
+
+def exp_minus_abs(high: jax.Array, low: jax.Array) -> jax.Array:
+    """exp(-|high + low|)."""
+    is_positive = high >= 0.0
+    return exp_two_part(jnp.where(is_positive, -high, high), jnp.where(is_positive, -low, low))

@@ -1,6 +1,5 @@
-"""Losses of preferences and policies, from the log-probabilities of what a model said."""
+"""Losses of preferences, from the log-probabilities of answers that people chose and rejected."""
 
-import functools
 import math
 import numbers
 from fractions import Fraction
@@ -12,12 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._float import sums
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import preference
-from jaxent._losses import reduction
-
-_Pair = tuple[jax.Array, jax.Array]
+from jaxent._kernels import odds, preference
+from jaxent._kernels.preference import Pair
 
 
 @_checks.public
@@ -43,37 +39,32 @@ def dpo_loss(
         \end{cases}
         \qquad m = (\pi_w - \pi_l) - (\rho_w - \rho_l)
 
-    The margin :math:`m` says by how much more than the reference the policy prefers the chosen
-    answer :math:`w` to the rejected one :math:`l`. It is formed without rounding, so that the loss
-    of a large margin and of log-probabilities in the hundreds is right to the last digits.
+    The margin :math:`m` is by how much more than the reference the policy prefers the chosen answer
+    :math:`w` to the rejected one :math:`l`. It is formed without rounding, so that the loss of
+    log-probabilities in the hundreds is right to the last digits.
 
     Args:
         policy_chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers under
-            the policy, one for each pair, any shape, floating point; 16-bit dtypes are computed in
-            float32. They are sums over the tokens (for "ipo" means are also common).
-        policy_rejected_log_probs: The same of the rejected answers, :math:`\pi_l`; these arguments
-            have one rank, or are scalars.
+            the policy, any shape, floating point: sums over the tokens (for "ipo" also means).
+        policy_rejected_log_probs: Those of the rejected answers, :math:`\pi_l`, of the same rank,
+            or a scalar, like the two that follow.
         reference_chosen_log_probs: Those of the chosen answers under the reference, :math:`\rho_w`.
-        reference_rejected_log_probs: Those of the rejected answers, :math:`\rho_l`. An infinite
-            log-probability makes the margin infinite; several that contradict each other, as
-            where an answer is impossible under policy and reference, make it NaN.
-        where: Booleans of the same rank, or a scalar: True where the pair counts. None counts all.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite. A number,
-            or a scalar array (NaN if out of range).
-        label_smoothing: The share :math:`\epsilon` in [0, 0.5) of pairs taken to be labelled the
-            wrong way round (conservative DPO); only for "sigmoid". A number, or a scalar array
-            (NaN if out of range).
-        variant: Which loss of the margin: "sigmoid" is DPO, "hinge" that of SLiC with a reference,
-            "ipo" identity preference optimisation, where `beta` is the regularisation.
+        reference_rejected_log_probs: Those of the rejected answers, :math:`\rho_l`. Infinite
+            log-probabilities that contradict each other make the margin NaN.
+        where: Mask of the pairs, of the same rank, or a scalar.
+        beta: How strongly the policy is held to the reference, :math:`\beta > 0`; a number, or a
+            scalar array.
+        label_smoothing: The fraction :math:`\epsilon` in [0, 0.5) of pairs taken to be labelled the
+            wrong way round (conservative DPO), a number or a scalar array; only for "sigmoid".
+        variant: "sigmoid" is DPO, "hinge" the loss of SLiC with a reference, "ipo" identity
+            preference optimisation, where `beta` is the regularisation.
 
     Returns:
-        One loss per pair, of the common shape, float32 (float64 if any input is): in nats for
-        "sigmoid", in units of the scaled margin for "hinge", in squared nats for "ipo". Masked
-        pairs have loss 0 and gradient 0, whatever they hold.
+        One loss per pair, float32 (float64 for float64 inputs): in nats for "sigmoid", in units of
+        the scaled margin for "hinge", in squared nats for "ipo".
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes, `beta`, `label_smoothing` or `variant` are
-            refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,6 +78,9 @@ def dpo_loss(
         >>> print(jaxent.dpo_loss(chosen, rejected, reference, reference))
         [6.931472e-01 9.357623e-14]
 
+    See Also:
+        `simpo_loss` and `orpo_loss` (no reference), `kto_loss` (no pairs).
+
     References:
         Rafailov et al., `Direct Preference Optimization <https://arxiv.org/abs/2305.18290>`_, 2023.
         Smoothing: Mitchell, `A note on DPO with noisy preferences
@@ -98,25 +92,28 @@ def dpo_loss(
     _checks.check_open_interval("beta", beta, 0.0, math.inf)
     _checks.check_one_of("variant", variant, ("sigmoid", "hinge", "ipo"))
     _check_smoothing(label_smoothing, variant)
-    where, arrays = _log_probs(
+    where, arrays = _masks.mask_elements(
         where,
-        policy_chosen_log_probs=policy_chosen_log_probs,
-        policy_rejected_log_probs=policy_rejected_log_probs,
-        reference_chosen_log_probs=reference_chosen_log_probs,
-        reference_rejected_log_probs=reference_rejected_log_probs,
+        **_as_floating(
+            policy_chosen_log_probs=policy_chosen_log_probs,
+            policy_rejected_log_probs=policy_rejected_log_probs,
+            reference_chosen_log_probs=reference_chosen_log_probs,
+            reference_rejected_log_probs=reference_rejected_log_probs,
+        ),
     )
-    parts = functools.partial(_parts, dtype=compute_dtype(*arrays))
-    given = parts("beta", beta)
+    dtype = compute_dtype(*arrays)
+    scale = _as_pair("beta", beta, dtype)
     if variant == "hinge":
-        losses = _masks.apply_elementwise(_hinge, arrays, *given)
+        losses = _masks.apply_elementwise(_hinge, arrays, *scale)
     elif variant == "ipo":
-        # In Python's digits, as its rounding would otherwise be squared.
+        # A rational number, since the square would amplify the rounding error of a Python float.
         is_number = isinstance(beta, numbers.Real)
         goal = 1 / (2 * Fraction(float(beta))) if is_number else 0.5 / jnp.asarray(beta)
-        losses = _masks.apply_elementwise(_identity, arrays, given[0], *parts("beta", goal))
+        options = (scale[0], *_as_pair("beta", goal, dtype))
+        losses = _masks.apply_elementwise(_identity, arrays, *options)
     else:
         smoothing = _checks.as_scalar("label_smoothing", label_smoothing)
-        losses = _masks.apply_elementwise(_sigmoid_preference, arrays, *given, smoothing)
+        losses = _masks.apply_elementwise(_smoothed_sigmoid, arrays, *scale, smoothing)
     return _masks.zero_where_masked(losses, where)
 
 
@@ -142,31 +139,27 @@ def kto_loss(
 
     Args:
         policy_log_probs: Log-probabilities :math:`\pi` in nats of the answers under the policy
-            (sums over their tokens), any shape, floating point; 16-bit dtypes are computed in
-            float32.
-        reference_log_probs: Those under the reference, :math:`\rho`; the arguments have one rank,
-            or are scalars. An infinite log-probability makes :math:`x` infinite, and two that
-            contradict each other make it NaN.
-        desirable: Whether the answer is a good one, :math:`t`: booleans, or chances in [0, 1].
-            Others make their element NaN.
-        where: Booleans of the same rank, or a scalar: True where the answer counts. None counts
-            all.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite. A number,
-            or a scalar array (NaN if out of range).
+            (sums over their tokens), any shape, floating point.
+        reference_log_probs: Those under the reference, :math:`\rho`, of the same rank, or a scalar.
+            Two infinite ones that contradict each other make :math:`x` NaN.
+        desirable: Whether the answer is a good one, :math:`t`: booleans, or chances in [0, 1], else
+            NaN, of the same rank, or a scalar.
+        where: Mask of the answers, of the same rank, or a scalar.
+        beta: How strongly the policy is held to the reference, :math:`\beta > 0`; a number, or a
+            scalar array.
         reference_point: The divergence :math:`z` of policy from reference in nats, which the paper
-            estimates from answers to other questions, and cuts off below 0: a number, or an array
-            of the same rank. No gradient flows through it.
-        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers, finite. A number, or a
-            scalar array (NaN if out of range).
+            estimates from answers to other questions, and replaces by 0 if negative: a number, or
+            an array of the same rank. No gradient flows through it.
+        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers; a number, or a scalar
+            array.
         undesirable_weight: Weight :math:`\lambda_U \ge 0` of bad ones, likewise.
 
     Returns:
-        One loss per answer in units of value, from 0 to the weight of the answer, of the common
-        shape, float32 (float64 if any input is). Masked answers have loss 0 and gradient 0,
-        whatever they hold.
+        One loss per answer in units of value, from 0 to the weight of the answer, float32 (float64
+        for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes, `beta` or weights are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -174,6 +167,9 @@ def kto_loss(
         >>> policy, reference = jnp.array([-99.0, -99.0, -90.0]), jnp.array([-99.0, -399.0, -100.0])
         >>> print(jaxent.kto_loss(policy, reference, jnp.array([True, True, False])))
         [5.000000e-01 9.357623e-14 7.310586e-01]
+
+    See Also:
+        `dpo_loss`, for pairs.
 
     References:
         Ethayarajh et al., `KTO: Model Alignment as Prospect Theoretic Optimization
@@ -184,18 +180,16 @@ def kto_loss(
     for option, weight in weights.items():
         _checks.check_closed_interval(option, weight, 0.0, math.inf)
         _checks.check_finite(option, weight)
-    where, arrays = _log_probs(
+    where, arrays = _masks.mask_elements(
         where,
-        policy_log_probs=policy_log_probs,
-        reference_log_probs=reference_log_probs,
+        **_as_floating(policy_log_probs=policy_log_probs, reference_log_probs=reference_log_probs),
         reference_point=_checks.as_real("reference_point", reference_point),
         desirable=_checks.as_real("desirable", desirable),
     )
-    scales = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
-    given = _parts("beta", beta, compute_dtype(*arrays))
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(_kahneman_tversky, arrays, *given, *scales), where
-    )
+    scale = _as_pair("beta", beta, compute_dtype(*arrays))
+    scalars = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
+    losses = _masks.apply_elementwise(_kahneman_tversky, arrays, *scale, *scalars)
+    return _masks.zero_where_masked(losses, where)
 
 
 @_checks.public
@@ -213,26 +207,23 @@ def orpo_loss(
             + \lambda \log \Big( 1 + \frac{\operatorname{odds}(p_l)}{\operatorname{odds}(p_w)}
             \Big), \qquad \operatorname{odds}(p) = \frac{p}{1 - p}
 
-    The second term is minus the log-sigmoid of the difference of log-odds. It is computed without
-    them, and is as exact for answers that are nearly certain.
+    The second term is minus the log-sigmoid of the difference of log-odds, but does not go through
+    these, and so is exact for answers that are nearly certain.
 
     Args:
-        chosen_log_probs: Log-probabilities :math:`\log p_w \le 0` in nats of the chosen answers,
-            each the mean over its tokens, any shape, floating point; 16-bit dtypes are computed in
-            float32. Positive ones make their element NaN.
+        chosen_log_probs: Log-probabilities :math:`\log p_w \le 0`, else NaN, in nats of the chosen
+            answers, each the mean over its tokens, any shape, floating point.
         rejected_log_probs: The same of the rejected answers, :math:`\log p_l`, of the same rank, or
-            a scalar. An answer that is certain (0) although rejected costs `+inf`. Two that are
-            certain, like two that are equally likely, have the odds ratio 1.
-        where: Booleans of the same rank, or a scalar: True where the pair counts. None counts all.
-        weight: Weight :math:`\lambda > 0` of the odds ratio, finite. A number, or a scalar array
-            (NaN if out of range).
+            a scalar. A certain answer (0) that is rejected costs `+inf`. Two certain ones, like two
+            that are equally likely, have the odds ratio 1.
+        where: Mask of the pairs, of the same rank, or a scalar.
+        weight: Weight :math:`\lambda > 0` of the odds ratio; a number, or a scalar array.
 
     Returns:
-        One loss per pair in nats, of the common shape, float32 (float64 if any input is). Masked
-        pairs have loss 0 and gradient 0, whatever they hold.
+        One loss per pair in nats, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes or `weight` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -243,16 +234,18 @@ def orpo_loss(
         >>> print(jaxent.orpo_loss(chosen, jnp.array([-1.0, -2.0])))
         [1.0693147e+00 1.0156518e-09]
 
+    See Also:
+        `simpo_loss` (no fine-tuning term), `dpo_loss` (with a reference).
+
     References:
         Hong, Lee, Thorne, `ORPO: Monolithic Preference Optimization without Reference Model
         <https://arxiv.org/abs/2403.07691>`_, 2024.
     """
     _checks.check_open_interval("weight", weight, 0.0, math.inf)
-    where, arrays = _log_probs(
-        where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
-    )
-    given = _checks.as_scalar("weight", weight)
-    return _masks.zero_where_masked(_masks.apply_elementwise(_odds_ratio, arrays, given), where)
+    given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    where, arrays = _masks.mask_elements(where, **given)
+    weight = _checks.as_scalar("weight", weight)
+    return _masks.zero_where_masked(_masks.apply_elementwise(_odds_ratio, arrays, weight), where)
 
 
 @_checks.public
@@ -270,22 +263,19 @@ def simpo_loss(
 
     Args:
         chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers, each the
-            mean over its tokens, any shape, floating point; 16-bit dtypes are computed in float32.
+            mean over its tokens, any shape, floating point.
         rejected_log_probs: The same of the rejected answers, :math:`\pi_l`, of the same rank, or a
-            scalar. An infinite log-probability makes the difference infinite, and two make it NaN.
-        where: Booleans of the same rank, or a scalar: True where the pair counts. None counts all.
-        beta: Scale :math:`\beta > 0` of the rewards, finite. A number, or a scalar array (NaN if
-            out of range).
+            scalar. Two infinite ones that contradict each other make the loss NaN.
+        where: Mask of the pairs, of the same rank, or a scalar.
+        beta: Scale :math:`\beta > 0` of the rewards; a number, or a scalar array.
         margin: By how much, :math:`\gamma \ge 0`, the reward of the chosen answer is to exceed the
-            other, finite; the paper tunes it from 0.3 to 1.6. A number, or a scalar array (NaN if
-            out of range).
+            other; the paper tunes it from 0.3 to 1.6. A number, or a scalar array.
 
     Returns:
-        One loss per pair in nats, of the common shape, float32 (float64 if any input is). Masked
-        pairs have loss 0 and gradient 0, whatever they hold.
+        One loss per pair in nats, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks, shapes, `beta` or `margin` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -296,6 +286,9 @@ def simpo_loss(
         >>> print(jaxent.simpo_loss(chosen, jnp.array([-1.5, -16.0])))
         [6.931472e-01 9.357623e-14]
 
+    See Also:
+        `orpo_loss` (with a fine-tuning term), `dpo_loss` (with a reference).
+
     References:
         Meng, Xia, Chen, `SimPO: Simple Preference Optimization with a Reference-Free Reward
         <https://arxiv.org/abs/2405.14734>`_, 2024.
@@ -303,132 +296,20 @@ def simpo_loss(
     _checks.check_open_interval("beta", beta, 0.0, math.inf)
     _checks.check_closed_interval("margin", margin, 0.0, math.inf)
     _checks.check_finite("margin", margin)
-    where, arrays = _log_probs(
-        where, chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs
-    )
+    given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
+    where, arrays = _masks.mask_elements(where, **given)
     dtype = compute_dtype(*arrays)
-    given = (*_parts("beta", beta, dtype), *_parts("margin", margin, dtype))
-    return _masks.zero_where_masked(
-        _masks.apply_elementwise(_simple_preference, arrays, *given), where
-    )
+    options = (*_as_pair("beta", beta, dtype), *_as_pair("margin", margin, dtype))
+    losses = _masks.apply_elementwise(_simple_preference, arrays, *options)
+    return _masks.zero_where_masked(losses, where)
 
 
-@_checks.public
-def policy_gradient_loss(
-    log_probs: ArrayLike,
-    old_log_probs: ArrayLike,
-    advantages: ArrayLike,
-    where: ArrayLike | None = None,
-    *,
-    clip: ArrayLike | tuple[ArrayLike, ArrayLike] = 0.2,
-    dual_clip: ArrayLike | None = None,
-    normalization: Literal["token", "sequence"] = "token",
-    reference_log_probs: ArrayLike | None = None,
-    kl_weight: ArrayLike = 0.0,
-) -> jax.Array:
-    r"""The clipped surrogate of PPO and GRPO for each token, or its mean over each sequence.
-
-    .. math::
-        \ell = -\min\big( r A,\ \operatorname{clip}(r, 1 - c_-, 1 + c_+)\, A \big)
-            + \lambda\, \big( e^{\rho - \pi} - (\rho - \pi) - 1 \big), \qquad r = e^{\pi - \pi_0}
-
-    Where the ratio :math:`r` is clipped the gradient is exactly 0, however large the ratio; at
-    either end of the interval it is still that of the ratio. The second term is an unbiased
-    estimate of the divergence from a reference that is never negative, exact near 0.
-
-    Args:
-        log_probs: Log-probabilities :math:`\pi` in nats of the tokens that were sampled, under the
-            policy, [..., time] or any shape, floating point; 16-bit dtypes are computed in float32.
-        old_log_probs: Those under the policy that sampled them, :math:`\pi_0`; the arguments have
-            one rank, or are scalars.
-        advantages: By how much each was better than expected, :math:`A`, real, in units of reward:
-            [..., time], or [..., 1] for one per sequence (`advantages[:, None]` as in GRPO).
-        where: Booleans of the same rank, or a scalar: True where the token counts. None counts all.
-        clip: By how much the ratio may fall below and rise above 1 before it is clipped: one number
-            in [0, 1] for both, or a pair, the first in [0, 1] and the second not negative.
-            `(1.0, math.inf)` never clips. Numbers, or scalar arrays (NaN if out of range).
-        dual_clip: From which ratio on a token with a negative advantage is clipped as well, above
-            1, finite. None is never; otherwise a number, or a scalar array (NaN if out of range).
-        normalization: "token" gives a loss per token, whose `jaxent.mean` over all tokens is that
-            of PPO and DAPO; "sequence" each sequence's mean over its tokens that count, 0 if none
-            does, whose `jaxent.mean` is that of GRPO.
-        reference_log_probs: Log-probabilities :math:`\rho` under a reference, of the same rank, or
-            None for no such term.
-        kl_weight: Weight :math:`\lambda \ge 0` of the divergence, finite; needs
-            `reference_log_probs`, which 0 leaves out. A number, or a scalar array (NaN if out of
-            range).
-
-    Returns:
-        Losses in units of reward, float32 (float64 if any input is), of either sign: for "token"
-        one per token, of the common shape; for "sequence" one per sequence, without the last axis.
-        Masked tokens have loss 0 and gradient 0, whatever they hold.
-
-    Raises:
-        ArgumentError: If dtypes, ranks, shapes or options are refused.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jaxent
-        >>> old = jnp.log(jnp.array([[0.5, 0.25, 0.5], [0.5, 0.5, 0.5]]))
-        >>> new = jnp.log(jnp.array([[0.75, 0.25, 0.5], [0.25, 0.5, 0.75]]))
-        >>> advantages, where = jnp.array([1.0, -1.0]), jnp.array([[True] * 3, [True, True, False]])
-        >>> given = (new, old, advantages[:, None], where)
-        >>> losses = jaxent.policy_gradient_loss(*given, clip=0.25)
-        >>> print(losses)
-        [[-1.25 -1.   -1.  ]
-         [ 0.75  1.    0.  ]]
-        >>> print(jaxent.mean(losses, where))
-        -0.3
-        >>> print(jaxent.policy_gradient_loss(*given, clip=0.25, normalization="sequence"))
-        [-1.0833334  0.875    ]
-
-    References:
-        Schulman et al., `Proximal Policy Optimization Algorithms
-        <https://arxiv.org/abs/1707.06347>`_, 2017. Per sequence: Shao et al., `DeepSeekMath
-        <https://arxiv.org/abs/2402.03300>`_, 2024. Per token, and a pair of clips: Yu et al., `DAPO
-        <https://arxiv.org/abs/2503.14476>`_, 2025. Dual clip: Ye et al., `Mastering Complex Control
-        in MOBA Games with Deep Reinforcement Learning <https://arxiv.org/abs/1912.09729>`_, 2019.
-        Divergence: Schulman, `Approximating KL Divergence
-        <http://joschu.net/blog/kl-approx.html>`_, 2020.
-    """
-    bounds = _clip_bounds(clip, dual_clip)
-    _checks.check_one_of("normalization", normalization, ("token", "sequence"))
-    given = {
-        "log_probs": log_probs,
-        "old_log_probs": old_log_probs,
-        "advantages": _checks.as_real("advantages", advantages),
-    }
-    primitive = _surrogate
-    if _is_used(reference_log_probs, kl_weight):
-        primitive = _surrogate_and_divergence
-        given["reference_log_probs"] = reference_log_probs
-        bounds = (*bounds, _checks.as_scalar("kl_weight", kl_weight))
-    where, arrays = _log_probs(where, **given)
-    losses = _masks.zero_where_masked(_masks.apply_elementwise(primitive, arrays, *bounds), where)
-    if normalization == "token":
-        return losses
-    _checks.require(
-        losses.ndim > 0,
-        f"`log_probs` {_checks.describe(losses)} must have a time axis for "
-        '`normalization="sequence"`.',
-    )
-    return _sequence_means(losses, where)
+# Arguments.
 
 
-# What is given.
-
-
-def _log_probs(
-    where: ArrayLike | None, **arrays: ArrayLike
-) -> tuple[jax.Array | None, list[jax.Array]]:
-    """The mask and the arrays; those whose name ends in `log_probs` must be floating point."""
-    checked = {
-        name: _checks.as_floating(name, array)
-        if name.endswith("log_probs")
-        else _checks.as_array(array)
-        for name, array in arrays.items()
-    }
-    return _masks.mask_elements(where, **checked)
+def _as_floating(**arrays: ArrayLike) -> dict[str, jax.Array]:
+    """The arguments as arrays, refused unless they are floating point."""
+    return {name: _checks.as_floating(name, array) for name, array in arrays.items()}
 
 
 def _check_smoothing(smoothing: ArrayLike, variant: str) -> None:
@@ -443,8 +324,8 @@ def _check_smoothing(smoothing: ArrayLike, variant: str) -> None:
     )
 
 
-def _parts(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> _Pair:
-    """A number in that dtype, and what rounding took from it, of which an array says nothing."""
+def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
+    """A number in that dtype and its rounding error, which is not known of an array."""
     if not isinstance(value, numbers.Real):
         value = _checks.as_scalar(name, value).astype(dtype)
         return value, jnp.zeros_like(value)
@@ -455,124 +336,102 @@ def _parts(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> _Pair:
     return jnp.asarray(rounded), jnp.asarray(float(exact - Fraction(float(rounded))), dtype)
 
 
-def _clip_bounds(
-    clip: ArrayLike | tuple[ArrayLike, ArrayLike], dual_clip: ArrayLike | None
-) -> tuple[jax.Array, ...]:
-    """The ends of the interval, and the other end for negative advantages."""
-    _checks.require(
-        not isinstance(clip, tuple) or len(clip) == 2,
-        f"`clip` must be a number or a pair (below, above), got {clip}.",
-    )
-    below, above = clip if isinstance(clip, tuple) else (clip, clip)
-    _checks.check_closed_interval("clip", below, 0.0, 1.0)
-    _checks.check_closed_interval("clip", above, 0.0, math.inf if isinstance(clip, tuple) else 1.0)
-    if dual_clip is not None:
-        _checks.check_open_interval("dual_clip", dual_clip, 1.0, math.inf)
-    # In Python's digits where they are numbers.
-    return (
-        _checks.as_scalar("clip", 1.0 - below),
-        _checks.as_scalar("clip", 1.0 + above),
-        _checks.as_scalar("dual_clip", math.inf if dual_clip is None else dual_clip),
-    )
-
-
-def _is_used(reference: ArrayLike | None, kl_weight: ArrayLike) -> bool:
-    """Whether there is a divergence from the reference to be counted."""
-    _checks.check_closed_interval("kl_weight", kl_weight, 0.0, math.inf)
-    _checks.check_finite("kl_weight", kl_weight)
-    is_weighted = not isinstance(kl_weight, numbers.Real) or float(kl_weight) > 0.0
-    _checks.require(
-        reference is not None or not is_weighted,
-        "`kl_weight` needs `reference_log_probs`; pass them, or no weight.",
-    )
-    return is_weighted
-
-
-# What is computed, element by element in one dtype.
+# Losses, element by element in one dtype.
 
 
 def _positive(value: jax.Array) -> jax.Array:
+    """The value, or NaN unless it is finite and positive."""
     return _masks.nan_where_invalid(value, (value > 0.0) & (value < jnp.inf))
 
 
 def _not_negative(value: jax.Array) -> jax.Array:
+    """The value, or NaN unless it is finite and at least 0."""
     return _masks.nan_where_invalid(value, (value >= 0.0) & (value < jnp.inf))
 
 
-def _constant(value: float, like: jax.Array) -> _Pair:
-    return jnp.full((), value, like.dtype), jnp.zeros((), like.dtype)
+def _constant_pair(value: float, dtype: jnp.dtype) -> Pair:
+    return jnp.full((), value, dtype), jnp.zeros((), dtype)
 
 
-def _sigmoid_preference(policy_w, policy_l, reference_w, reference_l, beta, rest, smoothing):
-    none = _constant(0.0, beta)
-    scale = (_positive(beta), rest)
-    pair = preference.margin(policy_w, policy_l, reference_w, reference_l, scale, none)
+def _smoothed_sigmoid(
+    policy_w: jax.Array,
+    policy_l: jax.Array,
+    reference_w: jax.Array,
+    reference_l: jax.Array,
+    beta: jax.Array,
+    beta_low: jax.Array,
+    smoothing: jax.Array,
+) -> jax.Array:
+    scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
+    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, scale, zero)
     smoothing = _masks.nan_where_invalid(smoothing, (smoothing >= 0.0) & (smoothing < 0.5))
-    return preference.pair_cross_entropy(*pair, 1.0 - smoothing, smoothing)
+    return preference.cross_entropy_of_pair(*margin, 1.0 - smoothing, smoothing)
 
 
-def _hinge(policy_w, policy_l, reference_w, reference_l, beta, rest):
-    one = _constant(1.0, beta)
-    scale = (_positive(beta), rest)
-    return preference.shortfall(
-        *preference.margin(policy_w, policy_l, reference_w, reference_l, scale, one)
-    )
+def _hinge(
+    policy_w: jax.Array,
+    policy_l: jax.Array,
+    reference_w: jax.Array,
+    reference_l: jax.Array,
+    beta: jax.Array,
+    beta_low: jax.Array,
+) -> jax.Array:
+    scale, one = (_positive(beta), beta_low), _constant_pair(1.0, beta.dtype)
+    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, scale, one)
+    return preference.hinge_of_pair(*margin)
 
 
-def _identity(policy_w, policy_l, reference_w, reference_l, beta, goal, rest):
-    one = _constant(1.0, beta)
-    goal = _masks.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf))
-    return preference.square_of_pair(
-        *preference.margin(policy_w, policy_l, reference_w, reference_l, one, (goal, rest))
-    )
+def _identity(
+    policy_w: jax.Array,
+    policy_l: jax.Array,
+    reference_w: jax.Array,
+    reference_l: jax.Array,
+    beta: jax.Array,
+    goal: jax.Array,
+    goal_low: jax.Array,
+) -> jax.Array:
+    one = _constant_pair(1.0, beta.dtype)
+    offset = _masks.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf)), goal_low
+    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, one, offset)
+    return preference.square_of_pair(*margin)
 
 
-def _kahneman_tversky(policy, reference, point, desirable, beta, rest, good, bad):
+def _kahneman_tversky(
+    policy: jax.Array,
+    reference: jax.Array,
+    point: jax.Array,
+    desirable: jax.Array,
+    beta: jax.Array,
+    beta_low: jax.Array,
+    desirable_weight: jax.Array,
+    undesirable_weight: jax.Array,
+) -> jax.Array:
     point = jax.lax.stop_gradient(point)
-    scale, none = (_positive(beta), rest), _constant(0.0, beta)
-    high, low = preference.margin(policy, reference, point, jnp.zeros_like(point), scale, none)
+    scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
+    high, low = preference.margin(policy, reference, point, jnp.zeros_like(point), scale, zero)
     desirable = _masks.nan_where_invalid(desirable, (desirable >= 0.0) & (desirable <= 1.0))
-    gain = desirable * _not_negative(good) * preference.sigmoid_of_pair(-high, -low)
-    return gain + (1.0 - desirable) * _not_negative(bad) * preference.sigmoid_of_pair(high, low)
+    good = desirable * _not_negative(desirable_weight)
+    bad = (1.0 - desirable) * _not_negative(undesirable_weight)
+    p_loss, p_gain = preference.sigmoid_of_pair(-high, -low), preference.sigmoid_of_pair(high, low)
+    return good * p_loss + bad * p_gain
 
 
-def _odds_ratio(chosen, rejected, weight):
+def _odds_ratio(chosen: jax.Array, rejected: jax.Array, weight: jax.Array) -> jax.Array:
     chosen, rejected = (
         _masks.nan_where_invalid(log_p, log_p <= 0.0) for log_p in (chosen, rejected)
     )
-    return _positive(weight) * preference.odds_ratio_loss(chosen, rejected) - chosen
+    return _positive(weight) * odds.odds_ratio_loss(chosen, rejected) - chosen
 
 
-def _simple_preference(chosen, rejected, beta, rest, goal, goal_rest):
-    none = jnp.zeros_like(chosen)
-    scale, offset = (_positive(beta), rest), (_not_negative(goal), goal_rest)
-    pair = preference.margin(chosen, rejected, none, none, scale, offset)
-    return preference.pair_cross_entropy(*pair, *_constant(1.0, beta))
-
-
-def _surrogate(log_probs, old_log_probs, advantages, lower, upper, cap):
-    is_interval = (lower >= 0.0) & (lower <= 1.0) & (upper >= 1.0) & (cap > 1.0)
-    is_worse = advantages < 0.0
-    # Without an advantage a ratio means nothing, not even an infinite one.
-    largest = jnp.where(advantages == 0.0, jnp.finfo(upper.dtype).max, jnp.inf)
-    ratio = preference.clipped_ratio(
-        log_probs,
-        old_log_probs,
-        jnp.where(is_worse, lower, 0.0),
-        jnp.where(is_worse, cap, jnp.minimum(upper, largest.astype(upper.dtype))),
-    )
-    return _masks.nan_where_invalid(0.0 - advantages * ratio, is_interval)
-
-
-def _surrogate_and_divergence(
-    log_probs, old_log_probs, advantages, reference, lower, upper, cap, weight
-):
-    surrogate = _surrogate(log_probs, old_log_probs, advantages, lower, upper, cap)
-    return surrogate + _not_negative(weight) * preference.ratio_excess(reference, log_probs)
-
-
-@functools.partial(jax.jit, inline=True)
-def _sequence_means(losses, where) -> jax.Array:
-    counted = jnp.ones_like(losses) if where is None else where.astype(losses.dtype)
-    counts = jnp.sum(jnp.broadcast_to(counted, losses.shape), axis=-1)
-    return reduction.divide(sums.blocked_sum(losses), counts)
+def _simple_preference(
+    chosen: jax.Array,
+    rejected: jax.Array,
+    beta: jax.Array,
+    beta_low: jax.Array,
+    goal: jax.Array,
+    goal_low: jax.Array,
+) -> jax.Array:
+    zero = jnp.zeros_like(chosen)
+    scale, offset = (_positive(beta), beta_low), (_not_negative(goal), goal_low)
+    margin = preference.margin(chosen, rejected, zero, zero, scale, offset)
+    return preference.cross_entropy_of_pair(*margin, *_constant_pair(1.0, beta.dtype))

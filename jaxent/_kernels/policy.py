@@ -1,0 +1,109 @@
+"""Ratios of the probabilities of two policies, exp(a - b), from log-probabilities a and b.
+
+The rounding error of the difference, which the exponential would multiply, counts in each of them.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxent._float.series import expm1_minus_x
+from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.two_part import exp_two_part, finite_two_diff
+
+
+@jax.custom_jvp
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+    """exp(a - b)."""
+    return exp_two_part(*finite_two_diff(a, b))
+
+
+@functools.partial(_ratio.defjvp, symbolic_zeros=True)
+def _ratio_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    ratio = _ratio(*primals)
+    return ratio, combine_tangents(ratio, (ratio, tangents[0]), (-ratio, tangents[1]))
+
+
+@jax.custom_jvp
+def clipped_ratio(a: jax.Array, b: jax.Array, lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """exp(a - b) clipped to [lower, upper]; at either end its derivative is still the ratio."""
+    ratio = _ratio(a, b)
+    return jnp.where(ratio < lower, lower, jnp.where(ratio > upper, upper, ratio))
+
+
+@functools.partial(clipped_ratio.defjvp, symbolic_zeros=True)
+def _clipped_ratio_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    a_dot, b_dot, lower_dot, upper_dot = tangents
+    result = clipped_ratio(*primals)
+    grad = _clipped_ratio_grad(*primals)
+    is_below, is_above = (is_out.astype(result.dtype) for is_out in _is_clipped(*primals))
+    terms = ((grad, a_dot), (-grad, b_dot), (is_below, lower_dot), (is_above, upper_dot))
+    return result, combine_tangents(result, *terms)
+
+
+def _is_clipped(
+    a: jax.Array, b: jax.Array, lower: jax.Array, upper: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Whether the ratio is below `lower`, and whether it is above `upper`."""
+    ratio = _ratio(a, b)
+    return ratio < lower, ratio > upper
+
+
+@jax.custom_jvp
+def _clipped_ratio_grad(
+    a: jax.Array, b: jax.Array, lower: jax.Array, upper: jax.Array
+) -> jax.Array:
+    """The ratio in [lower, upper], and 0 elsewhere, also where the ratio is infinite."""
+    is_below, is_above = _is_clipped(a, b, lower, upper)
+    return jnp.where(is_below | is_above, 0.0, _ratio(a, b))
+
+
+@functools.partial(_clipped_ratio_grad.defjvp, symbolic_zeros=True)
+def _clipped_ratio_grad_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    grad = _clipped_ratio_grad(*primals)
+    return grad, combine_tangents(grad, (grad, tangents[0]), (-grad, tangents[1]))
+
+
+@jax.custom_jvp
+def divergence_estimate(a: jax.Array, b: jax.Array) -> jax.Array:
+    """exp(d) - 1 - d with d = a - b, never below 0."""
+    high, low = finite_two_diff(a, b)
+    small = jnp.where(high > 1.0, 0.0, high)
+    is_near = jnp.abs(small) <= 1.0
+    series = expm1_minus_x(jnp.where(is_near, small, 0.0))
+    estimate = jnp.where(is_near, series, jnp.expm1(small) - small) + jnp.expm1(small) * low
+    # From 1000 on the exponential is infinite, and d, which may be infinite too, does not count.
+    above = exp_two_part(high, low) - (1.0 + jnp.minimum(high, 1000.0))
+    return jnp.where(high > 1.0, above, estimate)
+
+
+@functools.partial(divergence_estimate.defjvp, symbolic_zeros=True)
+def _divergence_estimate_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    estimate, grad = divergence_estimate(*primals), _ratio_minus_1(*primals)
+    return estimate, combine_tangents(estimate, (grad, tangents[0]), (-grad, tangents[1]))
+
+
+@jax.custom_jvp
+def _ratio_minus_1(a: jax.Array, b: jax.Array) -> jax.Array:
+    """exp(a - b) - 1."""
+    high, low = finite_two_diff(a, b)
+    small = jnp.where(high > 1.0, 0.0, high)
+    result = jnp.expm1(small) + jnp.exp(small) * low
+    return jnp.where(high > 1.0, exp_two_part(high, low) - 1.0, result)
+
+
+@functools.partial(_ratio_minus_1.defjvp, symbolic_zeros=True)
+def _ratio_minus_1_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    result, ratio = _ratio_minus_1(*primals), _ratio(*primals)
+    return result, combine_tangents(result, (ratio, tangents[0]), (-ratio, tangents[1]))
