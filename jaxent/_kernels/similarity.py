@@ -1,8 +1,8 @@
 """Angles between vectors on the last axis, of any length and however nearly parallel.
 
-One minus a cosine cancels, and so does the difference of two unit vectors, which have been rounded.
-What a vector has beside its projection on another does not, if the projection is subtracted in
-exact products, and once more for what the rounding of the first left over.
+1 - cos(a, b) cancels where the vectors are nearly parallel, and so does the difference of two unit
+vectors, which are rounded. The part of b that is perpendicular to a does not, if the projection is
+subtracted in exact products, and the projection of what is left once more.
 """
 
 import functools
@@ -14,242 +14,281 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
-from jaxent._float.tangents import broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+
+_Pair = tuple[jax.Array, jax.Array]
+
+# Scales: powers of two that bring vectors into a range where squares neither overflow nor vanish.
 
 
-def power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two near a size >= 0, ordinary as is its reciprocal; 1 for a size of 0."""
+def power_of_two_near(size: jax.Array) -> jax.Array:
+    """A power of two near a size >= 0, normal as is its reciprocal; 1 for a size of 0."""
     info = jnp.finfo(size.dtype)
-    # Of zeros that it knows of, the compiler would multiply the squares of a large factor first.
+    # Of zeros known at compile time XLA would multiply the large scales first: 0 * inf is NaN.
     size = jnp.where(size == 0.0, 1.0, size)
-    ordinary = jnp.clip(size, float(info.tiny), 2.0 ** (info.maxexp - 2))
-    return jax.lax.reduce_precision(ordinary, info.nexp, 0)
+    normal = jnp.clip(size, float(info.tiny), 2.0 ** (info.maxexp - 2))
+    return jax.lax.reduce_precision(normal, info.nexp, 0)
 
 
-def is_ordinary(square: jax.Array) -> jax.Array:
-    """Whether all rows of these squared lengths can be multiplied without scaling them first."""
+def unit_scale(x: jax.Array) -> jax.Array:
+    """A power of two for each row, [..., 1]: times it, the largest entry is near 1."""
+    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
+    return 1.0 / power_of_two_near(largest)
+
+
+def _needs_no_scale(square: jax.Array) -> jax.Array:
+    """Whether vectors of these squared lengths can all be multiplied as they are."""
     return jnp.all((square > 2.0**-12) & (square < 2.0**60))
 
 
-def over_unit(x: jax.Array) -> jax.Array:
-    """1 over a power of two for each row [..., 1], near its largest entry."""
-    largest = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), axis=-1, keepdims=True)
-    return 1.0 / power_of_two(largest)
+# Two vectors, and the part of one that is perpendicular to the other.
 
 
-def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _split(x: jax.Array) -> _Pair:
     """The leading half of the digits and the rest; products of such halves are exact."""
     info = jnp.finfo(x.dtype)
     high = jax.lax.reduce_precision(x, info.nexp, (info.nmant - 1) // 2)
     return high, x - high
 
 
-def _beyond(b: jax.Array, factor: jax.Array, a: jax.Array) -> jax.Array:
-    """The difference b - factor * a as if it were rounded only once."""
+def _subtract_product(b: jax.Array, factor: jax.Array, a: jax.Array) -> jax.Array:
+    """The difference b - factor * a, as if it were rounded only once."""
     (high, low), (a_high, a_low) = _split(factor), _split(a)
     return (((b - high * a_high) - high * a_low) - low * a_high) - low * a_low
 
 
-# The cosine from which differences of unit vectors, and from 1, lose more than a digit or two.
-_NARROW = 0.7
+# Above this |cosine| differences of unit vectors, and 1 - cosine, lose more than a digit or two.
+_NEARLY_PARALLEL = 0.7
 
 
 class _Vectors(NamedTuple):
-    """Rows, and what they are divided by."""
+    """Vectors, and what they are divided by: the length, or the floor if that is larger."""
 
     given: jax.Array  # [..., V]
-    over_unit: jax.Array  # [..., 1], a power of two
-    over_square: jax.Array  # [..., 1], 1 over the square of the length of `rows`, 0 for zeros
-    over_length: jax.Array  # [..., 1], 1 over the length of `rows`, 0 for zeros
-    share: jax.Array  # [..., 1], of the length in the divisor: 1, or less beneath the floor
-    over: tuple[jax.Array, jax.Array]  # [..., 1], 1 over the divisor in two factors
+    scale: jax.Array  # [..., 1], a power of two
+    inverse_square: jax.Array  # [..., 1], 1 / |scaled|**2, 0 for zeros
+    inverse_length: jax.Array  # [..., 1], 1 / |scaled|, 0 for zeros
+    length_ratio: jax.Array  # [..., 1], length / divisor: 1, or less for vectors below the floor
+    inverse_divisor: _Pair  # [..., 1], 1 / divisor as the product of two factors
 
-    def rows(self) -> jax.Array:
+    def scaled(self) -> jax.Array:
         """The vectors in a range where squares and products are safe.
 
-        A field would be a buffer where a branch uses it.
+        A method, since XLA would write a field to memory where a branch uses it.
         """
-        return self.given * self.over_unit
+        return self.given * self.scale
 
     def units(self) -> jax.Array:
-        return self.rows() * self.over_length
+        """The vectors over their lengths."""
+        return self.scaled() * self.inverse_length
 
-    def is_free(self) -> jax.Array:
+    def is_above_floor(self) -> jax.Array:
         """Whether a vector is divided by its own length, [..., 1]."""
-        return self.share == 1.0
+        return self.length_ratio == 1.0
 
-    def divided(self, x: jax.Array) -> jax.Array:
+    def divide(self, x: jax.Array) -> jax.Array:
         """`x` over the divisor, in two steps that stay in range."""
-        return x * self.over[0] * self.over[1]
+        return x * self.inverse_divisor[0] * self.inverse_divisor[1]
 
 
-def _pair(
+def _prepare(
     a: jax.Array, b: jax.Array, floor: jax.Array | None
 ) -> tuple[_Vectors, _Vectors, jax.Array]:
-    """Both vectors, and the product [..., 1] of their rows.
+    """Both vectors, and the inner product [..., 1] of the scaled ones.
 
-    The units are 1 if all rows are of ordinary size, which spares two passes for their maxima.
+    The scales are 1 if all lengths are ordinary, which saves two passes for the largest entries.
     """
 
-    def products(a, b):
+    def products(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
         return tuple(jnp.sum(x * y, axis=-1, keepdims=True) for x, y in ((a, a), (b, b), (a, b)))
 
-    def scaled():
-        units = over_unit(a), over_unit(b)
-        return *units, *products(a * units[0], b * units[1])
+    def with_scales() -> tuple[jax.Array, ...]:
+        scales = unit_scale(a), unit_scale(b)
+        return *scales, *products(a * scales[0], b * scales[1])
 
-    plain = products(a, b)
-    ones = (jnp.ones_like(plain[0]), jnp.ones_like(plain[1]))
-    a_unit, b_unit, a_square, b_square, product = jax.lax.cond(
-        is_ordinary(plain[0]) & is_ordinary(plain[1]), lambda: (*ones, *plain), scaled
+    unscaled = products(a, b)
+    ones = (jnp.ones_like(unscaled[0]), jnp.ones_like(unscaled[1]))
+    a_scale, b_scale, a_square, b_square, product = jax.lax.cond(
+        _needs_no_scale(unscaled[0]) & _needs_no_scale(unscaled[1]),
+        lambda: (*ones, *unscaled),
+        with_scales,
     )
-    return _vectors(a, a_unit, a_square, floor), _vectors(b, b_unit, b_square, floor), product
+    return (
+        _with_divisor(a, a_scale, a_square, floor),
+        _with_divisor(b, b_scale, b_square, floor),
+        product,
+    )
 
 
-def _vectors(given, over_unit, square, floor: jax.Array | None) -> _Vectors:
+def _with_divisor(
+    given: jax.Array, scale: jax.Array, square: jax.Array, floor: jax.Array | None
+) -> _Vectors:
     length = jnp.sqrt(square)
-    over_length = safe_reciprocal(length)
-    share, over = jnp.ones_like(length), (over_length, over_unit)
+    inverse_length = safe_reciprocal(length)
+    length_ratio, inverse_divisor = jnp.ones_like(length), (inverse_length, scale)
     if floor is not None:
-        least = jnp.where(floor > 0.0, floor, jnp.ones_like(floor))
-        # A length beyond the range of the dtype is beyond the floor as well.
-        reached = jnp.minimum(length * (1.0 / (over_unit * least)), 1.0)
-        share = jnp.where(floor > 0.0, reached, share)
-        over = (
-            jnp.where(share == 1.0, over_length, 1.0 / least),
-            jnp.where(share == 1.0, over_unit, 1.0),
+        positive_floor = jnp.where(floor > 0.0, floor, jnp.ones_like(floor))
+        # A length that overflows is above the floor as well.
+        ratio = jnp.minimum(length * (1.0 / (scale * positive_floor)), 1.0)
+        length_ratio = jnp.where(floor > 0.0, ratio, length_ratio)
+        inverse_divisor = (
+            jnp.where(length_ratio == 1.0, inverse_length, 1.0 / positive_floor),
+            jnp.where(length_ratio == 1.0, scale, 1.0),
         )
-    return _Vectors(given, over_unit, safe_reciprocal(square), over_length, share, over)
+    inverse_square = safe_reciprocal(square)
+    return _Vectors(given, scale, inverse_square, inverse_length, length_ratio, inverse_divisor)
 
 
 def _cosine(a: _Vectors, b: _Vectors, product: jax.Array) -> jax.Array:
-    return jnp.clip(product * a.over_length * b.over_length, -1.0, 1.0)
+    return jnp.clip(product * a.inverse_length * b.inverse_length, -1.0, 1.0)
 
 
 def _perpendicular(a: _Vectors, b: _Vectors, product: jax.Array) -> jax.Array:
     """The part of b's unit vector that is perpendicular to a, accurate relative to its own size.
 
-    Nothing at all is left of a multiple of a by a number of the dtype.
+    It is exactly 0 where b is a times a number of the dtype.
     """
-    rows, others = a.rows(), b.rows()
+    a_scaled, b_scaled = a.scaled(), b.scaled()
 
-    def along(x):
-        return jnp.sum(rows * x, axis=-1, keepdims=True) * a.over_square
+    def coefficient(x: jax.Array) -> jax.Array:
+        """<a, x> / <a, a>."""
+        return jnp.sum(a_scaled * x, axis=-1, keepdims=True) * a.inverse_square
 
-    factor = product * a.over_square
-    factor += along(_beyond(others, factor, rows))
-    rest = _beyond(others, factor, rows)
+    factor = product * a.inverse_square
+    factor += coefficient(_subtract_product(b_scaled, factor, a_scaled))
+    rest = _subtract_product(b_scaled, factor, a_scaled)
     for _ in range(2):
-        rest -= along(rest) * rows
-    return rest * b.over_length
+        rest -= coefficient(rest) * a_scaled
+    return rest * b.inverse_length
+
+
+# Similarity and distance.
 
 
 @jax.custom_jvp
 def cosine_similarity(a: jax.Array, b: jax.Array, floor: jax.Array | None = None) -> jax.Array:
-    """<a, b> / (|a| |b|) over the last axis, where no length is taken for less than `floor`.
+    """<a, b> / (max(|a|, floor) * max(|b|, floor)) over the last axis; the floor is a constant.
 
-    The floor is a constant; without one a vector of zeros has similarity 0 to everything.
+    Without a floor a vector of zeros has similarity 0 to everything.
     """
-    first, second, product = _pair(a, b, floor)
-    return (_cosine(first, second, product) * (first.share * second.share))[..., 0]
+    first, second, product = _prepare(a, b, floor)
+    cosine = _cosine(first, second, product)
+    return (cosine * (first.length_ratio * second.length_ratio))[..., 0]
 
 
 @jax.custom_jvp
 def cosine_distance(a: jax.Array, b: jax.Array, floor: jax.Array | None = None) -> jax.Array:
     """1 - `cosine_similarity`, without the cancellation."""
-    first, second, product = _pair(a, b, floor)
+    first, second, product = _prepare(a, b, floor)
     cosine = _cosine(first, second, product)
-    share = first.share * second.share
-    whole = 1.0 - cosine * share
-    is_narrow = (cosine > _NARROW) & (share == 1.0)
+    length_ratio = first.length_ratio * second.length_ratio
+    plain = 1.0 - cosine * length_ratio
+    is_nearly_parallel = (cosine > _NEARLY_PARALLEL) & (length_ratio == 1.0)
 
-    def narrow():
-        square = jnp.sum(jnp.square(_perpendicular(first, second, product)), -1, keepdims=True)
-        return jnp.where(is_narrow, square / (1.0 + cosine), whole)
+    def accurate() -> jax.Array:
+        # sin**2 / (1 + cos) = 1 - cos.
+        sine = _perpendicular(first, second, product)
+        square = jnp.sum(jnp.square(sine), -1, keepdims=True)
+        return jnp.where(is_nearly_parallel, square / (1.0 + cosine), plain)
 
-    return jax.lax.cond(jnp.any(is_narrow), narrow, lambda: whole)[..., 0]
+    return jax.lax.cond(jnp.any(is_nearly_parallel), accurate, lambda: plain)[..., 0]
 
 
 @functools.partial(cosine_similarity.defjvp, symbolic_zeros=True)
-def _cosine_similarity_jvp(primals, tangents):
+def _cosine_similarity_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     similarity = cosine_similarity(*primals)
-    return similarity, broadcast_tangent(_along_slopes(primals, tangents), similarity)
+    return similarity, broadcast_tangent(_similarity_dot(primals, tangents), similarity)
 
 
 @functools.partial(cosine_distance.defjvp, symbolic_zeros=True)
-def _cosine_distance_jvp(primals, tangents):
+def _cosine_distance_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
     distance = cosine_distance(*primals)
-    return distance, broadcast_tangent(-_along_slopes(primals, tangents), distance)
+    return distance, broadcast_tangent(-_similarity_dot(primals, tangents), distance)
 
 
-def _along_slopes(primals, tangents) -> jax.Array | float:
-    slopes = _slopes(*primals)
-    return dot_tangent(slopes[0], tangents[0]) + dot_tangent(slopes[1], tangents[1])
+def _similarity_dot(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> jax.Array | float:
+    grads = _similarity_grads(*primals)
+    return dot_tangent(grads[0], tangents[0]) + dot_tangent(grads[1], tangents[1])
 
 
 @jax.custom_jvp
-def _slopes(a: jax.Array, b: jax.Array, floor: jax.Array | None):
-    """The gradients of `cosine_similarity` in both arguments."""
-    first, second, product = _pair(a, b, floor)
+def _similarity_grads(a: jax.Array, b: jax.Array, floor: jax.Array | None) -> _Pair:
+    """The gradients of `cosine_similarity` in both vectors."""
+    first, second, product = _prepare(a, b, floor)
     cosine = _cosine(first, second, product)
 
-    def slopes(relative: Callable) -> tuple[jax.Array, jax.Array]:
-        first_slope, second_slope = _beneath_floors(first, second, *relative())
-        return first.divided(first_slope), second.divided(second_slope)
+    def grads(perpendiculars: Callable[[], _Pair]) -> _Pair:
+        first_grad, second_grad = _grads_times_divisors(first, second, *perpendiculars())
+        return first.divide(first_grad), second.divide(second_grad)
 
     return jax.lax.cond(
-        jnp.any(jnp.abs(cosine) > _NARROW),
-        lambda: slopes(lambda: _narrow_slopes(first, second, product, cosine)),
-        lambda: slopes(lambda: _wide_slopes(first, second, cosine)),
+        jnp.any(jnp.abs(cosine) > _NEARLY_PARALLEL),
+        lambda: grads(lambda: _accurate_perpendiculars(first, second, product, cosine)),
+        lambda: grads(lambda: _plain_perpendiculars(first, second, cosine)),
     )
 
 
-def _narrow_slopes(a: _Vectors, b: _Vectors, product, cosine) -> tuple[jax.Array, jax.Array]:
-    """What each vector's unit has perpendicular to the other: first of b, then of a."""
-    beside = _perpendicular(a, b, product)
-    # The same seen from the other vector, without a second projection.
-    square = jnp.sum(jnp.square(beside), axis=-1, keepdims=True)
-    return beside, square * a.units() - cosine * beside
+def _accurate_perpendiculars(
+    a: _Vectors, b: _Vectors, product: jax.Array, cosine: jax.Array
+) -> _Pair:
+    """The part of b's unit vector perpendicular to a, and of a's perpendicular to b."""
+    of_b = _perpendicular(a, b, product)
+    # The other one follows from it, which saves a second projection.
+    square = jnp.sum(jnp.square(of_b), axis=-1, keepdims=True)
+    return of_b, square * a.units() - cosine * of_b
 
 
-def _wide_slopes(a: _Vectors, b: _Vectors, cosine) -> tuple[jax.Array, jax.Array]:
+def _plain_perpendiculars(a: _Vectors, b: _Vectors, cosine: jax.Array) -> _Pair:
     """The same where neither difference cancels."""
     return b.units() - cosine * a.units(), a.units() - cosine * b.units()
 
 
-def _beneath_floors(a: _Vectors, b: _Vectors, a_slope, b_slope) -> tuple[jax.Array, jax.Array]:
-    """The gradients times the divisors of their vectors.
+def _grads_times_divisors(
+    a: _Vectors, b: _Vectors, b_perpendicular: jax.Array, a_perpendicular: jax.Array
+) -> _Pair:
+    """The gradients of the similarity in both vectors, each times the divisor of its vector.
 
-    A vector beneath the floor is divided by a constant, and has all of the other as its gradient.
+    A vector below the floor is divided by a constant, so its gradient is all of the other vector.
     """
     return (
-        jnp.where(a.is_free(), a_slope, b.units()) * b.share,
-        jnp.where(b.is_free(), b_slope, a.units()) * a.share,
+        jnp.where(a.is_above_floor(), b_perpendicular, b.units()) * b.length_ratio,
+        jnp.where(b.is_above_floor(), a_perpendicular, a.units()) * a.length_ratio,
     )
 
 
-@functools.partial(_slopes.defjvp, symbolic_zeros=True)
-def _slopes_jvp(primals, tangents):
+@functools.partial(_similarity_grads.defjvp, symbolic_zeros=True)
+def _similarity_grads_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[_Pair, _Pair]:
     a, b, floor = primals
-    first, second, product = _pair(a, b, floor)
+    first, second, product = _prepare(a, b, floor)
     pair, cosine = (first, second), _cosine(first, second, product)
-    slopes = _beneath_floors(first, second, *_narrow_slopes(first, second, product, cosine))
-    similarity = cosine * (first.share * second.share)
-    # All that follows is of the order of these relative moves, until it is divided once more.
-    moves = [
-        jnp.zeros_like(each.given) if isinstance(dot, SymbolicZero) else each.divided(dot)
+    perpendiculars = _accurate_perpendiculars(first, second, product, cosine)
+    grads = _grads_times_divisors(first, second, *perpendiculars)
+    similarity = cosine * (first.length_ratio * second.length_ratio)
+    # Tangents over divisors: all that follows is of their size, until it is divided once more.
+    dots = [
+        jnp.zeros_like(each.given) if isinstance(dot, SymbolicZero) else each.divide(dot)
         for each, dot in zip(pair, tangents[:2], strict=True)
     ]
-    change = jnp.sum(slopes[0] * moves[0] + slopes[1] * moves[1], axis=-1, keepdims=True)
-    units = [each.units() * each.share for each in pair]
-    ahead = [jnp.sum(u * x, axis=-1, keepdims=True) for u, x in zip(units, moves, strict=True)]
-    aside = [
-        jnp.where(each.is_free(), x - u * along, x)
-        for each, x, u, along in zip(pair, moves, units, ahead, strict=True)
+    similarity_dot = jnp.sum(grads[0] * dots[0] + grads[1] * dots[1], axis=-1, keepdims=True)
+    divided = [each.units() * each.length_ratio for each in pair]
+    radial = [
+        jnp.sum(u * dot, axis=-1, keepdims=True) for u, dot in zip(divided, dots, strict=True)
     ]
-    slopes_dot = []
+    tangential = [
+        jnp.where(each.is_above_floor(), dot - u * r, dot)
+        for each, dot, u, r in zip(pair, dots, divided, radial, strict=True)
+    ]
+    grads_dot = []
     for i, each in enumerate(pair):
-        turned = units[i] * change + similarity * aside[i] + slopes[i] * ahead[i]
-        bend = aside[1 - i] - jnp.where(each.is_free(), turned, 0.0)
-        slopes_dot.append(each.divided(bend))
-    return _slopes(*primals), tuple(slopes_dot)
+        from_own = divided[i] * similarity_dot + similarity * tangential[i] + grads[i] * radial[i]
+        grad_dot = tangential[1 - i] - jnp.where(each.is_above_floor(), from_own, 0.0)
+        grads_dot.append(each.divide(grad_dot))
+    return _similarity_grads(*primals), (grads_dot[0], grads_dot[1])

@@ -18,7 +18,7 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import embedding
 from jaxent._kernels import logits as logits_kernels
 from jaxent._losses.reduction import divide
-from jaxent._losses.similarity import Vectors, check_vectors, rows_of
+from jaxent._losses.similarity import check_vectors, feature_rows
 
 
 @_checks.public
@@ -35,26 +35,21 @@ def ntxent(
             \sum_{k:\, y_k \ne y_i} e^{(s_{ik} - s_{ij}) / \tau} \Big), \qquad
         s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
 
-    A pair competes with the negatives of its first member and with no other positive. Identical
-    points, vectors of zeros (similarity 0 to all, gradient 0) and small temperatures do no harm.
+    A pair competes with the negatives of its first member, not with its other positives. A vector
+    of zeros has similarity 0 to all, and gradient 0.
 
     Args:
-        embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
-            computed in float32.
-        labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value, or booleans.
-        temperature: What the similarities are divided by, :math:`\tau > 0`. A number, or a scalar
-            array, which can be learned (NaN if out of range).
-        where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
-            no pair and nobody's negative, whatever it holds.
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        labels: Labels y, integers of any value or booleans, `[N]`.
+        temperature: The number :math:`\tau > 0`, or a scalar array (NaN if out of range).
+        where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no pair.
 
     Returns:
-        The mean over all ordered pairs that belong together, a scalar in nats, float32 (float64 for
-        float64 embeddings); 0, with gradient 0, if there is none. It is NaN if an embedding that
-        exists is not finite.
+        The mean over all ordered pairs of equal labels in nats, a scalar, float32 (float64 for
+        float64 inputs); 0 if there is none.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `temperature` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,6 +57,9 @@ def ntxent(
         >>> embeddings = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 2.0]])
         >>> print(jaxent.ntxent(embeddings, jnp.array([0, 0, 1, 1]), 0.5).round(4))
         0.5276
+
+    See Also:
+        `supervised_contrastive_loss`, `info_nce` (matched pairs, in chunks).
 
     References:
         Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
@@ -89,26 +87,21 @@ def supervised_contrastive_loss(
             - s_{ij} / \tau \Big), \qquad
         s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
 
-    :math:`P_i` are the others of the same label. It is softmax cross-entropy with a target spread
-    over them evenly.
+    with :math:`P_i` the others of the same label. A vector of zeros has similarity 0 to all, and
+    gradient 0.
 
     Args:
-        embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
-            computed in float32. A vector of zeros has similarity 0 to all, and gradient 0.
-        labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value, or booleans.
-        temperature: What the similarities are divided by, :math:`\tau > 0`. A number, or a scalar
-            array, which can be learned (NaN if out of range).
-        where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
-            nobody's sum and has loss 0 and gradient 0, whatever it holds.
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        labels: Labels y, integers of any value or booleans, `[N]`.
+        temperature: The number :math:`\tau > 0`, or a scalar array (NaN if out of range).
+        where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
-        One loss per embedding in nats, shape `[N]`, float32 (float64 for float64 embeddings); 0,
-        with gradient 0, for one that is alone with its label. For the mean over the others pass
-        `where` to `jaxent.mean` as well.
+        One loss per embedding in nats, `[N]`, float32 (float64 for float64 inputs); 0 for one that
+        is alone with its label.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `temperature` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,13 +111,16 @@ def supervised_contrastive_loss(
         >>> print(jaxent.supervised_contrastive_loss(embeddings, labels, temperature=0.5).round(4))
         [0.3392 0.8504 0.4604 0.4604]
 
+    See Also:
+        `ntxent`, `circle_loss`, `clip_loss`.
+
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020,
         equation 2.
     """
     batch = _check_batch(embeddings, labels, where)
     _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
-    return _supervised(batch, _checks.as_scalar("temperature", temperature))
+    return _supervised_contrastive(batch, _checks.as_scalar("temperature", temperature))
 
 
 @_checks.public
@@ -143,29 +139,24 @@ def circle_loss(
             \sum_{j \in P_i} e^{-\gamma\, \alpha_{ij} (s_{ij} - 1 + m)} \Big), \qquad
         s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
 
-    :math:`P_i` are the others of the same label and :math:`N_i` those of other labels. The weights
-    :math:`\alpha_{ik} = \max(s_{ik} + m, 0)` of negatives and
-    :math:`\alpha_{ij} = \max(1 + m - s_{ij}, 0)` of positives set the pace, and derivatives take
-    them for constants: a negative is pushed in proportion to its weight.
+    with :math:`P_i` the others of the same label and :math:`N_i` those of other labels. Derivatives
+    take the weights :math:`\alpha_{ik} = \max(s_{ik} + m, 0)` of negatives and
+    :math:`\alpha_{ij} = \max(1 + m - s_{ij}, 0)` of positives for constants.
 
     Args:
-        embeddings: Vectors `[N, D]` of any finite length, floating point; 16-bit dtypes are
-            computed in float32. A vector of zeros has similarity 0 to all, and gradient 0.
-        labels: Which embeddings belong together, those with equal labels: integers `[N]`, of any
-            value, or booleans.
-        margin: How far from 1 and 0 similarities may stay, :math:`m`, finite; a number or a scalar
-            array. The default is the paper's for faces.
-        gamma: The scale of the similarities, :math:`\gamma > 0`; a number, or a scalar array (NaN
-            if out of range). The default is the paper's for faces; small batches take less.
-        where: Booleans `[N]` or a scalar: True where the embedding exists. One that does not is in
-            nobody's sum and has loss 0 and gradient 0, whatever it holds.
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        labels: Labels y, integers of any value or booleans, `[N]`.
+        margin: How far from 1 and 0 similarities may stay, m, finite; a number, or a scalar array
+            (NaN if out of range), like `gamma`. Both defaults are the paper's for faces.
+        gamma: The scale of the similarities, :math:`\gamma > 0`; small batches take less.
+        where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
-        One loss per embedding in nats, shape `[N]`, float32 (float64 for float64 embeddings); 0,
-        with gradient 0, for one without positives or without negatives.
+        One loss per embedding in nats, `[N]`, float32 (float64 for float64 inputs); 0 for one
+        without positives or without negatives.
 
     Raises:
-        ArgumentError: If dtypes, shapes, `margin` or `gamma` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -203,28 +194,20 @@ def triplet_margin_loss(
         \ell = \max\big( d(a, p) - d(a, n) + m,\, 0 \big), \qquad
         d(x, y) = \Big( \sum_j |x_j - y_j|^k + \epsilon \Big)^{1/k}
 
-    Distances are accurate, however large or small; their difference is as accurate as they are.
-
     Args:
-        anchors: Vectors `[..., V]` (with their V features along `axis`), floating point; 16-bit
-            dtypes are computed in float32.
-        positives: Vectors of the rank and the V of `anchors`, real, that belong to the anchors.
-        negatives: Vectors of the rank and the V of `anchors`, real, that do not.
-        axis: The axis or axes of the features; None for all of them.
-        norm_degree: The degree k of the norm, a number that is at least 1 and finite; a constant.
-        margin: By how much farther the negative is to be, :math:`m`, finite; a number, a scalar
-            array, or one per triplet, an array of the rank of the examples `[...]`.
-        eps: Added to the sum of powers, :math:`\epsilon \ge 0`; a number, or a scalar array (NaN if
-            out of range). Nothing is differentiated along it. With 0 a distance of 0 has gradient
-            0.
-        where: Booleans. Of the shape `[...]` of the examples: True where the triplet counts. Of
-            the rank of `anchors`: True where the feature exists; a triplet without features is
-            masked.
+        anchors: Vectors a, `[..., V]`, floating point.
+        positives: Vectors p that belong to the anchors, real, of the rank and the V of `anchors`.
+        negatives: Vectors n that do not, likewise.
+        axis: The feature axis, or axes; None for all.
+        norm_degree: The degree k of the norm, a number of at least 1, finite; a constant.
+        margin: The margin m, finite; a number, or an array: a scalar, or one per triplet.
+        eps: The number :math:`\epsilon \ge 0`, or a scalar array (NaN if out of range). It is not
+            differentiated. With 0, a distance of 0 has gradient 0.
+        where: Mask of the examples `[...]`, or of the features (the shape of `anchors`).
 
     Returns:
-        One loss per triplet in the unit of the distances, shape `[...]`, float32 (float64 if any
-        input is). Masked triplets have loss 0 and gradient 0, whatever they hold; so does one whose
-        distances differ by exactly the margin.
+        One loss per triplet in units of the distance, `[...]`, float32 (float64 for float64
+        inputs). At distances that differ by exactly the margin the gradient is 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -259,15 +242,20 @@ def triplet_margin_loss(
         for each, array in zip(given, vectors.arrays, strict=True)
     }
     _checks.check_broadcastable(margin=margin, **of_points)
-    return _triplets(vectors.arrays, margin, eps, vectors.where, vectors.axes, float(norm_degree))
+    return _triplet_margin(
+        vectors.arrays, margin, eps, vectors.where, vectors.axes, float(norm_degree)
+    )
+
+
+# Checked batches, and the similarities of their pairs.
 
 
 class _Batch(NamedTuple):
-    """Checked embeddings, and what of them belongs together and exists."""
+    """Checked embeddings and labels."""
 
     embeddings: jax.Array  # [N, D]
     labels: jax.Array  # [N]
-    where: jax.Array | None  # [N]
+    where: jax.Array | None  # [N], or None for all embeddings
 
 
 def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | None) -> _Batch:
@@ -279,7 +267,7 @@ def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | No
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
     labels = _checks.as_integer(
-        "labels", _numbered(labels), "number the groups with `jnp.unique`'s inverse."
+        "labels", _number_groups(labels), "number the groups with `jnp.unique`'s inverse."
     )
     _checks.require(
         labels.shape == embeddings.shape[:1],
@@ -292,8 +280,11 @@ def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | No
     return _Batch(embeddings, labels, where)
 
 
-def _numbered(labels: ArrayLike) -> ArrayLike:
-    """Booleans as numbers; labels that are no JAX array by numbers that fit any dtype."""
+def _number_groups(labels: ArrayLike) -> ArrayLike:
+    """Booleans as integers; labels that are no JAX array by the number of their group.
+
+    The latter may be integers that no dtype of JAX can hold.
+    """
     if isinstance(labels, jax.Array):
         return labels.astype(jnp.int32) if labels.dtype == jnp.bool_ else labels
     given = np.asarray(labels)
@@ -303,88 +294,98 @@ def _numbered(labels: ArrayLike) -> ArrayLike:
 
 
 class _Pairs(NamedTuple):
-    """Similarities of embeddings, and which pairs of them exist."""
+    """Similarities of embeddings, and which pairs of them count."""
 
     similarity: jax.Array  # [N, N]
-    positive: jax.Array  # [N, N]
-    negative: jax.Array  # [N, N]
-    is_finite: jax.Array  # []: whether all embeddings that exist are
+    positive: jax.Array  # [N, N], pairs of equal labels
+    negative: jax.Array  # [N, N], pairs of different labels
+    is_finite: jax.Array  # [], whether all embeddings are that are not masked
 
 
 def _pairs(batch: _Batch) -> _Pairs:
     x, labels, where = batch
     x = x.astype(compute_dtype(x))
-    alike = labels[:, None] == labels[None, :]
-    exists = ~jnp.eye(len(labels), dtype=bool)
+    has_equal_labels = labels[:, None] == labels[None, :]
+    pair_mask = ~jnp.eye(len(labels), dtype=bool)
     if where is not None:
         x = jnp.where(where[:, None], x, 0.0)
-        exists &= where[:, None] & where[None, :]
-    units = embedding.unit(x)
-    # Not in the lower precision in which accelerators multiply float32 by default.
+        pair_mask &= where[:, None] & where[None, :]
+    units = embedding.normalize(x)
+    # Accelerators multiply float32 in a lower precision by default.
     similarity = jnp.matmul(units, units.T, precision=jax.lax.Precision.HIGHEST)
-    return _Pairs(similarity, alike & exists, ~alike & exists, jnp.all(jnp.isfinite(units)))
+    positive, negative = has_equal_labels & pair_mask, ~has_equal_labels & pair_mask
+    return _Pairs(similarity, positive, negative, jnp.all(jnp.isfinite(units)))
 
 
-def _over(similarity: jax.Array, temperature: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits, and whether the temperature is positive and finite; if not they are harmless."""
+def _divide_by_temperature(
+    similarity: jax.Array, temperature: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Logits, and whether the temperature is in range; if not they are finite all the same."""
     temperature = temperature.astype(similarity.dtype)
-    proper = (temperature > 0.0) & (temperature < jnp.inf)
-    return logits_kernels.scale_by_temperature(
-        similarity, jnp.where(proper, temperature, 1.0)
-    ), proper
+    valid = (temperature > 0.0) & (temperature < jnp.inf)
+    safe_temperature = jnp.where(valid, temperature, 1.0)
+    return logits_kernels.scale_by_temperature(similarity, safe_temperature), valid
+
+
+# Losses.
 
 
 @functools.partial(jax.jit, inline=True)
 def _ntxent(batch: _Batch, temperature: jax.Array) -> jax.Array:
     pairs = _pairs(batch)
-    logits, proper = _over(pairs.similarity, temperature)
-    losses = embedding.paired_cross_entropy(logits, pairs.positive, pairs.negative)
+    logits, valid = _divide_by_temperature(pairs.similarity, temperature)
+    losses = embedding.cross_entropy_of_pairs(logits, pairs.positive, pairs.negative)
     count = jnp.sum(pairs.positive, dtype=losses.dtype)
-    return _masks.nan_where_invalid(
-        divide(jnp.sum(jnp.sum(losses, -1)), count), proper & pairs.is_finite
-    )
+    mean = divide(jnp.sum(jnp.sum(losses, -1)), count)
+    return _masks.nan_where_invalid(mean, valid & pairs.is_finite)
 
 
 @functools.partial(jax.jit, inline=True)
-def _supervised(batch: _Batch, temperature: jax.Array) -> jax.Array:
+def _supervised_contrastive(batch: _Batch, temperature: jax.Array) -> jax.Array:
     pairs = _pairs(batch)
-    logits, proper = _over(pairs.similarity, temperature)
-    exists = pairs.positive | pairs.negative
-    losses = embedding.mean_cross_entropy(logits, pairs.positive, exists)
-    return _masks.zero_where_masked(
-        _masks.nan_where_invalid(losses, proper & pairs.is_finite), batch.where
-    )
+    logits, valid = _divide_by_temperature(pairs.similarity, temperature)
+    pair_mask = pairs.positive | pairs.negative
+    losses = embedding.mean_cross_entropy_of_positives(logits, pairs.positive, pair_mask)
+    losses = _masks.nan_where_invalid(losses, valid & pairs.is_finite)
+    return _masks.zero_where_masked(losses, batch.where)
 
 
 @functools.partial(jax.jit, inline=True)
 def _circle(batch: _Batch, margin: jax.Array, gamma: jax.Array) -> jax.Array:
     similarity, positive, negative, is_finite = _pairs(batch)
     margin, gamma = margin.astype(similarity.dtype), gamma.astype(similarity.dtype)
-    proper = (jnp.abs(margin) < jnp.inf) & (gamma > 0.0) & (gamma < jnp.inf)
-    margin, gamma = jnp.where(proper, margin, 0.0), jnp.where(proper, gamma, 1.0)
+    valid = (jnp.abs(margin) < jnp.inf) & (gamma > 0.0) & (gamma < jnp.inf)
+    margin, gamma = jnp.where(valid, margin, 0.0), jnp.where(valid, gamma, 1.0)
     fixed = jax.lax.stop_gradient(similarity)
-    pull = jnp.maximum(1.0 + margin - fixed, 0.0) * (1.0 - margin - similarity)
-    push = jnp.maximum(fixed + margin, 0.0) * (similarity - margin)
-    losses = embedding.pairwise_softplus(gamma * pull, gamma * push, positive, negative)
-    return _masks.zero_where_masked(
-        _masks.nan_where_invalid(losses, proper & is_finite), batch.where
+    positive_logits = jnp.maximum(1.0 + margin - fixed, 0.0) * (1.0 - margin - similarity)
+    negative_logits = jnp.maximum(fixed + margin, 0.0) * (similarity - margin)
+    losses = embedding.softplus_of_pairs(
+        gamma * positive_logits, gamma * negative_logits, positive, negative
     )
+    losses = _masks.nan_where_invalid(losses, valid & is_finite)
+    return _masks.zero_where_masked(losses, batch.where)
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "degree"), inline=True)
-def _triplets(arrays, margin, eps, where, axes, degree) -> jax.Array:
-    points, example_mask = rows_of(Vectors(arrays, axes, where))
+def _triplet_margin(
+    arrays: tuple[jax.Array, ...],
+    margin: jax.Array,
+    eps: jax.Array,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+    degree: float,
+) -> jax.Array:
+    points, example_mask = feature_rows(arrays, where, axes)
     margin, eps = margin.astype(points[0].dtype), eps.astype(points[0].dtype)
-    proper = (eps >= 0.0) & (eps < jnp.inf)
-    floor = jnp.where(proper, jax.lax.stop_gradient(eps), 0.0) ** (1.0 / degree)
+    valid = (eps >= 0.0) & (eps < jnp.inf)
+    floor = jnp.where(valid, jax.lax.stop_gradient(eps), 0.0) ** (1.0 / degree)
     gap = embedding.distance_gap(degree, *points, floor)
     shape = jnp.broadcast_shapes(gap.shape, margin.shape)
     gap, margin = jnp.broadcast_to(gap, shape), jnp.broadcast_to(margin, shape)
     if example_mask is not None:
         margin = jnp.where(example_mask, margin, 0.0)
     excess = gap + margin
-    # Before the maximum, which has no gradient at NaN.
-    excess = _masks.nan_where_invalid(
-        excess, proper & (jnp.abs(margin) < jnp.inf) & ~jnp.isnan(excess)
-    )
+    # NaN before the maximum, whose gradient at NaN would be 0.
+    valid = valid & (jnp.abs(margin) < jnp.inf) & ~jnp.isnan(excess)
+    excess = _masks.nan_where_invalid(excess, valid)
     return _masks.zero_where_masked(jax.nn.relu(excess), example_mask)

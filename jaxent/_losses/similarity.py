@@ -1,9 +1,9 @@
-"""How alike the directions of two vectors are."""
+"""Similarity and distance of the directions of two vectors."""
 
 import functools
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import similarity
 
-_FILL = _masks.Fill(masked_class=0.0, masked_example=0.0)
+_ZEROS = _masks.Fill(masked_class=0.0, masked_example=0.0)
 
 
 @_checks.public
@@ -32,26 +32,22 @@ def cosine_similarity(
         s = \frac{\sum_j a_j b_j}
             {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
 
-    Vectors of any finite length will do: no square overflows or vanishes. A vector of zeros has
-    similarity 0 to everything, and gradient 0 unless :math:`\epsilon` is positive.
+    Vectors may have any finite length. A vector of zeros has similarity 0 to everything, and
+    gradient 0 unless :math:`\epsilon > 0`.
 
     Args:
-        predictions: Vectors `[..., V]` (with their V features along `axis`), floating point;
-            16-bit dtypes are computed in float32. A vector that is not finite has similarity NaN.
-        targets: Vectors of the rank and the V of `predictions`, real.
-        epsilon: What a squared length is at least taken for, :math:`\epsilon \ge 0` and finite. A
-            number, or a scalar array (NaN if out of range); nothing is differentiated along it.
-        axis: The axis or axes of the features; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `predictions`: True where the feature exists; an example without features
-            is masked.
+        predictions: Vectors a, `[..., V]`, floating point, finite (NaN otherwise).
+        targets: Vectors b, real, of the rank and the V of `predictions`.
+        epsilon: Lower bound of squared lengths, :math:`\epsilon \ge 0` and finite; a number, or a
+            scalar array (NaN if out of range). It is not differentiated.
+        axis: The feature axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the features (the shape of `predictions`).
 
     Returns:
-        One similarity per example in [-1, 1], without unit, shape `[...]`, float32 (float64 if any
-        input is). Masked examples have similarity 0 and gradient 0, whatever they hold.
+        One similarity per example, without unit, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes, `axis` or `epsilon` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,16 +57,13 @@ def cosine_similarity(
         >>> print(jaxent.cosine_similarity(predictions, targets))
         [ 0.96 -1.    0.  ]
 
+    See Also:
+        `cosine_distance` (1 minus this, exact for nearly parallel vectors).
+
     References:
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.
     """
-    return _of_pairs(
-        similarity.cosine_similarity,
-        {"predictions": predictions, "targets": targets},
-        epsilon,
-        axis,
-        where,
-    )
+    return _compare(similarity.cosine_similarity, predictions, targets, epsilon, axis, where)
 
 
 @_checks.public
@@ -88,27 +81,22 @@ def cosine_distance(
         d = 1 - \frac{\sum_j a_j b_j}
             {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
 
-    Nearly parallel vectors keep the relative accuracy of distance and gradient, since no 1 is
-    involved: there, for lengths above the floor, :math:`d = \sin^2\theta / (1 + \cos\theta)`.
+    Nearly parallel vectors do not cancel: there it is :math:`\sin^2\theta / (1 + \cos\theta)`. A
+    vector of zeros has distance 1 to everything.
 
     Args:
-        predictions: Vectors `[..., V]` (with their V features along `axis`), floating point;
-            16-bit dtypes are computed in float32. A vector that is not finite has distance NaN.
-        targets: Vectors of the rank and the V of `predictions`, real.
-        epsilon: What a squared length is at least taken for, :math:`\epsilon \ge 0` and finite. A
-            number, or a scalar array (NaN if out of range); nothing is differentiated along it.
-        axis: The axis or axes of the features; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `predictions`: True where the feature exists; an example without features
-            is masked.
+        predictions: Vectors a, `[..., V]`, floating point, finite (NaN otherwise).
+        targets: Vectors b, real, of the rank and the V of `predictions`.
+        epsilon: Lower bound of squared lengths, :math:`\epsilon \ge 0` and finite; a number, or a
+            scalar array (NaN if out of range). It is not differentiated.
+        axis: The feature axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the features (the shape of `predictions`).
 
     Returns:
-        One distance per example in [0, 2], without unit, shape `[...]`, float32 (float64 if any
-        input is). A vector of zeros has distance 1 to everything. Masked examples have distance 0
-        and gradient 0, whatever they hold.
+        One distance per example, without unit, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes, `axis` or `epsilon` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -118,30 +106,27 @@ def cosine_distance(
         >>> print(jaxent.cosine_distance(predictions, targets))
         [5.e-13 4.e-02 1.e+00]
 
+    See Also:
+        `cosine_similarity` (1 minus this).
+
     References:
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.
     """
-    return _of_pairs(
-        similarity.cosine_distance,
-        {"predictions": predictions, "targets": targets},
-        epsilon,
-        axis,
-        where,
-    )
+    return _compare(similarity.cosine_distance, predictions, targets, epsilon, axis, where)
 
 
 class Vectors(NamedTuple):
-    """Checked vectors, the axes of their features, and what of them counts."""
+    """Checked vectors, and how they lie in their arrays."""
 
-    arrays: tuple[jax.Array, ...]
-    axes: tuple[int, ...]
-    where: jax.Array | None
+    arrays: tuple[jax.Array, ...]  # broadcastable
+    axes: tuple[int, ...]  # of the features
+    where: jax.Array | None  # mask of the examples or the features
 
 
 def check_vectors(
     given: Mapping[str, ArrayLike], axis: _checks.Axis, where: ArrayLike | None
 ) -> Vectors:
-    """Vectors of one rank and equally many features, by their names; the first is the model's."""
+    """Vectors of one rank and equally many features, by name; the first may be differentiated."""
     (first, array), *others = given.items()
     arrays = {first: _checks.as_floating(first, array)}
     axes = _checks.normalize_axes(first, arrays[first], axis)
@@ -157,33 +142,48 @@ def check_vectors(
     return Vectors(tuple(arrays.values()), axes, _masks.check_mask(where, axes, arrays))
 
 
-def rows_of(vectors: Vectors) -> tuple[list[jax.Array], jax.Array | None]:
-    """The vectors as rows of one shape, zero where nothing counts, and which of them count."""
-    dtype = compute_dtype(*vectors.arrays)
-    filled = [
-        _masks.mask_rows(array.astype(dtype), vectors.where, vectors.axes, _FILL)
-        for array in vectors.arrays
-    ]
-    shape = jnp.broadcast_shapes(*(each.values.shape for each in filled))
-    return [jnp.broadcast_to(each.values, shape) for each in filled], filled[0].example_mask
+def feature_rows(
+    arrays: tuple[jax.Array, ...], where: jax.Array | None, axes: tuple[int, ...]
+) -> tuple[list[jax.Array], jax.Array | None]:
+    """The vectors as rows [..., V] of one shape, 0 where masked, and the mask of the examples."""
+    dtype = compute_dtype(*arrays)
+    rows = [_masks.mask_rows(array.astype(dtype), where, axes, _ZEROS) for array in arrays]
+    shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
+    return [jnp.broadcast_to(each.values, shape) for each in rows], rows[0].example_mask
 
 
-def _of_pairs(measure, given, epsilon: ArrayLike, axis, where) -> jax.Array:
-    """What `measure` makes of pairs of vectors."""
-    vectors = check_vectors(given, axis, where)
+_Measure = Callable[..., jax.Array]
+
+
+def _compare(
+    measure: _Measure,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    epsilon: ArrayLike,
+    axis: _checks.Axis,
+    where: ArrayLike | None,
+) -> jax.Array:
+    """A measure of pairs of vectors, with a lower bound of their squared lengths."""
+    vectors = check_vectors({"predictions": predictions, "targets": targets}, axis, where)
     _checks.check_closed_interval("epsilon", epsilon, 0.0, math.inf)
     _checks.check_finite("epsilon", epsilon)
-    has_floor = not (isinstance(epsilon, numbers.Real) and float(epsilon) == 0.0)
-    floor = _checks.as_scalar("epsilon", epsilon) if has_floor else None
-    return _measured(measure, vectors.arrays, floor, vectors.where, vectors.axes)
+    is_zero = isinstance(epsilon, numbers.Real) and float(epsilon) == 0.0
+    bound = None if is_zero else _checks.as_scalar("epsilon", epsilon)
+    return _compare_rows(measure, vectors.arrays, bound, vectors.where, vectors.axes)
 
 
 @functools.partial(jax.jit, static_argnames=("measure", "axes"), inline=True)
-def _measured(measure, arrays, epsilon, where, axes) -> jax.Array:
-    (a, b), example_mask = rows_of(Vectors(arrays, axes, where))
+def _compare_rows(
+    measure: _Measure,
+    arrays: tuple[jax.Array, ...],
+    epsilon: jax.Array | None,
+    where: jax.Array | None,
+    axes: tuple[int, ...],
+) -> jax.Array:
+    (a, b), example_mask = feature_rows(arrays, where, axes)
     if epsilon is None:
         return _masks.zero_where_masked(measure(a, b), example_mask)
     epsilon = jax.lax.stop_gradient(epsilon.astype(a.dtype))
-    proper = (epsilon >= 0.0) & (epsilon < jnp.inf)
-    results = measure(a, b, jnp.sqrt(jnp.where(proper, epsilon, 0.0)))
-    return _masks.zero_where_masked(_masks.nan_where_invalid(results, proper), example_mask)
+    valid = (epsilon >= 0.0) & (epsilon < jnp.inf)
+    results = measure(a, b, jnp.sqrt(jnp.where(valid, epsilon, 0.0)))
+    return _masks.zero_where_masked(_masks.nan_where_invalid(results, valid), example_mask)
