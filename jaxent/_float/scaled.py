@@ -19,14 +19,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.two_part import two_diff
+from jaxent._float.two_part import LOG_2, two_diff
 
 _BYTE = 8.0 * math.log(2.0)
-# log(2) in parts of a third of the digits of a dtype, by its size in bytes.
-_LOG_2 = {
-    4: (177 / 2**8, 114 / 2**16, 1.4286068203094173e-06),
-    8: (90852 / 2**17, 24543 / 2**34, 1.619851018665656e-11),
-}
 
 
 class Scaled(NamedTuple):
@@ -136,7 +131,7 @@ def _rest(half: jax.Array, exponent: jax.Array, is_coarse: jax.Array) -> jax.Arr
     that their multiples are exact. A number so large that it says nothing about the rest keeps its
     derivative only.
     """
-    high, middle, low = _LOG_2[half.dtype.itemsize]
+    high, middle, low = LOG_2[half.dtype.itemsize]
     places = jnp.where(is_coarse, 0.0, 8.0 * exponent)
     half = half - jnp.where(is_coarse, jax.lax.stop_gradient(half), 0.0)
     return ((2.0 * half - places * high) - places * middle) - places * low

@@ -15,13 +15,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._float.series import expm1_minus_x
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.two_part import LOG_2
 from jaxent._kernels.distribution import is_zero
-
-# log(2) as a number with so few digits that its multiples are exact, and the rest.
-_LOG_2 = {
-    jnp.dtype(jnp.float32): (0.693145751953125, 1.4286068203094173e-06),
-    jnp.dtype(jnp.float64): (0.6931471803691238, 1.9082149292705877e-10),
-}
 
 
 def _power_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -39,8 +34,8 @@ def _power_and_rest(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _log_ratio_to(log_q: jax.Array, present: jax.Array) -> jax.Array:
     """log(q / present), for normal and positive numbers."""
     power, rest = _power_and_rest(present)
-    high, low = _LOG_2[present.dtype]
-    return ((log_q - power * high) - power * low) - jnp.log(rest)
+    high, middle, low = LOG_2[present.dtype.itemsize]
+    return ((log_q - power * (high + middle)) - power * low) - jnp.log(rest)
 
 
 def _present(targets: jax.Array) -> jax.Array:

@@ -12,12 +12,12 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxent._compat import log1p
 from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.two_part import split_number
 from jaxent._kernels.softmax import pivot_entry, sum_classes
 
 
@@ -320,6 +320,5 @@ def raised(base: float | None, x: jax.Array) -> jax.Array:
     if base is None:
         return jnp.exp(x)
     # What rounding takes from the base would be multiplied by x.
-    rounded = np.asarray(base, x.dtype)
-    rest = math.log(base / float(rounded))
-    return jnp.power(rounded, x) * jnp.exp(rest * x)
+    rounded, error = split_number(base, x.dtype)
+    return jnp.power(rounded, x) * jnp.exp(math.log1p(error / rounded) * x)

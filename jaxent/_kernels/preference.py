@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.tangents import Tangent, combine_tangents
-from jaxent._float.two_part import exp_minus_abs, two_diff
+from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
 from jaxent._kernels.sigmoid import absolute
 
 Pair = tuple[jax.Array, jax.Array]
@@ -48,17 +48,16 @@ def _margin(
     left, left_low = two_diff(a_4, b_4)
     right, right_low = two_diff(c_4, d_4)
     high, low = two_diff(left, right)
-    high, low = _renormalize(high, low + (left_low - right_low))
+    high, low = fast_two_sum(high, low + (left_low - right_low))
     plain = jnp.where(is_finite, 4.0 * (high * scale), scale * ((a - b) - (c - d)))
     # Where the product overflows, or the scale is NaN, it is left to plain arithmetic.
     is_exact = jnp.abs(plain) < 0.5 * float(jnp.finfo(plain.dtype).max)
     high, low = (jnp.where(is_exact, x, 0.0) for x in (high, low))
-    (high_1, high_2), (scale_1, scale_2) = _split(high), _split(scale)
-    # The sum of the large products, as a difference from minus the second.
-    product, error = two_diff(high_1 * scale_1, -(high_1 * scale_2 + high_2 * scale_1))
-    error += high_2 * scale_2 + (low * scale + high * scale_low)
+    first, second, third, fourth = exact_products(high, scale)
+    product, error = two_sum(first, second + third)
+    error += fourth + (low * scale + high * scale_low)
     product, product_low = two_diff(product, 0.25 * offset)
-    high, low = _renormalize(product, product_low + (error - 0.25 * offset_low))
+    high, low = fast_two_sum(product, product_low + (error - 0.25 * offset_low))
     return jnp.where(is_exact, 4.0 * high, plain - offset), jnp.where(is_exact, 4.0 * low, 0.0)
 
 
@@ -73,19 +72,6 @@ def _margin_jvp(primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]) -
     if not isinstance(scale_dot, SymbolicZero):
         terms.append(((a - b) - (c - d), scale_dot))
     return (high, low), (combine_tangents(high, *terms), jnp.zeros_like(low))
-
-
-def _split(x: jax.Array) -> Pair:
-    """The leading half of the digits of x, and the other half: products of halves are exact."""
-    info = jnp.finfo(x.dtype)
-    leading = jax.lax.reduce_precision(x, info.nexp, info.nmant // 2)
-    return leading, x - leading
-
-
-def _renormalize(high: jax.Array, low: jax.Array) -> Pair:
-    """The same sum with `low` below the last place of `high`."""
-    total = high + low
-    return total, low - (total - high)
 
 
 # Functions of a pair x = high + low.

@@ -15,15 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxent._compat import log1p
+from jaxent._float import two_part
 from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import broadcast_tangent, dot_tangent
 from jaxent._kernels.distribution import is_zero, log_or_zero
 from jaxent._kernels.softmax import pivot_entry
-from jaxent._parallel import with_auto_axes
 
 # Powers.
 
@@ -35,10 +34,10 @@ def power(p: jax.Array, exponent: float) -> jax.Array:
         return jnp.ones_like(p)
     present = jnp.where(is_zero(p), 1.0, p)
     # What rounding takes from the exponent would be multiplied by a logarithm.
-    rounded = float(np.asarray(exponent, p.dtype))
+    rounded, error = two_part.split_number(exponent, p.dtype)
     result = jnp.power(present, rounded)
-    if exponent != rounded:
-        result *= jnp.exp((exponent - rounded) * jnp.log(present))
+    if error:
+        result *= jnp.exp(error * jnp.log(present))
     return jnp.where(is_zero(p), 0.0, result)
 
 
@@ -77,38 +76,6 @@ def _deformed_log_jvp(order, primals, tangents):
 def _slope_exists(p: jax.Array, alpha: float) -> jax.Array:
     """Where p**alpha has a finite derivative."""
     return jnp.ones_like(p, dtype=bool) if alpha > 1.0 else ~is_zero(p)
-
-
-# Sums.
-
-
-def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum and its rounding error, which together are exact."""
-    total = x + y
-    of_y = total - x
-    return total, (x - (total - of_y)) + (y - of_y)
-
-
-def _exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over the last axis as two numbers, which hold twice the digits of one."""
-    return with_auto_axes(_by_halves, x, like=x, axes=x.ndim - 1)
-
-
-def _by_halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    error = jnp.zeros_like(x)
-    while x.shape[-1] > 1:
-        if x.shape[-1] % 2:
-            x, error = (jnp.concatenate([e, jnp.zeros_like(e[..., :1])], -1) for e in (x, error))
-        half = x.shape[-1] // 2
-        x, rounding = _two_sum(x[..., :half], x[..., half:])
-        error = (error[..., :half] + error[..., half:]) + rounding
-    return x[..., 0], error[..., 0]
-
-
-def _precise_sum(x: jax.Array, axis: int = -1) -> jax.Array:
-    """The sum along an axis, as good as rounded once."""
-    total, error = _exact_sum(jnp.moveaxis(x, axis, -1))
-    return total + error
 
 
 # Tsallis.
@@ -314,7 +281,7 @@ def _pair(a: jax.Array, b: jax.Array, alpha: float) -> _Pair:
     ratio = jnp.where(common, safe_a / safe_b * (total_b / total_a), 1.0)
     # Near 1, from the difference: what is common to all classes is taken out of that.
     difference, is_kept = _scaled_difference(a, b, total_a / total_b)
-    excess = _share_change(b, total_b, difference, _precise_sum) * (total_b / total_a)
+    excess = _share_change(b, total_b, difference, two_part.precise_sum) * (total_b / total_a)
     is_near = common & is_kept & (jnp.abs(excess) < 0.5)
     log_ratio = jnp.where(is_near, log1p(jnp.where(is_near, excess, 0.0)), jnp.log(ratio))
     a, b = a / total_a, b / total_b
@@ -364,10 +331,7 @@ def _scaled_difference(a: jax.Array, b: jax.Array, scale: jax.Array) -> tuple[ja
     info = jnp.finfo(a.dtype)
     is_one = jnp.abs(scale - 1.0) <= 16.0 * float(info.eps)
     scale = jnp.where(is_one, 1.0, scale)
-    result, error = a, jnp.zeros_like(a)
-    for c, x in itertools.product(_halves(scale), _halves(b)):
-        result, rounding = _two_sum(result, -c * x)
-        error += rounding
+    result, error = two_part.add_all(a, *two_part.exact_products(-scale, b))
     # Below this products of the lower halves are subnormal.
     least = float(info.tiny) * 2.0 ** (info.nmant + 2)
     is_kept = is_one | ((a > least) & (b > least))
@@ -478,7 +442,7 @@ def _table(joint: jax.Array) -> _Table:
     plain = jnp.sum(joint, axis=(-2, -1), keepdims=True)
     exponent = jnp.frexp(jnp.where(is_zero(plain), 1.0, plain))[1]
     cells = jnp.ldexp(joint, -exponent)
-    rows, columns = _exact_sum(cells), _exact_sum(cells.swapaxes(-2, -1))
+    rows, columns = two_part.exact_sum(cells), two_part.exact_sum(cells.swapaxes(-2, -1))
     rows, columns = (tuple(x[..., None] for x in rows), tuple(x[..., None, :] for x in columns))
     total = _exact_total(rows[0][..., 0], rows[1][..., 0])
     difference = _difference_of_products(cells, total, rows, columns)
@@ -496,46 +460,27 @@ def _table(joint: jax.Array) -> _Table:
     independent = ((rows[0] + rows[1]) / whole) * ((columns[0] + columns[1]) / whole)
     terms = _bregman(cells / whole, independent, log_ratio, ratio, 1.0)
     terms = jnp.where(common, terms, independent)
-    value = _precise_sum(terms.reshape(*terms.shape[:-2], -1))[..., None, None]
+    value = two_part.precise_sum(terms.reshape(*terms.shape[:-2], -1))[..., None, None]
     of_rows, of_columns, whole = (jnp.ldexp(x, exponent) for x in (of_rows, of_columns, whole))
     return _Table(whole, of_rows, of_columns, log_ratio, value)
 
 
 def _exact_total(x: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum over the last axis of numbers that are two each, as [..., 1, 1]."""
-    high, low = _exact_sum(x)
+    high, low = two_part.exact_sum(x)
     return high[..., None, None], (low + jnp.sum(error, axis=-1))[..., None, None]
 
 
 def _difference_of_products(x, whole, rows, columns) -> jax.Array:
-    """X * whole - rows * columns, all but x as two numbers each, as if without rounding.
-
-    Products of halves of numbers are exact, so that nothing changes if the compiler contracts them
-    with the additions that follow.
-    """
-    (x_high, x_low), (whole_high, whole_low) = _halves(x), _halves(whole[0])
-    (row_high, row_low), (column_high, column_low) = _halves(rows[0]), _halves(columns[0])
-    products = [
-        (x_high * whole_high, -row_high * column_high),
-        (x_high * whole_low, -row_high * column_low),
-        (x_low * whole_high, -row_low * column_high),
-        (x_low * whole_low, -row_low * column_low),
-    ]
-    error = (x * whole[1] - rows[0] * columns[1]) - rows[1] * columns[0]
-    result = jnp.zeros_like(x)
-    for product in itertools.chain(*products):
-        result, rounding = _two_sum(result, product)
-        error += rounding
+    """X * whole - rows * columns, all but x as two numbers each, as if without rounding."""
+    products = zip(
+        two_part.exact_products(x, whole[0]),
+        two_part.exact_products(-rows[0], columns[0]),
+        strict=True,
+    )
+    result, error = two_part.add_all(*itertools.chain(*products))
+    error += (x * whole[1] - rows[0] * columns[1]) - rows[1] * columns[0]
     return result + error
-
-
-def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two numbers of half as many digits, of which x is the sum."""
-    integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
-    bits = jax.lax.bitcast_convert_type(x, integer)
-    dropped = jnp.finfo(x.dtype).nmant // 2 + 1
-    high = jax.lax.bitcast_convert_type((bits >> dropped) << dropped, x.dtype)
-    return high, x - high
 
 
 @jax.custom_jvp

@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._float.powers import power, static_or_traced, zero_safe_product
 from jaxent._float.series import one_minus_exp, polynomial, terms_for
 from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
-from jaxent._float.two_part import finite_two_diff
+from jaxent._float.two_part import finite_two_diff, split, split_number
 from jaxent._kernels.cross_entropy import label_cross_entropy
 from jaxent._kernels.softmax import max_and_shift
 from jaxent._parallel import AxisName, psum, take_label
@@ -57,8 +57,12 @@ def label_power(
     label_logit = jnp.where(is_possible, label_logit, top)
     # Quarters, since the difference of two finite logits may overflow.
     distance, error = finite_two_diff(0.25 * top, 0.25 * label_logit)
-    distance_high, distance_low = _halves(distance, x.dtype)
-    q_high, q_low = _halves(4.0 * q, x.dtype)
+    distance_high, distance_low = split(distance)
+    if isinstance(q, float):
+        half_of_digits = jnp.float16 if x.dtype == jnp.float32 else jnp.float32
+        q_high, q_low = split_number(4.0 * q, half_of_digits)
+    else:
+        q_high, q_low = split(4.0 * q)
     high = q_high * distance_high
     low = q_high * (distance_low + error) + q_low * distance
     # From there on the power is 0 in any case, and `low` may be large.
@@ -67,18 +71,6 @@ def label_power(
     # XLA would make one exponential of two, with a rounded sum.
     result = jnp.exp(-high) * (1.0 + jnp.expm1(-low)) * power(quotient, q)
     return jnp.where(is_possible | (q == 0.0), result, 0.0)
-
-
-def _halves(value: jax.Array | float, dtype: jnp.dtype) -> tuple[jax.Array | float, ...]:
-    """Two numbers whose sum is `value`, the first with so few digits that products are exact."""
-    info = jnp.finfo(dtype)
-    digits = (info.nmant - 1) // 2
-    if isinstance(value, float):
-        fraction, power_of_two = math.frexp(value)
-        high = math.ldexp(round(math.ldexp(fraction, digits)), power_of_two - digits)
-    else:
-        high = jax.lax.reduce_precision(value, info.nexp, digits)
-    return high, value - high
 
 
 @functools.partial(label_power.defjvp, symbolic_zeros=True)

@@ -6,6 +6,7 @@ subtracted in exact products, and the projection of what is left once more.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.two_part import exact_products
 
 _Pair = tuple[jax.Array, jax.Array]
 
@@ -44,17 +46,9 @@ def _needs_no_scale(square: jax.Array) -> jax.Array:
 # Two vectors, and the part of one that is perpendicular to the other.
 
 
-def _split(x: jax.Array) -> _Pair:
-    """The leading half of the digits and the rest; products of such halves are exact."""
-    info = jnp.finfo(x.dtype)
-    high = jax.lax.reduce_precision(x, info.nexp, (info.nmant - 1) // 2)
-    return high, x - high
-
-
 def _subtract_product(b: jax.Array, factor: jax.Array, a: jax.Array) -> jax.Array:
     """The difference b - factor * a, as if it were rounded only once."""
-    (high, low), (a_high, a_low) = _split(factor), _split(a)
-    return (((b - high * a_high) - high * a_low) - low * a_high) - low * a_low
+    return functools.reduce(operator.sub, exact_products(factor, a), b)
 
 
 # Above this |cosine| differences of unit vectors, and 1 - cosine, lose more than a digit or two.

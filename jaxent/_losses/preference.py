@@ -7,11 +7,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.two_part import split_number
 from jaxent._kernels import odds, preference
 from jaxent._kernels.preference import Pair
 
@@ -329,11 +329,8 @@ def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
     if not isinstance(value, numbers.Real):
         value = _checks.as_scalar(name, value).astype(dtype)
         return value, jnp.zeros_like(value)
-    exact = value if isinstance(value, Fraction) else Fraction(float(value))
-    rounded = np.asarray(float(exact), dtype)
-    if not np.isfinite(rounded):
-        return jnp.asarray(rounded), jnp.zeros((), dtype)
-    return jnp.asarray(rounded), jnp.asarray(float(exact - Fraction(float(rounded))), dtype)
+    high, low = split_number(value if isinstance(value, Fraction) else float(value), dtype)
+    return jnp.asarray(high, dtype), jnp.asarray(low, dtype)
 
 
 # Losses, element by element in one dtype.
