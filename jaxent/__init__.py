@@ -5,6 +5,7 @@ from jaxent._heads.api import (
     LinearLogProb,
     LinearSoftmax,
     linear_log_prob,
+    linear_loss,
     linear_softmax,
     linear_softmax_cross_entropy,
 )
@@ -14,7 +15,6 @@ from jaxent._heads.distillation import (
     linear_kl_divergence,
     linear_top_k_kl_divergence,
 )
-from jaxent._heads.rows import linear_loss
 from jaxent._losses.bregman import convex_kl_divergence, generalized_kl_divergence
 from jaxent._losses.calibration import expected_calibration_error
 from jaxent._losses.ctc import ctc_loss, ctc_loss_with_forward_probs

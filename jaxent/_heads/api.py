@@ -1,4 +1,4 @@
-"""Named losses through a linear head; each is a few lines on a sweep."""
+"""The public losses and statistics of one linear head: they check, then call an engine."""
 
 import dataclasses
 import functools
@@ -9,23 +9,96 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _parallel
+from jaxent import _checks
+from jaxent._heads import cross_entropy, rows
 from jaxent._heads.checks import (
     Head,
     check_class_where,
     check_head,
     check_labels,
+    check_row_argument,
+    check_size,
     check_transform,
     is_neutral,
 )
+from jaxent._heads.chunks import LossFunction
 from jaxent._heads.columns.sweep import linear_softmax_stats
-from jaxent._heads.logits import transform_logits
-from jaxent._heads.rows import sweep_rows
-from jaxent._losses.reduction import mean
-from jaxent._losses.softmax import softmax_cross_entropy_with_integer_labels
-from jaxent._losses.softmax import z_loss as squared_log_normalizer
-from jaxent._masks import nan_where_invalid, scale_loss
-from jaxent._parallel import with_auto_axes
+from jaxent._parallel import AxisName, with_auto_axes
+
+
+@_checks.public
+def linear_loss(
+    loss_fn: LossFunction,
+    hidden: ArrayLike,
+    kernel: ArrayLike,
+    *row_args: ArrayLike,
+    bias: ArrayLike | None = None,
+    vocab_axis: int = -1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: str = "mean",
+    chunk_size: int | None = None,
+) -> jax.Array:
+    r"""Any loss of logits, through a linear head, without ever holding all the logits.
+
+    .. math:: \ell_i = f(h_i W + b, \ a_i), \qquad \sum_i w_i \ell_i \Big/ \sum_i w_i
+
+    For "mean" and "sum" the gradients come out of the same sweep over chunks of rows, at the price
+    of three matrix products and of float32 accumulators of the shape of what is differentiated.
+    Heads reduce by default, unlike the dense losses, because only a scalar allows that.
+
+    Args:
+        loss_fn: Maps float32 logits `[chunk, V]` (float64 for float64 inputs) and a chunk of each
+            of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays
+            that it closes over are differentiated like arguments. Inside `jax.shard_map` it sees
+            the classes of its device: a loss with an `axis_name` completes its sums. Over explicit
+            mesh axes it must close over nothing that is on the mesh; make such arrays `row_args`.
+        hidden: Input of the head, `[..., D]`, floating point.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
+            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        *row_args: Arrays `[..., *rest]`, such as labels or targets.
+        bias: Added to the logits, `[V]`; None for none.
+        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
+            are the kernel.
+        where: Mask of the rows, `[...]`.
+        weights: Weights of the rows, `[...]`, real; None for 1.
+        reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
+        chunk_size: The largest number of rows in a chunk. None makes 64 MiB of float32 logits, but
+            at least 256 rows.
+
+    Returns:
+        A scalar in the unit of `loss_fn`, or `[...]` for "none"; float32 (float64 for float64
+        inputs).
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused, or `loss_fn` does not return one
+            floating point loss per row.
+
+    See Also:
+        `linear_softmax_cross_entropy`, which can also go by columns, and `linear_softmax`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
+        >>> labels = jnp.array([4, 3, 2, 1])
+        >>> loss_fn = jaxent.softmax_cross_entropy_with_integer_labels
+        >>> print(jaxent.linear_loss(loss_fn, hidden, kernel, labels).round(4))
+        1.4913
+
+    References:
+        Chunks of rows: Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024,
+        section 3.2. The derivative in the same sweep follows from the linearity of the mean.
+    """
+    _checks.require(callable(loss_fn), f"`loss_fn` must be a function, got {loss_fn!r}.")
+    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    arrays = tuple(
+        check_row_argument(f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
+    )
+    sweep = rows.sweep_for(loss_fn)
+    loss = functools.partial(sweep, reduction=reduction, chunk_size=chunk_size)
+    axes = len(head.leading_shape) if reduction == "none" else 0
+    return with_auto_axes(loss, (head,), arrays, like=head.hidden, axes=axes)
 
 
 @_checks.public
@@ -47,7 +120,7 @@ def linear_softmax_cross_entropy(
     sweep: str | None = None,
     chunk_size: int | None = None,
     block_size: int | None = None,
-    axis_name: _parallel.AxisName = None,
+    axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Softmax cross-entropy with integer labels of a linear head, the logits never held at once.
 
@@ -56,55 +129,44 @@ def linear_softmax_cross_entropy(
         \ell_i = \sum_j t_{ij} \Big( \log \sum_k e^{x_{ik}} - x_{ij} \Big)
         + z \Big( \log \sum_k e^{x_{ik}} \Big)^2
 
-    It equals `softmax_cross_entropy_with_integer_labels(hidden @ kernel + bias, labels)`, reduced,
-    with memory for a part of the logits instead of all of them. Sweeping columns of the logits
-    (`jaxent.linear_softmax`) takes four matrix products for value and gradients and, on a CPU,
-    about 16 MiB beside the gradients. Sweeping rows (`jaxent.linear_loss`) takes three for a mean
-    or a sum, two if the kernel is not differentiated, but the logits of a chunk of rows and a
-    float32 copy of the kernel's gradient.
-
-    Rows, classes and features may be sharded over devices in any combination, and so may the last
-    two leading axes of `hidden`, as [batch, time]. JAX wants axes that the mesh divides: add rows
-    that `where` masks, and classes of zeros whose bias is -inf (or that `class_where` of
-    `jaxent.linear_softmax` removes).
+    By rows it takes three matrix products for a mean or a sum, two if the kernel is not
+    differentiated, and holds a chunk of the logits and a float32 copy of the kernel's gradient. By
+    columns it takes four, and holds about 16 MiB beside the gradients on a CPU.
 
     Args:
-        hidden: What the head is applied to, `[..., D]`, floating point. Products have operands in
-            the common dtype of `hidden` and `kernel` and are accumulated in float32.
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.
-        labels: Index of the true class per row, integers of the leading shape of `hidden`. An
-            index outside `[0, V)`, negative ones included, makes its row NaN unless it is masked.
-        bias: Added to the logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of `kernel` is the vocabulary: -1 (or 1), or 0 as in tied embeddings.
-        where: Booleans of the leading shape of `hidden`: True where the row counts. A row that does
-            not has loss 0 and gradient 0, whatever it holds.
-        weights: Real weights of the rows, of the leading shape of `hidden`; None is 1.
-        label_smoothing: The share in [0, 1] of the target spread evenly over all classes.
-        z_loss: Weight :math:`z \ge 0` of the squared log-normaliser, a scalar.
-        soft_cap: Bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
-        temperature: What the (capped) logits are divided by, :math:`\tau > 0`, a scalar.
-        reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
-            for the weighted loss of each row.
-        shift: How many places further on the last leading axis the label of a row stands: 1 trains
-            a causal language model on `labels` that are its own tokens. The mask and the weights
-            move with the labels; the last `shift` rows have none and do not count.
-        sweep: "rows" or "columns" of the logits; None takes rows for a mean or a sum with D > 256
-            or in 16 bits, else columns. A `chunk_size` asks for rows, a `block_size` for columns.
-            Columns always need least memory.
-        chunk_size: The largest number of rows whose logits exist at a time in a sweep over rows;
-            None picks it: 64 MiB of float32 logits, but at least 256 rows.
-        block_size: The largest number of classes whose logits exist at a time in a sweep over
-            columns; None picks it, see `jaxent.linear_softmax`.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. `kernel` and `bias` are then one block,
-            while `labels` count all classes. None for none.
+        hidden: Input of the head, `[..., D]`, floating point. Rows, classes and features may be
+            sharded in any combination, and so may the last two leading axes, as [batch, time].
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
+            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        labels: Index of the true class of each row, integers `[...]`.
+        bias: Added to the logits, `[V]`; None for none. `-inf` removes a class.
+        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
+            are the kernel.
+        where: Mask of the rows, `[...]`.
+        weights: Weights of the rows, `[...]`, real; None for 1.
+        label_smoothing: The part of the target in [0, 1] that is spread evenly over all classes.
+        z_loss: The weight :math:`z \ge 0` of the squared log-normaliser, a scalar.
+        soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
+        temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
+        reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
+        shift: How many places later on the last leading axis the label of a row stands: 1 trains a
+            causal language model on its own tokens. The mask and the weights move with the labels;
+            the last `shift` rows are masked.
+        sweep: "rows" or "columns". None is rows for a mean or a sum of D > 256 or of 16 bits, else
+            columns. A `chunk_size` asks for rows, a `block_size` for columns.
+        chunk_size: The largest number of rows in a chunk, see `linear_loss`.
+        block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` count all classes.
 
     Returns:
-        A scalar in nats, or the leading shape of `hidden` for "none"; float32, or float64 for
-        float64 inputs.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `linear_loss`, for any loss of logits; `linear_softmax`, for statistics of each row.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,28 +187,20 @@ def linear_softmax_cross_entropy(
     """
     _checks.check_mesh_axis(axis_name)
     head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
-    labels = check_labels(labels, head)
-    head, labels = _shifted(shift, head, labels)
+    head, labels = _shift_labels(shift, head, check_labels(labels, head))
     _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
     _checks.check_finite("z_loss", z_loss)
     _checks.check_closed_interval("z_loss", z_loss, 0.0, math.inf)
-    if block_size is not None:
-        _checks.check_positive_integer("block_size", block_size)
-    _checks.check_one_of("sweep", sweep, (None, "rows", "columns"))
-    if sweep is None and (chunk_size, block_size) != (None, None):
-        sweep = "columns" if chunk_size is None else "rows"
-    unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
-    _checks.require(
-        unused is None,
-        f"`chunk_size` is of a sweep over rows and `block_size` of one over columns; got {unused} "
-        f'for the other, of "{sweep}".',
+    sweep = _check_sweep(sweep, chunk_size, block_size)
+    options = cross_entropy.Options(
+        *check_transform(soft_cap, temperature),
+        *(
+            None if is_neutral(value, 0.0) else _checks.as_scalar(name, value)
+            for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss))
+        ),
     )
-    cap, divisor = check_transform(soft_cap, temperature)
-    options = {"soft_cap": cap, "temperature": divisor}
-    for option, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss)):
-        options[option] = None if is_neutral(value, 0.0) else _checks.as_scalar(option, value)
     loss = functools.partial(
-        _cross_entropy,
+        cross_entropy.softmax_cross_entropy,
         reduction=reduction,
         sweep=sweep,
         chunk_size=chunk_size,
@@ -157,15 +211,30 @@ def linear_softmax_cross_entropy(
     return with_auto_axes(loss, head, labels, options, like=head.hidden, axes=axes)
 
 
-class LinearSoftmax(NamedTuple):
-    """What `linear_softmax` says of each row, in nats; `top_class` is an index."""
+def _check_sweep(sweep: str | None, chunk_size: int | None, block_size: int | None) -> str | None:
+    """The sweep that is asked for, by name or by a size, or None; contradictions are refused."""
+    check_size("block_size", block_size)
+    _checks.check_one_of("sweep", sweep, (None, "rows", "columns"))
+    if sweep is None and (chunk_size, block_size) != (None, None):
+        sweep = "columns" if chunk_size is None else "rows"
+    unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
+    _checks.require(
+        unused is None,
+        f"`chunk_size` is of a sweep over rows and `block_size` of one over columns; got {unused} "
+        f'for the other, of "{sweep}".',
+    )
+    return sweep
 
-    cross_entropy: jax.Array
-    log_normalizer: jax.Array
-    uniform_cross_entropy: jax.Array
-    entropy: jax.Array
-    top_class: jax.Array
-    top_logit: jax.Array
+
+class LinearSoftmax(NamedTuple):
+    """The statistics of each row from `linear_softmax`, in nats; `top_class` is an index."""
+
+    cross_entropy: jax.Array  # [...]
+    log_normalizer: jax.Array  # [...]
+    uniform_cross_entropy: jax.Array  # [...]
+    entropy: jax.Array  # [...]
+    top_class: jax.Array  # [...] int32
+    top_logit: jax.Array  # [...]
 
 
 @_checks.public
@@ -181,7 +250,7 @@ def linear_softmax(
     where: ArrayLike | None = None,
     class_where: ArrayLike | None = None,
     block_size: int | None = None,
-    axis_name: _parallel.AxisName = None,
+    axis_name: AxisName = None,
 ) -> LinearSoftmax:
     r"""Statistics of each row's softmax, with the logits never held at once.
 
@@ -244,18 +313,17 @@ def linear_softmax(
     head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
     labels = check_labels(labels, head)
     cap, divisor = check_transform(soft_cap, temperature)
-    if block_size is not None:
-        _checks.check_positive_integer("block_size", block_size)
+    check_size("block_size", block_size)
     class_where = check_class_where(class_where, head)
     stats = linear_softmax_stats(head, labels, class_where, cap, divisor, block_size, axis_name)
     return LinearSoftmax(*stats)
 
 
 class LinearLogProb(NamedTuple):
-    """What `linear_log_prob` says of each row, in nats."""
+    """The log-probability and the entropy of each row from `linear_log_prob`, in nats."""
 
-    log_prob: jax.Array
-    entropy: jax.Array
+    log_prob: jax.Array  # [...]
+    entropy: jax.Array  # [...]
 
 
 @_checks.public
@@ -272,7 +340,7 @@ def linear_log_prob(
     class_where: ArrayLike | None = None,
     shift: int = 0,
     block_size: int | None = None,
-    axis_name: _parallel.AxisName = None,
+    axis_name: AxisName = None,
 ) -> LinearLogProb:
     r"""Log-probability of each row's label, and the entropy of its distribution.
 
@@ -280,35 +348,35 @@ def linear_log_prob(
         \log p_{i y_i} = x_{i y_i} - \log \sum_j e^{x_{ij}}, \qquad
         H_i = -\sum_j p_{ij} \log p_{ij}
 
-    What reinforcement learning asks of a language model's head, for the losses of
-    `jaxent.policy_gradient_loss` and its kind, without ever holding the logits :math:`x`. See
-    `jaxent.linear_softmax`, whose arguments these are; what is not used costs nothing once
-    compiled.
+    What `jaxent.policy_gradient_loss` and its kind ask of a language model's head, without ever
+    holding its logits :math:`x`. A result that is not used costs nothing once compiled.
 
     Args:
-        hidden: What the head is applied to, `[..., D]`, floating point.
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating point.
-        labels: Index of the class (the token, the action) of each row, integers of the leading
-            shape of `hidden`. One out of range makes its log-probability NaN unless it is masked.
-        bias: Added to the logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of `kernel` is the vocabulary: -1 (or 1), or 0 as in tied embeddings.
-        soft_cap: Bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
-        temperature: What the (capped) logits are divided by, a positive scalar.
-        where: Booleans of the leading shape of `hidden`: True where the row counts. A row that does
-            not has zeros for results and gradient 0, whatever it holds.
-        class_where: Booleans `[V]`: True where the class exists.
-        shift: How many places further on the last leading axis the label of a row stands, as in
-            `jaxent.linear_softmax_cross_entropy`; `where` moves with the labels.
-        block_size: The largest number of classes whose logits exist at a time; None picks it.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split, as in
-            `jaxent.linear_softmax`.
+        hidden: Input of the head, `[..., D]`, floating point.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
+        labels: Index of the class (the token, the action) of each row, integers `[...]`.
+        bias: Added to the logits, `[V]`; None for none.
+        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
+            are the kernel.
+        soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
+        temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
+        where: Mask of the rows, `[...]`; both results of a masked row are 0.
+        class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
+        shift: How many places later on the last leading axis the label of a row stands, as in
+            `linear_softmax_cross_entropy`; `where` moves with the labels.
+        block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` count all classes.
 
     Returns:
-        A named tuple of `log_prob` and `entropy`, in nats, of the leading shape of `hidden`,
-        float32 (float64 for float64 inputs), both differentiable.
+        A named tuple of `log_prob` and `entropy`, `[...]`, in nats, float32 (float64 for float64
+        inputs), both differentiable.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `linear_softmax`, for further statistics.
 
     Example:
         >>> import jax.numpy as jnp
@@ -325,125 +393,33 @@ def linear_log_prob(
     """
     _checks.check_mesh_axis(axis_name)
     head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
-    head, labels = _shifted(shift, head, check_labels(labels, head))
+    head, labels = _shift_labels(shift, head, check_labels(labels, head))
     cap, divisor = check_transform(soft_cap, temperature)
     class_where = check_class_where(class_where, head)
-    if block_size is not None:
-        _checks.check_positive_integer("block_size", block_size)
-    rows = linear_softmax_stats(head, labels, class_where, cap, divisor, block_size, axis_name)
+    check_size("block_size", block_size)
+    stats = linear_softmax_stats(head, labels, class_where, cap, divisor, block_size, axis_name)
     # Not a negation: a masked row has 0, not -0.
-    return LinearLogProb(0.0 - rows.cross_entropy, rows.entropy)
+    return LinearLogProb(0.0 - stats.cross_entropy, stats.entropy)
 
 
-def _shifted(shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array]:
-    """The labels, the mask and the weights moved to the rows that they are of.
-
-    Nothing of the size of `hidden` moves.
-    """
+def _shift_labels(shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.Array]:
+    """Labels, mask and weights moved `shift` rows ahead, so that `hidden` need not be copied."""
     _checks.check_non_negative_integer("shift", shift)
     if shift == 0:
         return head, labels
+    shape = head.leading_shape
     _checks.require(
-        len(head.leading_shape) > 0,
+        len(shape) > 0,
         f"`shift` needs an axis to shift along, got `hidden` {_checks.describe(head.hidden)}.",
     )
-    shift = min(shift, head.leading_shape[-1])
+    shift = min(shift, shape[-1])
 
-    def moved(array):
+    def roll(array: jax.Array) -> jax.Array:
         roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
         return with_auto_axes(roll, array, like=array, axes=array.ndim)
 
-    shape = head.leading_shape
     has_label = jnp.arange(shape[-1]) < shape[-1] - shift
     where = jnp.broadcast_to(has_label.reshape(*[1] * (len(shape) - 1), -1), shape)
-    where = where if head.where is None else where & moved(head.where)
-    weights = None if head.weights is None else moved(head.weights)
-    return dataclasses.replace(head, where=where, weights=weights), moved(labels)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("reduction", "sweep", "chunk_size", "block_size", "axis_name"),
-    inline=True,
-)
-def _cross_entropy(
-    head: Head,
-    labels: jax.Array,
-    options: dict[str, jax.Array | None],
-    reduction: str,
-    sweep: str | None,
-    chunk_size: int | None,
-    block_size: int | None,
-    axis_name: _parallel.AxisName,
-) -> jax.Array:
-    dtype = head.dtype
-    options = jax.tree.map(lambda value: value.astype(dtype), options)
-
-    def by_rows(head, labels, options):
-        options = jax.tree.map(
-            lambda o: _parallel.pvary(o, _parallel.varying_axes(labels)), options
-        )
-
-        def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
-            logits = transform_logits(logits, options["soft_cap"], options["temperature"])
-            smoothing = 0.0 if options["label_smoothing"] is None else options["label_smoothing"]
-            losses = softmax_cross_entropy_with_integer_labels(
-                logits, labels, label_smoothing=smoothing, axis_name=axis_name
-            )
-            if options["z_loss"] is not None:
-                losses += _weight(options["z_loss"]) * squared_log_normalizer(
-                    logits, axis_name=axis_name
-                )
-            return losses
-
-        return sweep_rows(loss_fn, head, (labels,), reduction, chunk_size)
-
-    def by_columns(head, labels, options):
-        transform = options["soft_cap"], options["temperature"]
-        row = linear_softmax_stats(head, labels, None, *transform, block_size, axis_name)
-        losses = _smoothed(row.cross_entropy, row.uniform_cross_entropy, options["label_smoothing"])
-        if options["z_loss"] is not None:
-            losses += _weight(options["z_loss"]) * jnp.square(row.log_normalizer)
-        weights = None if head.weights is None else head.weights.astype(dtype)
-        if reduction == "mean":
-            return mean(losses, head.where, weights)
-        if weights is not None:
-            losses *= weights if head.where is None else jnp.where(head.where, weights, 0.0)
-        if head.where is not None:
-            losses = jnp.where(head.where, losses, 0.0)
-        return jnp.sum(losses) if reduction == "sum" else losses
-
-    if sweep is None:
-        sweep = _faster_sweep(reduction, head)
-    return (by_rows if sweep == "rows" else by_columns)(head, labels, options)
-
-
-def _faster_sweep(reduction: str, head: Head) -> str:
-    """The sweep that is faster for these shapes and dtypes.
-
-    Time of columns over rows, value and gradients on two CPU cores (benchmarks/results.md):
-
-    * a mean, float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.25 from 512 on, where the
-      fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
-    * one loss per row: 0.62 to 0.95, four products against four.
-
-    What is differentiated does not decide: the bits of a value must not depend on it. With a
-    frozen kernel, columns take 1.09 to 1.56 times as long (three products against two).
-    """
-    is_short = head.hidden.dtype.itemsize == 2 and head.kernel.dtype.itemsize == 2
-    is_mean = reduction != "none"
-    return "rows" if is_mean and (is_short or head.hidden.shape[-1] > 256) else "columns"
-
-
-def _weight(z_loss: jax.Array) -> jax.Array:
-    return nan_where_invalid(z_loss, (z_loss >= 0.0) & (z_loss < jnp.inf))
-
-
-def _smoothed(
-    cross_entropy: jax.Array, uniform: jax.Array, smoothing: jax.Array | None
-) -> jax.Array:
-    """The cross-entropy with a share of the target spread evenly over the classes."""
-    if smoothing is None:
-        return cross_entropy
-    smoothing = nan_where_invalid(smoothing, (smoothing >= 0.0) & (smoothing <= 1.0))
-    return scale_loss(1.0 - smoothing, cross_entropy) + scale_loss(smoothing, uniform)
+    where = where if head.where is None else where & roll(head.where)
+    weights = None if head.weights is None else roll(head.weights)
+    return dataclasses.replace(head, where=where, weights=weights), roll(labels)

@@ -64,8 +64,7 @@ def check_head(
     kernel = _checks.as_floating(f"{owner}kernel", kernel)
     _checks.check_one_of("reduction", reduction, ("mean", "sum", "none"))
     _checks.check_one_of("vocab_axis", vocab_axis, (-1, 0, 1))
-    if chunk_size is not None:
-        _checks.check_positive_integer("chunk_size", chunk_size)
+    check_size("chunk_size", chunk_size)
     given_hidden = f"`{owner}hidden` {_checks.describe(hidden)}"
     given_kernel = f"`{owner}kernel` {_checks.describe(kernel)}"
     _checks.require(
@@ -93,6 +92,12 @@ def check_head(
     if weights is not None:
         weights = _checks.broadcast_per_row("weights", _checks.as_real("weights", weights), shape)
     return Head(hidden, kernel, bias, where, weights, vocab_axis)
+
+
+def check_size(argument: str, size: int | None) -> None:
+    """Refuses a number of rows or classes unless it is None or a positive integer."""
+    if size is not None:
+        _checks.check_positive_integer(argument, size)
 
 
 def check_row_argument(argument: str, value: ArrayLike, head: Head) -> jax.Array:

@@ -1,331 +1,394 @@
-"""Losses of rows through one head or several, a chunk of rows at a time.
+"""The loop over chunks of rows: losses of one head or several, and their gradients.
 
-The [rows, vocabulary] matrix never exists. For a sum of losses the gradients are computed in the
-same sweep as the losses: while the logits of a chunk are at hand, so is all that their gradient
-needs. That makes three matrix products per head in all, the minimum; recomputing the logits would
-cost a fourth. The result is the rule of a `jax.custom_jvp` whose tangent is a sum of products with
-those gradients. Reverse mode is its transpose, forward mode works, and since the sweep is ordinary
-JAX, so does every further order. A head of which nothing is differentiated costs its logits alone.
+The logits of all rows never exist at once. For a sum of losses the gradients are computed in the
+same loop: the logits of a chunk are at hand, and so is all that their gradient needs. That takes
+three matrix products per head, the minimum; to recompute the logits would be a fourth. The sum is
+a `jax.custom_jvp` whose tangent is a sum of products with these gradients. Reverse mode is its
+transpose, forward mode works, and since the loop is ordinary JAX, so does every further order.
 
-One loss per row cannot know its cotangents during the sweep; there, `jax.checkpoint` recomputes
-the logits of one chunk at a time.
+The gradients of one loss per row depend on a cotangent per row, which the loop cannot know. There
+`jax.checkpoint` recomputes the logits of one chunk at a time.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent import _parallel
+from jaxent._float.tangents import Tangent
+from jaxent._heads.logits import contract
 from jaxent._heads.tiling import Tiling, from_tiles, padding_mask, to_tiles
 
 LossFunction = Callable[..., jax.Array]
+MaybeArray = jax.Array | None
+T = TypeVar("T")
 
 
-class Layer(NamedTuple):
-    """The arrays of a head, or what stands for each of them."""
+class HeadArrays(NamedTuple, Generic[T]):
+    """The arrays of one head, their tangents or gradients, or a flag for each of them."""
 
-    hidden: Any
-    kernel: Any
-    bias: Any
-
-
-class Operands(NamedTuple):
-    """Everything a sweep may be differentiated by; rows first, none of them masked any more."""
-
-    layers: tuple[Layer, ...]
-    row_args: Any
-    captured: Any
-    weights: Any
-    where: Any
+    hidden: T  # [*rows, D]
+    kernel: T  # [D, V], or [V, D] where vocab_axis is 0
+    bias: T | None  # [V], None for none
 
 
-class Products(NamedTuple):
-    """How a head is multiplied: the kernel's vocabulary axis, and the dtype of the operands."""
+class Inputs(NamedTuple, Generic[T]):
+    """All that a loop can be differentiated by, with the rows in line; and the mask."""
+
+    heads: tuple[HeadArrays[T], ...]
+    row_args: tuple[T, ...]  # [*rows, ...]
+    consts: tuple[T, ...]  # what the loss closes over
+    weights: T | None  # [*rows], None for 1
+    where: T | None  # [*rows] booleans, None for all rows
+
+
+class HeadSpec(NamedTuple):
+    """What is static of one head."""
 
     vocab_axis: int
-    operand: Any
+    operand_dtype: jnp.dtype  # of the matrix products
 
 
 class Sweep(NamedTuple):
-    """What is fixed while tracing: the loss, how rows are cut, the products.
+    """What is static of a loop.
 
-    `dtype` is that of logits, losses and sums. Inside `jax.shard_map` a loss may be a sum over the
-    classes of several devices; then `axes` are those that JAX knows losses to vary over, which are
-    fewer than those of the logits, and `untracked` the ones summed over that it keeps no track of.
+    Inside `jax.shard_map` a loss may be a sum over the classes of several devices. Then JAX knows
+    it to vary over fewer mesh axes than the logits.
     """
 
-    loss_fn: LossFunction
-    products: tuple[Products, ...]
+    loss_fn: LossFunction  # of the logits of each head, the row_args and the consts
+    heads: tuple[HeadSpec, ...]
     tiling: Tiling
-    dtype: Any
-    axes: frozenset = frozenset()
-    untracked: tuple = ()
+    dtype: jnp.dtype  # of logits, losses and sums
+    loss_axes: frozenset[Hashable] = frozenset()  # that the losses vary over
+    untracked_axes: tuple[Hashable, ...] = ()  # summed over by the loss, unknown to JAX
 
 
-class _Chunk(NamedTuple):
-    hidden: tuple[jax.Array, ...]
-    row_args: Any
-    weights: Any
-    example_mask: Any
+class Chunk(NamedTuple):
+    """The rows of a chunk; or of all chunks, stacked along a first axis."""
+
+    hidden: tuple[jax.Array, ...]  # [*tile_shape, D] of each head
+    row_args: tuple[jax.Array, ...]  # [*tile_shape, ...]
+    weights: jax.Array | None  # [*tile_shape]
+    example_mask: jax.Array | None  # [*tile_shape], None for all
 
 
-# How rows are cut, and what is made of them.
+# Rows in line to chunks, and back.
 
 
-def _cut(sweep: Sweep, rows: Any) -> Any:
-    """Rows in line to [chunks, *rows of a chunk, ...].
+def _to_chunks(sweep: Sweep, array: jax.Array) -> jax.Array:
+    """Rows in line to [chunks, *tile_shape, ...].
 
-    Copies of the first rows fill the last chunk: they are finite if the input is.
+    The padding are copies of the first rows, which are finite if the input is.
     """
-
-    def cut(array):
-        tiles = to_tiles(sweep.tiling, array, pad_with_rows=True)
-        return jnp.moveaxis(tiles, len(sweep.tiling.tile_shape), 0)
-
-    return jax.tree.map(cut, rows)
+    tiles = to_tiles(sweep.tiling, array, pad_with_rows=True)
+    return jnp.moveaxis(tiles, len(sweep.tiling.tile_shape), 0)
 
 
-def _join(sweep: Sweep, chunks: jax.Array) -> jax.Array:
-    """The inverse of `_cut`."""
+def _from_chunks(sweep: Sweep, chunks: jax.Array) -> jax.Array:
+    """The inverse of `_to_chunks`."""
     return from_tiles(sweep.tiling, jnp.moveaxis(chunks, 0, len(sweep.tiling.tile_shape)))
 
 
-def _chunks(sweep: Sweep, operands: Operands) -> _Chunk:
-    """All chunks, stacked. `example_mask` marks rows that count, None if all do; fillers do not."""
-    example_mask = operands.where
-    hidden = tuple(layer.hidden for layer in operands.layers)
-    chunks = _cut(sweep, _Chunk(hidden, operands.row_args, operands.weights, example_mask))
+def _all_chunks(sweep: Sweep, inputs: Inputs[jax.Array]) -> Chunk:
+    """All chunks, stacked, with a mask that is False at the padding."""
+    hidden = tuple(head.hidden for head in inputs.heads)
+    rows = Chunk(hidden, inputs.row_args, inputs.weights, inputs.where)
+    chunks: Chunk = jax.tree.map(functools.partial(_to_chunks, sweep), rows)
     if not sweep.tiling.padding:
         return chunks
-    counts = jnp.moveaxis(padding_mask(sweep.tiling), -1, 0)
+    mask = jnp.moveaxis(padding_mask(sweep.tiling), -1, 0)
     return chunks._replace(
-        example_mask=counts if example_mask is None else counts & chunks.example_mask
+        example_mask=mask if chunks.example_mask is None else mask & chunks.example_mask
     )
 
 
-def _contract(sweep: Sweep, operand: Any, left, left_axes, right, right_axes):
-    """A product in the dtype of the operands, accumulated in the dtype of the losses."""
-    return jax.lax.dot_general(
-        left.astype(operand),
-        right.astype(operand),
-        ((left_axes, right_axes), ((), ())),
-        preferred_element_type=sweep.dtype,
-    )
+# The losses of a chunk.
 
 
-def _project(sweep: Sweep, products: Products, layer: Layer) -> jax.Array:
-    """Logits of a chunk."""
-    axes = (len(sweep.tiling.tile_shape),), (1 - products.vocab_axis,)
-    logits = _contract(sweep, products.operand, layer.hidden, axes[0], layer.kernel, axes[1])
-    if layer.bias is None:
-        return logits
-    each_row = [1] * len(sweep.tiling.tile_shape)
-    return logits + layer.bias.astype(sweep.dtype).reshape(*each_row, -1)
+def _logits(
+    sweep: Sweep, heads: tuple[HeadArrays[jax.Array], ...], chunk: Chunk
+) -> list[jax.Array]:
+    """The logits of a chunk, [*tile_shape, V] of each head."""
+    rank = len(sweep.tiling.tile_shape)
+    logits: list[jax.Array] = []
+    for spec, head, hidden in zip(sweep.heads, heads, chunk.hidden, strict=True):
+        kernel_axis = 1 - spec.vocab_axis
+        dtypes = spec.operand_dtype, sweep.dtype
+        x = contract(hidden, (rank,), head.kernel, (kernel_axis,), *dtypes)
+        if head.bias is not None:
+            x = x + head.bias.astype(sweep.dtype).reshape(*[1] * rank, -1)
+        logits.append(x)
+    return logits
 
 
-def _all_logits(sweep: Sweep, layers: tuple[Layer, ...], chunk: _Chunk) -> list[jax.Array]:
-    """Logits of a chunk, of every head."""
-    return [
-        _project(sweep, products, layer._replace(hidden=hidden))
-        for products, layer, hidden in zip(sweep.products, layers, chunk.hidden, strict=True)
-    ]
-
-
-def _weighted(sweep: Sweep, chunk: _Chunk, losses: jax.Array) -> jax.Array:
-    """Losses times weights; rows that do not count are 0, whatever their loss."""
+def _weigh(sweep: Sweep, chunk: Chunk, losses: jax.Array) -> jax.Array:
+    """Losses times weights; 0 at masked rows, whatever their loss."""
     losses = losses.astype(sweep.dtype)
     losses = losses if chunk.weights is None else losses * chunk.weights
     return losses if chunk.example_mask is None else jnp.where(chunk.example_mask, losses, 0.0)
 
 
-# A loss per row.
+# One loss per row.
 
 
-def losses_of_rows(sweep: Sweep, operands: Operands) -> jax.Array:
-    """One weighted loss per row, recomputed chunk by chunk in the backward pass."""
+def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
+    """The weighted losses, [*rows]; the backward pass recomputes the logits chunk by chunk."""
 
-    def widened(array: jax.Array | None) -> jax.Array | None:
-        # Sums over chunks of the kernel's gradient are then sums in float32.
+    def widen(array: jax.Array | None) -> jax.Array | None:
+        # The backward pass adds up the kernel's gradient over the chunks in this dtype.
         return None if array is None else array.astype(sweep.dtype)
 
-    wide = [Layer(None, widened(layer.kernel), widened(layer.bias)) for layer in operands.layers]
+    wide = tuple(HeadArrays(None, widen(h.kernel), widen(h.bias)) for h in inputs.heads)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def losses(wide, captured, chunk: _Chunk) -> jax.Array:
-        layers = tuple(
-            layer._replace(kernel=layer.kernel.astype(given.kernel.dtype))
-            for layer, given in zip(wide, operands.layers, strict=True)
+    def chunk_losses(
+        wide: tuple[HeadArrays[jax.Array], ...], consts: tuple[jax.Array, ...], chunk: Chunk
+    ) -> jax.Array:
+        heads = tuple(
+            head._replace(kernel=head.kernel.astype(given.kernel.dtype))
+            for head, given in zip(wide, inputs.heads, strict=True)
         )
-        logits = _all_logits(sweep, layers, chunk)
-        if operands.where is not None:
-            # The same logits, but a masked row has no derivative in them, not even 0 times one.
-            example_mask = chunk.example_mask[..., None]
-            logits = [jnp.where(example_mask, x, jax.lax.stop_gradient(x)) for x in logits]
-        return _weighted(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *captured))
+        logits = _logits(sweep, heads, chunk)
+        if inputs.where is not None and chunk.example_mask is not None:
+            # The same numbers, but a masked row has no derivative, not even 0 times infinity.
+            mask = chunk.example_mask[..., None]
+            logits = [jnp.where(mask, x, jax.lax.stop_gradient(x)) for x in logits]
+        return _weigh(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *consts))
 
-    def step(carry, chunk):
-        return carry, losses(wide, operands.captured, chunk)
+    recomputed: Callable[..., jax.Array] = jax.checkpoint(chunk_losses, prevent_cse=False)
 
-    _, stacked = jax.lax.scan(step, None, _chunks(sweep, operands))
-    return _join(sweep, stacked)
+    def step(carry: None, chunk: Chunk) -> tuple[None, jax.Array]:
+        return carry, recomputed(wide, inputs.consts, chunk)
+
+    _, losses = jax.lax.scan(step, None, _all_chunks(sweep, inputs))
+    return _from_chunks(sweep, losses)
 
 
-# The sum of all losses.
+# The sum of the losses.
 
 
-def sum_of_losses(sweep: Sweep, operands: Operands) -> jax.Array:
-    """The weighted sum of all losses, with gradients from the same sweep where asked for."""
+def total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
+    """The sum of the weighted losses, a scalar; where differentiated, one loop gives both."""
 
     @jax.custom_jvp
-    def total(operands: Operands) -> jax.Array:
-        def step(carry, chunk):
-            logits = _all_logits(sweep, operands.layers, chunk)
-            losses = sweep.loss_fn(*logits, *chunk.row_args, *operands.captured)
-            return carry + jnp.sum(_weighted(sweep, chunk, losses)), None
+    def total(inputs: Inputs[jax.Array]) -> jax.Array:
+        def step(sum_: jax.Array, chunk: Chunk) -> tuple[jax.Array, None]:
+            logits = _logits(sweep, inputs.heads, chunk)
+            losses = sweep.loss_fn(*logits, *chunk.row_args, *inputs.consts)
+            return sum_ + jnp.sum(_weigh(sweep, chunk, losses)), None
 
-        start = _parallel.pvary(jnp.zeros((), sweep.dtype), sweep.axes)
-        return jax.lax.scan(step, start, _chunks(sweep, operands))[0]
+        return jax.lax.scan(step, _zero(sweep), _all_chunks(sweep, inputs))[0]
 
     @functools.partial(total.defjvp, symbolic_zeros=True)
-    def total_jvp(primals, tangents):
-        (operands,), (dots,) = primals, tangents
-        wanted = jax.tree.map(lambda dot: not _is_zero(dot), dots, is_leaf=_is_zero)
-        value, gradients = _total_and_gradients(sweep, operands, wanted)
-        # Sums of products, not `vdot`: flattening would make the partitioner gather the kernel.
-        products = jax.tree.map(
-            lambda dot, gradient: _dot(sweep, gradient, dot), dots, gradients, is_leaf=_is_zero
+    def total_jvp(
+        primals: tuple[Inputs[jax.Array]], tangents: tuple[Inputs[Tangent]]
+    ) -> tuple[jax.Array, jax.Array]:
+        (inputs,), (dots,) = primals, tangents
+        is_trained: Inputs[bool] = jax.tree.map(_is_nonzero, dots, is_leaf=_is_symbolic_zero)
+        value, grads = _total_and_grads(sweep, inputs, is_trained)
+        dots, _ = _partition(dots, is_trained)
+        terms: list[jax.Array] = jax.tree.leaves(
+            jax.tree.map(functools.partial(_dot, sweep), grads, dots)
         )
-        parts = (
-            _parallel.psum_extra_axes(part, sweep.axes, sweep.untracked)
-            for part in jax.tree.leaves(products)
+        sums = (
+            _parallel.psum_extra_axes(term, sweep.loss_axes, sweep.untracked_axes) for term in terms
         )
-        tangent = sum(parts, jnp.zeros((), sweep.dtype))
-        return value, tangent
+        return value, sum(sums, jnp.zeros((), sweep.dtype))
 
-    return total(operands)
+    return total(inputs)
 
 
-def _is_zero(tangent: Any) -> bool:
+def _zero(sweep: Sweep) -> jax.Array:
+    """The sum of no losses."""
+    return _parallel.pvary(jnp.zeros((), sweep.dtype), sweep.loss_axes)
+
+
+def _is_symbolic_zero(tangent: Tangent) -> bool:
     return isinstance(tangent, SymbolicZero)
 
 
-def _dot(sweep: Sweep, gradient: jax.Array, tangent: Any) -> jax.Array | None:
-    if _is_zero(tangent):
-        return None
-    return jnp.sum(gradient.astype(sweep.dtype) * tangent.astype(sweep.dtype))
+def _is_nonzero(tangent: Tangent) -> bool:
+    return not isinstance(tangent, SymbolicZero)
 
 
-def _total_and_gradients(sweep: Sweep, operands: Operands, wanted: Operands):
-    """The weighted sum of all losses and its gradients by the leaves that `wanted` marks.
+def _dot(sweep: Sweep, grad: jax.Array, dot: jax.Array) -> jax.Array:
+    """The sum of their products; with `vdot` the partitioner would gather the kernel."""
+    return jnp.sum(grad.astype(sweep.dtype) * dot.astype(sweep.dtype))
 
-    Leaves that are not wanted come back as they are and cost nothing: without a kernel's, its head
-    has two products and there is no buffer of the kernel's size.
+
+class _Sums(NamedTuple):
+    """What is added up over the chunks; None for what is not differentiated."""
+
+    total: jax.Array  # []
+    heads: tuple[HeadArrays[MaybeArray], ...]  # gradients by kernel and bias
+    consts: tuple[MaybeArray, ...]  # gradients
+
+
+class _RowGrads(NamedTuple):
+    """The gradients of a chunk by what there is one of per row; None as above."""
+
+    hidden: tuple[MaybeArray, ...]  # [*tile_shape, D] of each head
+    row_args: tuple[MaybeArray, ...]  # [*tile_shape, ...]
+    weights: MaybeArray  # [*tile_shape]
+
+
+class _LossArguments(NamedTuple):
+    """What the loss of a chunk is a function of, or its gradients; None as above."""
+
+    logits: Sequence[Any]  # [*tile_shape, V] of each head
+    row_args: Sequence[Any]
+    consts: Sequence[Any]
+
+
+def _total_and_grads(
+    sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool]
+) -> tuple[jax.Array, Inputs[MaybeArray]]:
+    """The sum of the losses, and its gradients by what is trained, None elsewhere.
+
+    What is not trained costs nothing: without the kernel's gradient a head has two products, and
+    there is no buffer of the kernel's size.
     """
-    moving = [any(jax.tree.leaves(want)) for want in wanted.layers]
-    # Devices that JAX keeps no track of have as many copies of a loss, each of which counts.
-    share = 1.0 / _parallel.class_count(1, sweep.untracked) if sweep.untracked else None
 
-    def step(sums, chunk: _Chunk):
-        def losses_of(some_logits, row_args, captured):
-            each = _replace(moving, logits, some_logits)
-            row_args = _replace(wanted.row_args, chunk.row_args, row_args)
-            captured = _replace(wanted.captured, operands.captured, captured)
-            return sweep.loss_fn(*each, *row_args, *captured).astype(sweep.dtype)
+    def step(sums: _Sums, chunk: Chunk) -> tuple[_Sums, _RowGrads]:
+        terms, row_grads = _chunk_grads(sweep, inputs, is_trained, chunk)
+        return jax.tree.map(jnp.add, sums, terms), row_grads
 
-        logits = _all_logits(sweep, operands.layers, chunk)
-        losses, pull_back = jax.vjp(
-            losses_of,
-            _take(moving, logits),
-            _take(wanted.row_args, chunk.row_args),
-            _take(wanted.captured, operands.captured),
-        )
-        ones = jnp.ones_like(losses) if share is None else jnp.full_like(losses, share)
-        slopes, row_args_slope, captured_slope = pull_back(_weighted(sweep, chunk, ones))
-        if operands.where is not None:
-            # Exactly zero for masked rows, also if the slope there is infinite.
-            slopes = [jnp.where(chunk.example_mask[..., None], slope, 0.0) for slope in slopes]
-        layers = [
-            _layer_gradients(sweep, products, layer._replace(hidden=hidden), want, slope)
-            for products, layer, hidden, want, slope in zip(
-                sweep.products,
-                operands.layers,
-                chunk.hidden,
-                wanted.layers,
-                _replace(moving, logits, slopes),
-                strict=True,
-            )
-        ]
-        added = (
-            jnp.sum(_weighted(sweep, chunk, losses)),
-            [layer._replace(hidden=None) for layer in layers],
-            [g.astype(sweep.dtype) for g in captured_slope],
-        )
-        by_weight = None
-        if wanted.weights:
-            by_weight = _weighted(sweep, chunk._replace(weights=None), losses)
-            by_weight = by_weight if share is None else share * by_weight
-        rows = [layer.hidden for layer in layers], row_args_slope, by_weight
-        return jax.tree.map(jnp.add, sums, added), rows
-
-    def zeros(want: bool | None, like: jax.Array) -> jax.Array | None:
-        return jnp.zeros(jnp.shape(like), sweep.dtype) if want else None
-
-    layers = [
-        Layer(None, zeros(want.kernel, layer.kernel), zeros(want.bias, layer.bias))
-        for want, layer in zip(wanted.layers, operands.layers, strict=True)
-    ]
-    start = (
-        _parallel.pvary(jnp.zeros((), sweep.dtype), sweep.axes),
-        _parallel.match_varying(layers, operands.layers),
-        [
-            _parallel.match_varying(zeros(True, value), value)
-            for value in _take(wanted.captured, operands.captured)
-        ],
+    start = _zero_sums(sweep, inputs, is_trained)
+    sums, row_grads = jax.lax.scan(step, start, _all_chunks(sweep, inputs))
+    rows: _RowGrads = jax.tree.map(functools.partial(_from_chunks, sweep), row_grads)
+    heads = tuple(
+        head._replace(hidden=hidden) for head, hidden in zip(sums.heads, rows.hidden, strict=True)
     )
-    (total, layers, captured), rows = jax.lax.scan(step, start, _chunks(sweep, operands))
-    hidden, row_args, weights = jax.tree.map(functools.partial(_join, sweep), rows)
-    layers = [layer._replace(hidden=h) for layer, h in zip(layers, hidden, strict=True)]
-    return total, Operands(
-        layers=tuple(
-            Layer(*_replace(map(bool, want), given, _take(want, layer)))
-            for want, given, layer in zip(wanted.layers, operands.layers, layers, strict=True)
+    return sums.total, Inputs(heads, rows.row_args, sums.consts, rows.weights, None)
+
+
+def _zero_sums(sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool]) -> _Sums:
+    """The sums before the first chunk, varying over the mesh axes that the last ones vary over."""
+
+    def zeros(array: MaybeArray, flag: bool | None) -> MaybeArray:
+        return jnp.zeros(jnp.shape(array), sweep.dtype) if array is not None and flag else None
+
+    heads = tuple(
+        HeadArrays(None, zeros(head.kernel, flags.kernel), zeros(head.bias, flags.bias))
+        for head, flags in zip(inputs.heads, is_trained.heads, strict=True)
+    )
+    return _Sums(
+        _zero(sweep),
+        _parallel.match_varying(heads, inputs.heads),
+        tuple(
+            _parallel.match_varying(zeros(value, flag), value)
+            for value, flag in zip(inputs.consts, is_trained.consts, strict=True)
         ),
-        row_args=_replace(wanted.row_args, operands.row_args, row_args),
-        captured=_replace(wanted.captured, operands.captured, captured),
-        weights=weights if wanted.weights else operands.weights,
-        where=operands.where,
     )
 
 
-def _layer_gradients(
-    sweep: Sweep, products: Products, layer: Layer, wanted: Layer, slope: jax.Array
-) -> Layer:
-    """What a chunk adds to the gradients that are wanted, from the slope in its logits."""
-    axis, operand = products.vocab_axis, slope.astype(products.operand)
-    rows = tuple(range(len(sweep.tiling.tile_shape)))
+def _chunk_grads(
+    sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool], chunk: Chunk
+) -> tuple[_Sums, _RowGrads]:
+    """What a chunk adds to the sums, and the gradients of its rows."""
+    logits = _logits(sweep, inputs.heads, chunk)
+    head_flags = [any(jax.tree.leaves(head)) for head in is_trained.heads]
+    trained, fixed = _partition(
+        _LossArguments(logits, chunk.row_args, inputs.consts),
+        _LossArguments(head_flags, is_trained.row_args, is_trained.consts),
+    )
+
+    def chunk_losses(trained: _LossArguments) -> jax.Array:
+        logits, row_args, consts = _combine(trained, fixed)
+        return sweep.loss_fn(*logits, *row_args, *consts).astype(sweep.dtype)
+
+    losses, grads = _losses_and_grads(sweep, chunk_losses, trained, chunk)
+    if inputs.where is not None and chunk.example_mask is not None:
+        # Exactly 0 at masked rows, also where the gradient there is infinite.
+        mask = chunk.example_mask[..., None]
+        masked = [x if x is None else jnp.where(mask, x, 0.0) for x in grads.logits]
+        grads = grads._replace(logits=masked)
+    heads = [
+        _head_grads(sweep, spec, head._replace(hidden=hidden), flags, logit_grads)
+        for spec, head, hidden, flags, logit_grads in zip(
+            sweep.heads, inputs.heads, chunk.hidden, is_trained.heads, grads.logits, strict=True
+        )
+    ]
+    sums = _Sums(
+        jnp.sum(_weigh(sweep, chunk, losses)),
+        tuple(head._replace(hidden=None) for head in heads),
+        tuple(grad if grad is None else grad.astype(sweep.dtype) for grad in grads.consts),
+    )
+    weight_grads = None
+    if is_trained.weights:
+        weight_grads = _weigh(sweep, chunk._replace(weights=None), losses)
+        if sweep.untracked_axes:
+            weight_grads = _fraction_of_copies(sweep) * weight_grads
+    return sums, _RowGrads(tuple(head.hidden for head in heads), grads.row_args, weight_grads)
+
+
+def _losses_and_grads(
+    sweep: Sweep,
+    chunk_losses: Callable[[_LossArguments], jax.Array],
+    trained: _LossArguments,
+    chunk: Chunk,
+) -> tuple[jax.Array, _LossArguments]:
+    """The losses of a chunk, and the gradients of their weighted sum by what is trained."""
+    pull_back: Callable[[jax.Array], tuple[_LossArguments]]
+    losses, pull_back = jax.vjp(chunk_losses, trained)
+    cotangents = _weigh(sweep, chunk, jnp.full_like(losses, _fraction_of_copies(sweep)))
+    (grads,) = pull_back(cotangents)
+    return losses, grads
+
+
+def _fraction_of_copies(sweep: Sweep) -> float:
+    """The weight of a loss of which several devices have a copy each, unknown to JAX."""
+    return 1.0 / _parallel.class_count(1, sweep.untracked_axes) if sweep.untracked_axes else 1.0
+
+
+def _head_grads(
+    sweep: Sweep,
+    spec: HeadSpec,
+    head: HeadArrays[jax.Array],
+    is_trained: HeadArrays[bool],
+    logit_grads: jax.Array | None,
+) -> HeadArrays[MaybeArray]:
+    """What a chunk adds to the gradients of a head, from those by its logits; None as above."""
+    if logit_grads is None:
+        return HeadArrays(None, None, None)
+    rows = tuple(range(logit_grads.ndim - 1))
+    dtypes = spec.operand_dtype, sweep.dtype
+    operand = logit_grads.astype(spec.operand_dtype)
     # In the layout of the kernel, so that nothing of its size is transposed.
-    pair = (layer.hidden, operand) if axis else (operand, layer.hidden)
-    return Layer(
-        hidden=_contract(sweep, products.operand, operand, (len(rows),), layer.kernel, (axis,))
-        if wanted.hidden
+    pair = (head.hidden, operand) if spec.vocab_axis else (operand, head.hidden)
+    return HeadArrays(
+        hidden=contract(operand, (len(rows),), head.kernel, (spec.vocab_axis,), *dtypes)
+        if is_trained.hidden
         else None,
-        kernel=_contract(sweep, products.operand, pair[0], rows, pair[1], rows)
-        if wanted.kernel
-        else None,
-        bias=jnp.sum(slope, axis=rows) if wanted.bias else None,
+        kernel=contract(pair[0], rows, pair[1], rows, *dtypes) if is_trained.kernel else None,
+        bias=jnp.sum(logit_grads, axis=rows) if is_trained.bias else None,
     )
 
 
-def _take(wanted, values) -> list:
-    """The values that are wanted."""
-    return [value for want, value in zip(wanted, values, strict=True) if want]
+def _partition(tree: Any, is_trained: Any) -> tuple[Any, Any]:
+    """The leaves that are trained and those that are not, each with None instead of the others."""
+
+    def select(is_trained: bool, leaf: Any) -> Any:
+        return leaf if is_trained else None
+
+    def reject(is_trained: bool, leaf: Any) -> Any:
+        return None if is_trained else leaf
+
+    return jax.tree.map(select, is_trained, tree), jax.tree.map(reject, is_trained, tree)
 
 
-def _replace(wanted, values, replacements) -> tuple:
-    """The values, with the wanted ones replaced in their order."""
-    rest = iter(replacements)
-    return tuple(next(rest) if want else v for want, v in zip(wanted, values, strict=True))
+def _combine(trained: Any, fixed: Any) -> Any:
+    """The inverse of `_partition`."""
+
+    def first(trained: Any, fixed: Any) -> Any:
+        return fixed if trained is None else trained
+
+    return jax.tree.map(first, trained, fixed, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

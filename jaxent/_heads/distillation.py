@@ -1,20 +1,13 @@
-"""Distillation of one linear head into another: divergences of their distributions, row by row.
+"""The public losses that distil one linear head into another: they check, then call an engine."""
 
-Neither head's logits exist as a whole: both heads go through the sweep of `_row_sweep`, where the
-loss of a chunk of rows sees the logits of both. What is not differentiated, usually all of the
-teacher, costs one matrix product for its logits and nothing else.
-"""
-
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _masks, _parallel
+from jaxent import _checks
+from jaxent._heads import divergence
 from jaxent._heads.checks import (
     Head,
     check_head,
@@ -23,11 +16,6 @@ from jaxent._heads.checks import (
     check_transform,
     is_neutral,
 )
-from jaxent._heads.logits import transform_logits
-from jaxent._heads.rows import sweep_rows
-from jaxent._kernels import distribution, softmax
-from jaxent._losses.logit_divergence import softmax_jensen_shannon, softmax_kl_divergence
-from jaxent._losses.softmax import softmax_cross_entropy_with_integer_labels
 from jaxent._parallel import AxisName
 
 
@@ -61,54 +49,48 @@ def linear_kl_divergence(
         \ell_i = (1 - \alpha) \, D\big(p^{teacher}_{i,\tau} \,\|\, p^{student}_{i,\tau}\big)
         - \alpha \log p^{student}_{i, y_i}
 
-    It equals `softmax_kl_divergence` of the logits of both heads, divided by the temperature, and
-    reduced. With a frozen teacher, value and gradients take four matrix products.
+    With a frozen teacher, value and gradients take four matrix products.
 
     Args:
-        student_hidden: What the student's head is applied to, `[..., D]`, floating point.
-        student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`,
-            floating point. Products have operands in the common dtype of a head's hidden and
-            kernel and are accumulated in float32.
-        teacher_hidden: The same of the teacher, with the same leading shape; its D may differ.
-        teacher_kernel: The same of the teacher, with as many classes.
-        student_bias: Added to the student's logits, `[V]`, floating point; None for none.
-        teacher_bias: Added to the teacher's logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of the kernels is the vocabulary: -1 (or 1), or 0 as in tied
-            embeddings; a pair (student, teacher) where they differ.
-        student_soft_cap: Bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
+        student_hidden: Input of the student's head, `[..., D]`, floating point.
+        student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
+            Products are taken in the common dtype of a head and accumulated in float32.
+        teacher_hidden: Input of the teacher's head, `[..., D']`.
+        teacher_kernel: Weights of the teacher's head, `[D', V]` or `[V, D']`.
+        student_bias: Added to the student's logits, `[V]`; None for none.
+        teacher_bias: Added to the teacher's logits, `[V]`; None for none.
+        vocab_axis: The axis of the kernels that is the vocabulary: -1 (or 1), or 0 if tied
+            embeddings are the kernels; a pair (student, teacher) where they differ.
+        student_soft_cap: The bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
             None for none.
         teacher_soft_cap: The same for the teacher's.
-        temperature: What the (capped) logits of both are divided by in the divergence,
-            :math:`\tau > 0`, a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`. Its
-            gradients shrink with :math:`1 / \tau^2`, so that this keeps its share beside a
-            cross-entropy when the temperature changes. It is not done unless asked for.
-        direction: "forward" for the divergence of the student from the teacher as above, which
-            asks for all that the teacher expects; "reverse" for
+        temperature: The divisor :math:`\tau > 0` of the (capped) logits of both in the divergence,
+            a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
+            gradients shrink with :math:`1 / \tau^2`. It is not done unless asked for.
+        direction: "forward" for the divergence above, of the student from the teacher, which asks
+            for all that the teacher expects; "reverse" for
             :math:`D(p^{student} \| p^{teacher})`, which asks for nothing that it does not.
-        labels: Index of the true class per row, integers of the leading shape, for a share of
-            cross-entropy; None for none. An index outside `[0, V)`, negative ones included, makes
-            its row NaN unless it is masked.
-        label_weight: The share :math:`\alpha` in [0, 1] of the cross-entropy of the student's
-            logits, at temperature 1, with the labels; a scalar. It needs no further product.
-        where: Booleans of the leading shape: True where the row counts. A row that does not has
-            loss 0 and gradient 0, whatever it holds.
-        weights: Real weights of the rows, of the leading shape; None is 1.
-        reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
-            for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
-            of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
-            student's logits of a chunk are needed for its divergence.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
-            each, while labels count all classes. None for none.
+        labels: Index of the true class of each row, integers `[...]`; None for none.
+        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
+            labels, at temperature 1; a scalar. It needs no further product.
+        where: Mask of the rows, `[...]`.
+        weights: Weights of the rows, `[...]`, real; None for 1.
+        reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
+        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
+            but at least 64 rows; a divergence takes some twenty arrays of their size.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` count all classes.
 
     Returns:
-        A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
-        divergence is never negative, and 0 with gradient 0 for equal heads.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
+        is never negative, and 0 with gradient 0 for equal heads.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_kl_divergence` of plain logits; `linear_jensen_shannon`, which is bounded.
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,9 +121,15 @@ def linear_kl_divergence(
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(heads[0], caps, temperature, labels, label_weight)
-    forward = direction == "forward"
-    plan = _Plan(_forward if forward else _reverse, (), reduction, chunk_size, axis_name)
-    return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
+    kind = (
+        divergence.forward_kl_divergence
+        if direction == "forward"
+        else divergence.reverse_kl_divergence
+    )
+    settings = divergence.Settings(
+        kind, (), times_squared_temperature, reduction, chunk_size, axis_name
+    )
+    return divergence.sweep_divergence(heads, (), options, settings)
 
 
 @_checks.public
@@ -179,48 +167,44 @@ def linear_jensen_shannon(
     :math:`\beta` tends to 0, and :math:`J_\beta / (1 - \beta)` to the reverse one as it tends to 1.
 
     Args:
-        student_hidden: What the student's head is applied to, `[..., D]`, floating point.
-        student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`,
-            floating point. Products have operands in the common dtype of a head's hidden and
-            kernel and are accumulated in float32.
-        teacher_hidden: The same of the teacher, with the same leading shape; its D may differ.
-        teacher_kernel: The same of the teacher, with as many classes.
-        student_bias: Added to the student's logits, `[V]`, floating point; None for none.
-        teacher_bias: Added to the teacher's logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of the kernels is the vocabulary: -1 (or 1), or 0 as in tied
-            embeddings; a pair (student, teacher) where they differ.
-        student_soft_cap: Bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
+        student_hidden: Input of the student's head, `[..., D]`, floating point.
+        student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
+            Products are taken in the common dtype of a head and accumulated in float32.
+        teacher_hidden: Input of the teacher's head, `[..., D']`.
+        teacher_kernel: Weights of the teacher's head, `[D', V]` or `[V, D']`.
+        student_bias: Added to the student's logits, `[V]`; None for none.
+        teacher_bias: Added to the teacher's logits, `[V]`; None for none.
+        vocab_axis: The axis of the kernels that is the vocabulary: -1 (or 1), or 0 if tied
+            embeddings are the kernels; a pair (student, teacher) where they differ.
+        student_soft_cap: The bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
             None for none.
         teacher_soft_cap: The same for the teacher's.
-        temperature: What the (capped) logits of both are divided by in the divergence,
-            :math:`\tau > 0`, a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, which
-            keeps the size of its gradients when the temperature changes.
-        beta: The teacher's share in the mixture, a Python number strictly between 0 and 1. At
+        temperature: The divisor :math:`\tau > 0` of the (capped) logits of both in the divergence,
+            a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
+            gradients shrink with :math:`1 / \tau^2`.
+        beta: The teacher's weight in the mixture, a Python number strictly between 0 and 1. At
             either end the divergence would be 0: use `linear_kl_divergence`.
-        labels: Index of the true class per row, integers of the leading shape, for a share of
-            cross-entropy; None for none. An index outside `[0, V)`, negative ones included, makes
-            its row NaN unless it is masked.
-        label_weight: The share :math:`\alpha` in [0, 1] of the cross-entropy of the student's
-            logits, at temperature 1, with the labels; a scalar. It needs no further product.
-        where: Booleans of the leading shape: True where the row counts. A row that does not has
-            loss 0 and gradient 0, whatever it holds.
-        weights: Real weights of the rows, of the leading shape; None is 1.
-        reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
-            for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
-            of float32 logits of both, but at least 64 rows. Some twenty arrays of the size of the
-            student's logits of a chunk are needed for its divergence.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
-            each, while labels count all classes. None for none.
+        labels: Index of the true class of each row, integers `[...]`; None for none.
+        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
+            labels, at temperature 1; a scalar. It needs no further product.
+        where: Mask of the rows, `[...]`.
+        weights: Weights of the rows, `[...]`, real; None for 1.
+        reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
+        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
+            but at least 64 rows; a divergence takes some twenty arrays of their size.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` count all classes.
 
     Returns:
-        A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
-        divergence is from 0 (for equal heads, with gradient 0) to the entropy of the two shares.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
+        is from 0 (for equal heads, with gradient 0) to the entropy of (beta, 1 - beta).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `softmax_jensen_shannon` of plain logits; `linear_kl_divergence`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -238,7 +222,7 @@ def linear_jensen_shannon(
         Mistakes <https://arxiv.org/abs/2306.13649>`_, 2024, section 2.
     """
     _checks.check_mesh_axis(axis_name)
-    share = _checks.as_fraction("beta", beta)
+    keywords = (("beta", _checks.as_fraction("beta", beta)),)
     heads = _check_pair(
         (student_hidden, student_kernel, student_bias),
         (teacher_hidden, teacher_kernel, teacher_bias),
@@ -250,8 +234,15 @@ def linear_jensen_shannon(
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(heads[0], caps, temperature, labels, label_weight)
-    plan = _Plan(_jensen_shannon, (("beta", share),), reduction, chunk_size, axis_name)
-    return _distilled(heads, (), options, plan, scaled=times_squared_temperature)
+    settings = divergence.Settings(
+        divergence.jensen_shannon,
+        keywords,
+        times_squared_temperature,
+        reduction,
+        chunk_size,
+        axis_name,
+    )
+    return divergence.sweep_divergence(heads, (), options, settings)
 
 
 @_checks.public
@@ -283,54 +274,48 @@ def linear_top_k_kl_divergence(
         r_i = 1 - \sum_{j \in K_i} t_{ij}
 
     It is the forward divergence of `linear_kl_divergence` with all classes that the teacher does
-    not list taken for one, which is the most that is known of it; listed in full, the two are the
-    same. Student and teacher can be stored apart: k numbers per row instead of V.
+    not list taken for one; listed in full, the two are the same. The teacher is stored as k numbers
+    per row instead of V.
 
     Args:
-        hidden: What the student's head is applied to, `[..., D]`, floating point.
-        kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`, floating
-            point. Products have operands in the common dtype of `hidden` and `kernel` and are
-            accumulated in float32.
+        hidden: Input of the student's head, `[..., D]`, floating point.
+        kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products
+            are taken in the common dtype of `hidden` and `kernel` and accumulated in float32.
         teacher_log_probs: Log-probabilities in nats of the classes that the teacher lists,
-            `[..., k]`, floating point, as they are at this temperature. `-inf` is padding: its
-            index is not looked at. A row whose probabilities exceed a total of 1 by more than
-            rounding explains is NaN unless it is masked.
+            `[..., k]`, at this temperature. `-inf` is padding, whose index does not matter. A row
+            whose total exceeds 1 by more than rounding is NaN.
         teacher_indices: The classes that they belong to, integers `[..., k]` in any order. An
-            index outside `[0, V)`, negative ones included, or one listed twice, makes its row NaN
-            unless it is masked.
-        bias: Added to the student's logits, `[V]`, floating point; None for none.
-        vocab_axis: Which axis of `kernel` is the vocabulary: -1 (or 1), or 0 as in tied embeddings.
-        soft_cap: Bound :math:`c > 0` that tanh puts on the student's logits, a scalar; None for
-            none.
-        temperature: What the student's (capped) logits are divided by in the divergence,
-            :math:`\tau > 0`, a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, which
-            keeps the size of its gradients when the temperature changes.
-        rest: What becomes of the classes that the teacher does not list. "bucket": they are one
-            class, as above. "renormalize": the teacher never expects them, and what it lists is
-            scaled to a total of 1.
-        labels: Index of the true class per row, integers of the leading shape, for a share of
-            cross-entropy; None for none. An index outside `[0, V)`, negative ones included, makes
-            its row NaN unless it is masked.
-        label_weight: The share :math:`\alpha` in [0, 1] of the cross-entropy of the student's
-            logits, at temperature 1, with the labels; a scalar. It needs no further product.
-        where: Booleans of the leading shape: True where the row counts. A row that does not has
-            loss 0 and gradient 0, whatever it holds.
-        weights: Real weights of the rows, of the leading shape; None is 1.
-        reduction: "mean" over the rows and weights that count (0 over nothing), "sum", or "none"
-            for the weighted loss of each row.
-        chunk_size: The largest number of rows whose logits exist at a time; None picks it: 16 MiB
-            of float32 logits, but at least 64 rows.
-        axis_name: Inside `jax.shard_map`, the mesh axis over which the classes are split in equal
-            blocks, in their order, or a tuple of such axes. Kernels and biases are then one block
-            each, while labels and indices count all classes. None for none.
+            index outside `[0, V)`, or one listed twice, makes its row NaN.
+        bias: Added to the student's logits, `[V]`; None for none.
+        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
+            are the kernel.
+        soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
+        temperature: The divisor :math:`\tau > 0` of the student's (capped) logits in the
+            divergence, a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
+            gradients shrink with :math:`1 / \tau^2`.
+        rest: The classes that the teacher does not list are one class, as above, for "bucket". For
+            "renormalize" it never expects them, and what it lists is scaled to a total of 1.
+        labels: Index of the true class of each row, integers `[...]`; None for none.
+        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
+            labels, at temperature 1; a scalar. It needs no further product.
+        where: Mask of the rows, `[...]`.
+        weights: Weights of the rows, `[...]`, real; None for 1.
+        reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
+        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
+            but at least 64 rows.
+        axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
+            `labels` and indices count all classes.
 
     Returns:
-        A scalar in nats, or the leading shape for "none"; float32, or float64 if any input is. The
-        divergence is never negative.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
+        is never negative.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `linear_kl_divergence`, from a teacher of whom all is known.
 
     Example:
         >>> import jax.numpy as jnp
@@ -351,44 +336,23 @@ def linear_top_k_kl_divergence(
     _checks.check_mesh_axis(axis_name)
     _checks.check_one_of("rest", rest, ("bucket", "renormalize"))
     head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
-    log_probs = _checks.as_floating("teacher_log_probs", teacher_log_probs)
-    remedy = "pass the classes that `teacher_log_probs` belong to."
-    indices = _checks.as_integer("teacher_indices", teacher_indices, remedy)
-    check_row_argument("teacher_log_probs", log_probs, head)
-    _checks.require(
-        log_probs.shape == indices.shape
-        and log_probs.ndim == len(head.leading_shape) + 1
-        and log_probs.shape[-1] > 0,
-        f"`teacher_log_probs` {_checks.describe(log_probs)} and `teacher_indices` "
-        f"{_checks.describe(indices)} must have one shape [..., k] with k > 0.",
-    )
+    log_probs, indices = _check_listed(head, teacher_log_probs, teacher_indices)
     options = _check_options(head, {"soft_cap": soft_cap}, temperature, labels, label_weight)
-    settings = ("rest", rest), ("slack", 8.0 * float(jnp.finfo(log_probs.dtype).eps))
-    plan = _Plan(_of_listed, settings, reduction, chunk_size, axis_name)
-    scaled = times_squared_temperature
-    return _distilled((head,), (log_probs, indices), options, plan, scaled=scaled)
+    # A relative error that the roundings of the log-probabilities may amount to.
+    slack = 8.0 * float(jnp.finfo(log_probs.dtype).eps)
+    keywords = ("rest", rest), ("slack", slack)
+    settings = divergence.Settings(
+        divergence.top_k_kl_divergence,
+        keywords,
+        times_squared_temperature,
+        reduction,
+        chunk_size,
+        axis_name,
+    )
+    return divergence.sweep_divergence((head,), (log_probs, indices), options, settings)
 
 
-# From the arguments to the sweep.
-
-
-class _Options(NamedTuple):
-    """Arrays that are the same for all rows, None for what changes nothing; and the labels."""
-
-    soft_caps: tuple[jax.Array | None, ...]
-    temperature: jax.Array | None
-    label_weight: jax.Array | None
-    labels: jax.Array | None
-
-
-class _Plan(NamedTuple):
-    """What is fixed while tracing; the compiled program is found again by it."""
-
-    divergence: Callable[..., jax.Array]  # of the logits of each head, and further arrays of rows
-    settings: tuple[tuple[str, Any], ...]  # keywords of the divergence
-    reduction: str
-    chunk_size: int | None
-    axis_name: AxisName  # of the devices that have the other classes
+# The arguments that these functions share.
 
 
 def _check_pair(
@@ -400,14 +364,14 @@ def _check_pair(
     reduction: str,
     chunk_size: int | None,
 ) -> tuple[Head, Head]:
-    """Both heads, each from hidden, kernel and bias; refused unless rows and classes are alike."""
+    """Both heads, each from hidden, kernel and bias; refused unless rows and classes match."""
     _checks.require(
         not isinstance(vocab_axis, tuple) or len(vocab_axis) == 2,
         f"`vocab_axis` must be one axis or a pair (student, teacher), got {vocab_axis}.",
     )
-    own, other = vocab_axis if isinstance(vocab_axis, tuple) else (vocab_axis, vocab_axis)
-    ours = check_head(*student, own, where, weights, reduction, chunk_size, owner="student_")
-    theirs = check_head(*teacher, other, None, None, reduction, None, owner="teacher_")
+    axes = vocab_axis if isinstance(vocab_axis, tuple) else (vocab_axis, vocab_axis)
+    ours = check_head(*student, axes[0], where, weights, reduction, chunk_size, owner="student_")
+    theirs = check_head(*teacher, axes[1], None, None, reduction, None, owner="teacher_")
     _checks.require(
         ours.leading_shape == theirs.leading_shape,
         f"`student_hidden` {_checks.describe(ours.hidden)} and `teacher_hidden` "
@@ -422,19 +386,37 @@ def _check_pair(
     return ours, theirs
 
 
+def _check_listed(
+    head: Head, log_probs: ArrayLike, indices: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """What the teacher lists as arrays [..., k] of one shape, refused unless they fit the rows."""
+    log_probs = _checks.as_floating("teacher_log_probs", log_probs)
+    remedy = "pass the classes that `teacher_log_probs` belong to."
+    indices = _checks.as_integer("teacher_indices", indices, remedy)
+    check_row_argument("teacher_log_probs", log_probs, head)
+    _checks.require(
+        log_probs.shape == indices.shape
+        and log_probs.ndim == len(head.leading_shape) + 1
+        and log_probs.shape[-1] > 0,
+        f"`teacher_log_probs` {_checks.describe(log_probs)} and `teacher_indices` "
+        f"{_checks.describe(indices)} must have one shape [..., k] with k > 0.",
+    )
+    return log_probs, indices
+
+
 def _check_options(
     head: Head,
     soft_caps: dict[str, ArrayLike | None],
     temperature: ArrayLike,
     labels: ArrayLike | None,
     label_weight: ArrayLike,
-) -> _Options:
+) -> divergence.Options:
     """The options that all divergences share as arrays."""
-    caps = []
-    for option, cap in soft_caps.items():
+    caps: list[jax.Array | None] = []
+    for name, cap in soft_caps.items():
         if cap is not None:
-            _checks.check_open_interval(option, cap, 0.0, math.inf)
-        caps.append(None if cap is None else _checks.as_scalar(option, cap))
+            _checks.check_open_interval(name, cap, 0.0, math.inf)
+        caps.append(None if cap is None else _checks.as_scalar(name, cap))
     _, divisor = check_transform(None, temperature)
     _checks.check_closed_interval("label_weight", label_weight, 0.0, 1.0)
     if labels is None:
@@ -442,133 +424,6 @@ def _check_options(
             is_neutral(label_weight, 0.0),
             f"`label_weight` {label_weight} needs `labels`; pass the index of each row's class.",
         )
-        return _Options(tuple(caps), divisor, None, None)
+        return divergence.Options(tuple(caps), divisor, None, None)
     weight = _checks.as_scalar("label_weight", label_weight)
-    return _Options(tuple(caps), divisor, weight, check_labels(labels, head))
-
-
-def _distilled(
-    heads: tuple[Head, ...],
-    data: tuple[jax.Array, ...],
-    options: _Options,
-    plan: _Plan,
-    *,
-    scaled: bool,
-) -> jax.Array:
-    """The reduced losses of checked arguments; `data` are further arrays of rows."""
-    _checks.check_one_of("times_squared_temperature", scaled, (False, True))
-    swept = functools.partial(_swept, plan=plan, scaled=bool(scaled))
-    rows = len(heads[0].leading_shape) if plan.reduction == "none" else 0
-    return _parallel.with_auto_axes(swept, heads, data, options, like=heads[0].hidden, axes=rows)
-
-
-@functools.partial(jax.jit, static_argnames=("plan", "scaled"), inline=True)
-def _swept(
-    heads: tuple[Head, ...],
-    data: tuple[jax.Array, ...],
-    options: _Options,
-    plan: _Plan,
-    scaled: bool,
-) -> jax.Array:
-    labels = () if options.labels is None else (options.labels,)
-    varying = _parallel.varying_axes(([head.hidden for head in heads], data, labels))
-    options = jax.tree.map(lambda option: _parallel.pvary(option, varying), options)
-
-    def loss_fn(*chunk: jax.Array) -> jax.Array:
-        logits, rows = chunk[: len(heads)], chunk[len(heads) :]
-        capped = [
-            transform_logits(x, cap, None) for x, cap in zip(logits, options.soft_caps, strict=True)
-        ]
-        divided = [transform_logits(x, None, options.temperature) for x in capped]
-        settings = dict(plan.settings) | {"axis_name": plan.axis_name}
-        losses = plan.divergence(*divided, *rows[: len(data)], **settings)
-        if scaled and options.temperature is not None:
-            losses = losses * jnp.square(options.temperature.astype(losses.dtype))
-        if options.label_weight is None:
-            return losses
-        weight = options.label_weight.astype(losses.dtype)
-        weight = _masks.nan_where_invalid(weight, (weight >= 0.0) & (weight <= 1.0))
-        at_labels = softmax_cross_entropy_with_integer_labels(
-            capped[0], rows[-1], axis_name=plan.axis_name
-        )
-        return _masks.scale_loss(1.0 - weight, losses) + _masks.scale_loss(weight, at_labels)
-
-    rows = (*data, *labels)
-    # Smaller than for a cross-entropy: exact divergences take more room, and far more time than
-    # it takes to go through the kernel's gradient once more.
-    chunk_size = plan.chunk_size or max(64, 2**22 // sum(head.vocabulary_size for head in heads))
-    first, *others = heads
-    return sweep_rows(loss_fn, first, rows, plan.reduction, chunk_size, tuple(others))
-
-
-# Divergences of a chunk of rows.
-
-
-def _forward(student: jax.Array, teacher: jax.Array, *, axis_name: AxisName) -> jax.Array:
-    return softmax_kl_divergence(student, teacher, axis_name=axis_name)
-
-
-def _reverse(student: jax.Array, teacher: jax.Array, *, axis_name: AxisName) -> jax.Array:
-    return softmax_kl_divergence(teacher, student, axis_name=axis_name)
-
-
-def _jensen_shannon(
-    student: jax.Array, teacher: jax.Array, *, beta: float, axis_name: AxisName
-) -> jax.Array:
-    return softmax_jensen_shannon(teacher, student, beta=beta, axis_name=axis_name)
-
-
-def _of_listed(
-    student: jax.Array,
-    log_probs: jax.Array,
-    indices: jax.Array,
-    *,
-    rest: str,
-    slack: float,
-    axis_name: AxisName,
-) -> jax.Array:
-    """Divergence from a teacher who lists some classes, all others being one class more.
-
-    Args:
-        student: logits [chunk, V].
-        log_probs: of the listed classes, [chunk, k]; -inf is padding.
-        indices: of the listed classes, [chunk, k].
-        rest: "bucket" if the teacher expects the others with what is left of 1, "renormalize" if
-            it does not expect them.
-        slack: the relative error that roundings of the log-probabilities may amount to.
-        axis_name: the axis that the classes are split over.
-    """
-    log_probs, classes = (
-        log_probs.astype(student.dtype),
-        _parallel.class_count(student.shape[-1], axis_name),
-    )
-    indices = indices.astype(jnp.int64 if indices.dtype.itemsize > 4 else jnp.int32)
-    listed = log_probs != -jnp.inf
-    # Every padding has a number of its own, beyond all classes.
-    beyond = classes + jnp.arange(indices.shape[-1], dtype=indices.dtype)[None]
-    known = (indices >= 0) & (indices < classes)
-    own = jnp.where(listed & known, indices, beyond)
-    ordered = jnp.sort(own, axis=-1)
-    valid = jnp.all(known | ~listed, axis=-1) & jnp.all(ordered[:, 1:] != ordered[:, :-1], axis=-1)
-
-    here = _parallel.local_labels(own, student.shape[-1], axis_name)
-    # Before the block is not from its end.
-    here = jnp.where(here < 0, student.shape[-1], here)
-    taken = jnp.take_along_axis(student, here, axis=-1, mode="clip")
-    taken = _parallel.psum(jnp.where(here < student.shape[-1], taken, 0.0), axis_name)
-    others = student.at[jnp.arange(len(own))[:, None], here].set(-jnp.inf, mode="drop")
-    log_others = softmax.log_normalizer(others, axis_name)
-    if rest == "renormalize":
-        log_left = jnp.full_like(log_others, -jnp.inf)
-    else:
-        left = distribution.rest_of(log_probs)
-        size = jnp.where(listed, log_probs, 0.0)
-        tolerance = slack * jnp.sum(jnp.exp(log_probs) * (1.0 + jnp.abs(size)), axis=-1)
-        valid &= left >= -tolerance
-        # What roundings leave over cannot be expected where there is no other class.
-        some = left > jnp.where(log_others == -jnp.inf, tolerance, 0.0)
-        log_left = jnp.where(some, jnp.log(jnp.where(some, left, 1.0)), -jnp.inf)
-    buckets = jnp.where(listed, taken, -jnp.inf), log_others[:, None]
-    expected = log_probs, log_left[:, None]
-    logits, target = (jnp.concatenate(parts, axis=-1) for parts in (buckets, expected))
-    return _masks.nan_where_invalid(softmax_kl_divergence(logits, target), valid)
+    return divergence.Options(tuple(caps), divisor, weight, check_labels(labels, head))

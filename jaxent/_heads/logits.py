@@ -1,13 +1,11 @@
 """The logits of a head: the matrix product, and the soft cap and temperature that follow it."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jaxent._kernels import logits as logits_kernels
-from jaxent._masks import nan_where_invalid
+from jaxent._kernels.logits import nan_unless_positive, scale_by_temperature, soft_cap
 
 
 def contract(
@@ -28,23 +26,11 @@ def contract(
 
 
 def transform_logits(
-    logits: jax.Array, soft_cap: jax.Array | None, temperature: jax.Array | None
+    logits: jax.Array, cap: jax.Array | None, temperature: jax.Array | None
 ) -> jax.Array:
     """Logits with the soft cap and then the temperature of a head; either may be None."""
-    if soft_cap is not None:
-        logits = _apply_with_positive(logits_kernels.soft_cap, logits, soft_cap)
+    if cap is not None:
+        logits = nan_unless_positive(soft_cap, logits, cap)
     if temperature is not None:
-        logits = _apply_with_positive(logits_kernels.scale_by_temperature, logits, temperature)
+        logits = nan_unless_positive(scale_by_temperature, logits, temperature)
     return logits
-
-
-@functools.partial(jax.jit, static_argnames="kernel", inline=True)
-def _apply_with_positive(
-    kernel: Callable[[jax.Array, jax.Array], jax.Array], logits: jax.Array, number: jax.Array
-) -> jax.Array:
-    """`kernel(logits, number)`, NaN where the number is not positive and finite."""
-    number = number.astype(logits.dtype)
-    valid = (number > 0.0) & (number < jnp.inf)
-    numbers = jnp.broadcast_to(nan_where_invalid(number, valid), logits.shape)
-    # Once more, since the kernel returns infinite logits as they are, whatever the number is.
-    return nan_where_invalid(kernel(logits, numbers), valid)

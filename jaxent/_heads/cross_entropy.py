@@ -1,0 +1,149 @@
+"""Softmax cross-entropy with integer labels through a head: by rows or by columns of the logits."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxent import _masks, _parallel
+from jaxent._heads.checks import Head
+from jaxent._heads.columns.sweep import linear_softmax_stats
+from jaxent._heads.logits import transform_logits
+from jaxent._heads.rows import sweep_rows
+from jaxent._kernels import cross_entropy, softmax
+from jaxent._losses.reduction import divide
+from jaxent._masks import nan_where_invalid, scale_loss, zero_where_masked
+
+
+class Options(NamedTuple):
+    """Scalars, or None for what changes nothing."""
+
+    soft_cap: jax.Array | None = None
+    temperature: jax.Array | None = None
+    label_smoothing: jax.Array | None = None
+    z_loss: jax.Array | None = None
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("reduction", "sweep", "chunk_size", "block_size", "axis_name"),
+    inline=True,
+)
+def softmax_cross_entropy(
+    head: Head,
+    labels: jax.Array,
+    options: Options,
+    *,
+    reduction: str,
+    sweep: str | None,
+    chunk_size: int | None = None,
+    block_size: int | None = None,
+    axis_name: _parallel.AxisName = None,
+) -> jax.Array:
+    """`jaxent.linear_softmax_cross_entropy` of checked arguments; `sweep` None is chosen here."""
+    options = Options(*(x if x is None else x.astype(head.dtype) for x in options))
+    if (sweep or faster_sweep(head, reduction)) == "rows":
+        return _by_rows(head, labels, options, reduction, chunk_size, axis_name)
+    losses = _by_columns(head, labels, options, block_size, axis_name)
+    return _reduce(losses, head, reduction)
+
+
+def faster_sweep(head: Head, reduction: str) -> str:
+    """The sweep that is faster for these shapes and dtypes.
+
+    Time of columns over rows, value and gradients on two CPU cores (benchmarks/results.md):
+
+    * a mean in float32: 0.75 at D = 128, 0.89 to 1.02 at 256, 1.16 to 1.25 from 512 on, where the
+      fourth product outweighs the passes over larger tiles; in bfloat16 1.01 to 1.5;
+    * one loss per row: 0.62 to 0.95, four products against four.
+
+    The choice does not depend on what is differentiated, so neither do the bits of the value: with
+    a frozen kernel, columns take 1.09 to 1.56 times as long, three products against two.
+    """
+    is_short = head.hidden.dtype.itemsize == 2 and head.kernel.dtype.itemsize == 2
+    if reduction != "none" and (is_short or head.hidden.shape[-1] > 256):
+        return "rows"
+    return "columns"
+
+
+def _by_rows(
+    head: Head,
+    labels: jax.Array,
+    options: Options,
+    reduction: str,
+    chunk_size: int | None,
+    axis_name: _parallel.AxisName,
+) -> jax.Array:
+    """The reduced losses, a chunk of rows at a time."""
+    axes = _parallel.varying_axes(labels)
+    options = Options(*(x if x is None else _parallel.pvary(x, axes) for x in options))
+
+    def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        logits = transform_logits(logits, options.soft_cap, options.temperature)
+        losses = label_losses(logits, labels, options.label_smoothing, axis_name)
+        if options.z_loss is not None:
+            weight = _nan_unless_weight(options.z_loss)
+            losses += weight * softmax.squared_log_normalizer(logits, axis_name)
+        return losses
+
+    return sweep_rows(loss_fn, (head,), (labels,), reduction, chunk_size)
+
+
+def _by_columns(
+    head: Head,
+    labels: jax.Array,
+    options: Options,
+    block_size: int | None,
+    axis_name: _parallel.AxisName,
+) -> jax.Array:
+    """One loss per row, [...], a block of classes at a time."""
+    transform = options.soft_cap, options.temperature
+    stats = linear_softmax_stats(head, labels, None, *transform, block_size, axis_name)
+    losses = stats.cross_entropy
+    if options.label_smoothing is not None:
+        smoothing = nan_unless_fraction(options.label_smoothing)
+        losses = scale_loss(1.0 - smoothing, losses)
+        losses += scale_loss(smoothing, stats.uniform_cross_entropy)
+    if options.z_loss is not None:
+        losses += _nan_unless_weight(options.z_loss) * jnp.square(stats.log_normalizer)
+    return losses
+
+
+def _reduce(losses: jax.Array, head: Head, reduction: str) -> jax.Array:
+    """The losses with the weights and the mask of a head, reduced."""
+    weights = jnp.ones_like(losses) if head.weights is None else head.weights.astype(losses.dtype)
+    weights = zero_where_masked(weights, head.where)
+    losses = zero_where_masked(losses, head.where) * weights
+    if reduction == "none":
+        return losses
+    total = jnp.sum(losses)
+    return divide(total, jnp.sum(weights)) if reduction == "mean" else total
+
+
+@functools.partial(jax.jit, static_argnames="axis_name", inline=True)
+def label_losses(
+    logits: jax.Array,
+    labels: jax.Array,
+    label_smoothing: jax.Array | None,
+    axis_name: _parallel.AxisName,
+) -> jax.Array:
+    """Cross-entropy of logits [..., V] and labels [...], which are NaN where there is no class."""
+    class_axes = (logits.ndim - 1,)
+    rows = _masks.mask_labelled_rows(logits, labels, None, class_axes, _masks.LOGITS, axis_name)
+    if label_smoothing is not None:
+        is_fraction = (label_smoothing >= 0.0) & (label_smoothing <= 1.0)
+        label_smoothing = jnp.where(is_fraction, label_smoothing, 0.0)
+        rows = rows._replace(valid=rows.valid & is_fraction)
+    given = rows.values, rows.labels, label_smoothing, rows.class_mask
+    return rows.losses(cross_entropy.label_cross_entropy(*given, axis_name))
+
+
+def nan_unless_fraction(number: jax.Array) -> jax.Array:
+    """A number in [0, 1], and NaN for others."""
+    return nan_where_invalid(number, (number >= 0.0) & (number <= 1.0))
+
+
+def _nan_unless_weight(number: jax.Array) -> jax.Array:
+    """A number in [0, inf), and NaN for others."""
+    return nan_where_invalid(number, (number >= 0.0) & (number < jnp.inf))
