@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxent._head import Head
-from jaxent._row_sweep import rows_per_chunk
 from side_by_side import environment, medians, temporary_mebibytes
 
 import jaxent
+from jaxent._heads.checks import Head
+from jaxent._heads.rows import rows_per_chunk
 
 SHAPES = [
     (2048, 512, 32768),

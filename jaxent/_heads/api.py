@@ -19,7 +19,6 @@ from jaxent._heads.checks import (
     check_row_argument,
     check_size,
     check_transform,
-    is_neutral,
 )
 from jaxent._heads.chunks import LossFunction
 from jaxent._heads.columns.sweep import linear_softmax_stats
@@ -194,10 +193,8 @@ def linear_softmax_cross_entropy(
     sweep = _check_sweep(sweep, chunk_size, block_size)
     options = cross_entropy.Options(
         *check_transform(soft_cap, temperature),
-        *(
-            None if is_neutral(value, 0.0) else _checks.as_scalar(name, value)
-            for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss))
-        ),
+        _checks.as_scalar_unless("label_smoothing", label_smoothing, 0.0),
+        _checks.as_scalar_unless("z_loss", z_loss, 0.0),
     )
     loss = functools.partial(
         cross_entropy.softmax_cross_entropy,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 
 import jax
 import jax.numpy as jnp
@@ -138,15 +137,9 @@ def check_class_where(class_where: ArrayLike | None, head: Head) -> jax.Array | 
 def check_transform(
     soft_cap: ArrayLike | None, temperature: ArrayLike
 ) -> tuple[jax.Array | None, jax.Array | None]:
-    """What is done to the logits, as scalar arrays; None for what is known to change nothing."""
+    """Soft cap and temperature of a head as scalar arrays, None for what changes nothing."""
     _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
     if soft_cap is not None:
         _checks.check_open_interval("soft_cap", soft_cap, 0.0, math.inf)
         soft_cap = _checks.as_scalar("soft_cap", soft_cap)
-    scaled = not is_neutral(temperature, 1.0)
-    return soft_cap, _checks.as_scalar("temperature", temperature) if scaled else None
-
-
-def is_neutral(value: ArrayLike, neutral: float) -> bool:
-    """Whether an option is known, while tracing, to change nothing."""
-    return isinstance(value, numbers.Real) and bool(value == neutral)
+    return soft_cap, _checks.as_scalar_unless("temperature", temperature, 1.0)

@@ -14,7 +14,6 @@ from jaxent._heads.checks import (
     check_labels,
     check_row_argument,
     check_transform,
-    is_neutral,
 )
 from jaxent._parallel import AxisName
 
@@ -421,7 +420,7 @@ def _check_options(
     _checks.check_closed_interval("label_weight", label_weight, 0.0, 1.0)
     if labels is None:
         _checks.require(
-            is_neutral(label_weight, 0.0),
+            _checks.as_scalar_unless("label_weight", label_weight, 0.0) is None,
             f"`label_weight` {label_weight} needs `labels`; pass the index of each row's class.",
         )
         return divergence.Options(tuple(caps), divisor, None, None)
