@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import formulas  # noqa: E402 -- lies beside this file
+import reference  # noqa: E402
 
 project = "jaxent"
 author = "the jaxent authors"
@@ -69,8 +70,6 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 add_function_parentheses = False
 
-_FUNCTION = re.compile(r"^\.\. autofunction:: (\w+)$", re.MULTILINE)
-
 
 def _bring_notebooks(_app: Any, _config: Any) -> None:
     """Copies the notebooks, and the first picture of each, below docs/, where git ignores them."""
@@ -110,7 +109,8 @@ def _complete(_app: Any, docname: str, source: list[str]) -> None:
     Links to notebooks, which are right in the repository, are led to their copies.
     """
     source[0] = source[0].replace("](../notebooks/", "](notebooks/")
-    names = _FUNCTION.findall(source[0])
+    names = reference.functions(source[0])
+    source[0] = reference.expanded(source[0])
     if docname.startswith("api/") and names:
         table = ".. autosummary::\n   :nosignatures:\n\n" + "".join(f"   {n}\n" for n in names)
         module = ".. currentmodule:: jaxent\n"
@@ -128,7 +128,7 @@ def _complete(_app: Any, docname: str, source: list[str]) -> None:
 def _family_card(page: str) -> str:
     text = (HERE / "api" / f"{page}.rst").read_text("utf-8")
     title, _, _, introduction, *_ = text.splitlines()
-    names = " ".join(f"{{func}}`~jaxent.{name}`" for name in _FUNCTION.findall(text))
+    names = " ".join(f"{{func}}`~jaxent.{name}`" for name in reference.functions(text))
     return f"- **[{title}]({page})**\n\n  {introduction}\n\n  {names}\n"
 
 

@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
 FAMILIES = sorted((ROOT / "docs" / "api").glob("*.rst"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FUNCTION = re.compile(r"^\.\. autofunction:: (\w+)$", re.MULTILINE)
 EXAMPLES = [example for page in PAGES for example in examples(page)]
 
 
@@ -33,10 +32,9 @@ def site(tmp_path_factory) -> Path:
     return target / "html"
 
 
-@pytest.fixture(scope="module")
-def formulas() -> types.ModuleType:
-    """What sets formulas, which lies with the pages and is no part of any package."""
-    spec = importlib.util.spec_from_file_location("formulas", ROOT / "docs" / "formulas.py")
+def beside_pages(name: str) -> types.ModuleType:
+    """A module that lies with the pages and is no part of any package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -44,9 +42,14 @@ def formulas() -> types.ModuleType:
     return module
 
 
+formulas, reference = beside_pages("formulas"), beside_pages("reference")
+
+
 def undocumented(pages: Path, public: Iterable[str]) -> set[str]:
     """Public names without a page of their own among the listed pages."""
-    listed = [name for page in pages.glob("*.rst") for name in FUNCTION.findall(page.read_text())]
+    listed = [
+        name for page in pages.glob("*.rst") for name in reference.functions(page.read_text())
+    ]
     assert len(set(listed)) == len(listed), "a name is documented twice"
     return set(public) ^ set(listed)
 
@@ -71,7 +74,7 @@ def test_a_page_of_the_reference_opens_with_what_it_is_and_a_table(site, source)
     text = source.read_text("utf-8")
     assert text.split("\n\n")[1].endswith(".")
     table = (site / "api" / f"{source.stem}.html").read_text("utf-8").partition("</table>")[0]
-    assert all(f'href="#jaxent.{name}"' in table for name in FUNCTION.findall(text))
+    assert all(f'href="#jaxent.{name}"' in table for name in reference.functions(text))
 
 
 def test_every_notebook_is_shown_with_its_outputs(site):
@@ -126,7 +129,7 @@ def test_formulas_are_markup_and_no_command_of_theirs_is_left_over(site):
     assert [formula for formula in written if "\\" in formula] == []
 
 
-def test_a_formula_breaks_at_wide_spaces_of_its_own(formulas):
+def test_a_formula_breaks_at_wide_spaces_of_its_own():
     cases = r"\begin{cases} 0 & x < 0 \qquad \\ 1 \end{cases}"
     assert formulas.parts(rf"a = b, \qquad {cases} \qquad c_{{x \qquad y}}") == [
         "a = b",
@@ -135,7 +138,7 @@ def test_a_formula_breaks_at_wide_spaces_of_its_own(formulas):
     ]
 
 
-def test_a_formula_is_set_as_a_mathematician_would(formulas):
+def test_a_formula_is_set_as_a_mathematician_would():
     minus_log = formulas.mathml(r"-\log p", "inline")
     assert re.search(r'<mo form="prefix"[^>]*>−</mo><mo lspace="0" rspace="0.167em">log', minus_log)
     assert "<munder><mo" in formulas.mathml(r"\max_j x_j", "block")
