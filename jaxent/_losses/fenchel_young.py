@@ -20,27 +20,24 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         \Omega^*(x) = \max_p \Big( \sum_j p_j x_j - \Omega(p) \Big)
 
     The gradient of the loss is the maximal p less the target. The term :math:`\Omega(t)`, which
-    does not depend on the scores, is left out, as in optax; where it is 0, on true classes say,
-    the loss is non-negative on paper. In floating point it is a difference of two numbers that may
-    be nearly equal, and nothing is known of the function that would help: use
-    `jaxent.softmax_cross_entropy` (for logsumexp) and `jaxent.multiclass_sparsemax_loss`, which are
-    exact, where they are what you need.
+    does not depend on the scores, is left out, as in optax. The loss is a difference of two numbers
+    that may be nearly equal, and as exact as such a difference.
 
     Args:
         max_fun: The function :math:`\Omega^*` of the scores `[V]` of one example, in their unit:
-            returns a scalar, differentiable; other arguments are handed on to it.
+            differentiable, with a scalar as its result.
 
     Returns:
-        A function `(scores, targets, *args, **kwargs)` of scores `[..., V]`, floating point, and
-        targets of the same rank and V, real. A score of `-inf` is an impossible class: it counts 0
-        against a target of 0, if `max_fun` knows it as well, and `+inf` against a positive one. It
-        gives one loss per example in units of the scores, shape
-        `[...]`, float32 (float64 if any input is): scores and targets of 16 bits are converted
-        first. It raises AssertionError if dtypes or shapes are refused. Whatever follows goes to
-        `max_fun`, the same for all examples; to mask examples, see `jaxent.mean`.
+        A function `(scores, targets, *args, **kwargs)` of scores and targets, `[..., V]` each, in
+        units of the scores, with one loss per example, `[...]`, float32 (float64 for float64
+        inputs). A target of 0 on a score of `-inf` counts 0, if `max_fun` takes such scores.
+        Other arguments go to `max_fun`. It has no mask; `jaxent.mean` has one.
 
     Raises:
         ArgumentError: If `max_fun` is not callable.
+
+    See Also:
+        `softmax_cross_entropy`, for logsumexp, and `multiclass_sparsemax_loss`, which are exact.
 
     Example:
         >>> import jax
@@ -75,16 +72,15 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
         dtype = dtypes.compute_dtype(scores, targets)
         x, t = scores.astype(dtype), targets.astype(dtype)
 
-        def of_row(row: jax.Array) -> jax.Array:
-            highest = jnp.asarray(max_fun(row, *args, **kwargs))
+        def maximum(row: jax.Array) -> jax.Array:
+            result = jnp.asarray(max_fun(row, *args, **kwargs))
             _checks.require(
-                highest.shape == (),
-                f"`max_fun` must return a scalar for scores [V], got {_checks.describe(highest)}.",
+                result.shape == (),
+                f"`max_fun` must return a scalar for scores [V], got {_checks.describe(result)}.",
             )
-            return highest.astype(dtype)
+            return result.astype(dtype)
 
-        # Of an impossible class, whose score is -inf, a target of 0 takes 0.
         x, t = jnp.broadcast_arrays(x, t)
-        return jnp.vectorize(of_row, signature="(n)->()")(x) - sums.expectation(t, x)
+        return jnp.vectorize(maximum, signature="(n)->()")(x) - sums.expectation(t, x)
 
     return fenchel_young_loss

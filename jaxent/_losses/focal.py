@@ -29,22 +29,29 @@ def sigmoid_focal_loss(
         p = \sigma(x)
 
     with :math:`p_t = p t + (1 - p)(1 - t)` and :math:`\alpha_t = \alpha t + (1 - \alpha)(1 - t)`.
-    Value, gradient and the Hessian in the logits are finite for every finite logit.
+    Value, gradient and the Hessian in the logits are finite for every finite logit. Mixed second
+    derivatives in `labels` and `gamma` are less exact, and may be infinite at a right logit beyond
+    87.
 
     Args:
-        logits: Log-odds of "yes" in nats, any shape, floating point.
-        labels: Targets t in [0, 1], else NaN, of the rank of `logits`, or a scalar.
+        logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target
+            agrees, and `+inf` elsewhere.
+        labels: Targets t in [0, 1], real or boolean, of the rank of `logits`, or a scalar.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
-        alpha: Weight of "yes" in [0, 1], else NaN, of the rank of `logits`, or a scalar; that of
-            "no" is the rest. None weighs both by 1.
-        gamma: How much easy elements are discounted, at least 0; a number, or a scalar array. Small
-            multiples of 1/2, given as numbers, are fastest; relative errors grow with it.
+        alpha: Weight of "yes" in [0, 1], of the rank of `logits`, or a scalar; "no" has the rest.
+            None weighs both by 1.
+        gamma: How much easy elements are discounted, at least 0, finite, a number or a scalar
+            array. Small multiples of 1/2, given as numbers, are fastest; relative errors grow with
+            it.
 
     Returns:
-        One loss per element in nats, float32 (float64 for float64 inputs).
+        One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `sigmoid_binary_cross_entropy`, for a gamma of 0; `softmax_focal_loss`, for several classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,9 +59,6 @@ def sigmoid_focal_loss(
         >>> logits, labels = jnp.array([3.0, 0.0, -2.0]), jnp.array([1, 1, 1])
         >>> print(jaxent.sigmoid_focal_loss(logits, labels))
         [1.09283326e-04 1.73286796e-01 1.65007806e+00]
-
-    See Also:
-        `sigmoid_binary_cross_entropy` (gamma is 0), `softmax_focal_loss` (one class of several).
 
     References:
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
@@ -89,12 +93,12 @@ def softmax_focal_loss(
         \ell = -(1 - p_y)^\gamma \log p_y, \qquad p = \mathrm{softmax}(x)
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        gamma: How much easy examples are discounted, at least 0; a number, or a scalar array.
-            Relative errors grow with it.
+        gamma: How much easy examples are discounted, at least 0, finite, a number or a scalar
+            array. Relative errors grow with it.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -103,15 +107,16 @@ def softmax_focal_loss(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
+    See Also:
+        `softmax_cross_entropy_with_integer_labels`, for a gamma of 0; `sigmoid_focal_loss`, for
+        yes or no.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> logits = jnp.array([[3.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> print(jaxent.softmax_focal_loss(logits, jnp.array([0, 1])))
         [7.7842223e-04 8.0294776e-01]
-
-    See Also:
-        `softmax_cross_entropy_with_integer_labels` (gamma is 0), `sigmoid_focal_loss` (yes or no).
 
     References:
         Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,

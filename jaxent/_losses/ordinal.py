@@ -28,7 +28,7 @@ def ordinal_cross_entropy(
 
     Args:
         logits: Log-odds in nats that the class is k or a lower one, for all of the K classes but
-            the last, `[..., K - 1]`, floating point. They must not decrease, else NaN; they may be
+            the last, `[..., K - 1]`. They must not decrease, or the example is NaN; they may be
             infinite.
         labels: Index y of the true class, integers `[...]`, from 0 to K - 1.
         axis: The axis of the log-odds. Given several, their entries count in their order.

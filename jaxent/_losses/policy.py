@@ -40,10 +40,10 @@ def policy_gradient_loss(
 
     Args:
         log_probs: Log-probabilities :math:`\pi` in nats of the sampled tokens under the policy,
-            `[..., time]` or any shape, floating point.
+            `[..., time]` or any shape.
         old_log_probs: Those under the policy that sampled them, :math:`\pi_0`, of the same rank, or
             a scalar.
-        advantages: By how much each was better than expected, :math:`A`, real, in units of reward:
+        advantages: By how much each was better than expected, :math:`A`, in units of reward:
             `[..., time]`, or `[..., 1]` for one per sequence (`advantages[:, None]` as in GRPO).
         where: Mask of the tokens, of the same rank, or a scalar.
         clip: By how much the ratio may fall below and rise above 1 before it is clipped: one number
@@ -65,6 +65,9 @@ def policy_gradient_loss(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
+    See Also:
+        `linear_log_prob`, which gives the log-probabilities of tokens without their logits.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -80,9 +83,6 @@ def policy_gradient_loss(
         -0.3
         >>> print(jaxent.policy_gradient_loss(*given, clip=0.25, normalization="sequence"))
         [-1.0833334  0.875    ]
-
-    See Also:
-        `linear_log_prob`, which gives the log-probabilities of tokens without their logits.
 
     References:
         Schulman et al., `Proximal Policy Optimization Algorithms

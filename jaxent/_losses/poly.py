@@ -34,12 +34,13 @@ def poly_loss_cross_entropy(
     coefficient 1 of the first term.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`, floating point.
-        labels: Targets t, `[..., V]`, real, non-negative, of any total.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Targets t, `[..., V]`, non-negative, of any total. A target of 0 on an impossible
+            class counts 0, a positive one `+inf`.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        epsilon: What is added to the coefficient, a number or a scalar array. From -1 up the loss
-            is never negative.
+        epsilon: What is added to the coefficient, a finite number or a scalar array. From -1 up the
+            loss is never negative.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -48,6 +49,9 @@ def poly_loss_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
+    See Also:
+        `softmax_cross_entropy`, for an epsilon of 0; `softmax_focal_loss`.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -55,9 +59,6 @@ def poly_loss_cross_entropy(
         >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.6, 0.3]])
         >>> print(jaxent.poly_loss_cross_entropy(logits, labels))
         [1.2366922e-08 2.4967811e+00]
-
-    See Also:
-        `softmax_cross_entropy` (epsilon is 0), `softmax_focal_loss`.
 
     References:
         Leng et al., `PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions

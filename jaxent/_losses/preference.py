@@ -45,26 +45,29 @@ def dpo_loss(
 
     Args:
         policy_chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers under
-            the policy, any shape, floating point: sums over the tokens (for "ipo" also means).
+            the policy, any shape: sums over the tokens (for "ipo" also means).
         policy_rejected_log_probs: Those of the rejected answers, :math:`\pi_l`, of the same rank,
             or a scalar, like the two that follow.
         reference_chosen_log_probs: Those of the chosen answers under the reference, :math:`\rho_w`.
         reference_rejected_log_probs: Those of the rejected answers, :math:`\rho_l`. Infinite
             log-probabilities that contradict each other make the margin NaN.
         where: Mask of the pairs, of the same rank, or a scalar.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`; a number, or a
-            scalar array.
+        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite, a number
+            or a scalar array.
         label_smoothing: The fraction :math:`\epsilon` in [0, 0.5) of pairs taken to be labelled the
             wrong way round (conservative DPO), a number or a scalar array; only for "sigmoid".
         variant: "sigmoid" is DPO, "hinge" the loss of SLiC with a reference, "ipo" identity
             preference optimisation, where `beta` is the regularisation.
 
     Returns:
-        One loss per pair, float32 (float64 for float64 inputs): in nats for "sigmoid", in units of
-        the scaled margin for "hinge", in squared nats for "ipo".
+        One loss per pair, of the common shape, float32 (float64 for float64 inputs): in nats for
+        "sigmoid", in units of the scaled margin for "hinge", in squared nats for "ipo".
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `simpo_loss` and `orpo_loss`, without a reference; `kto_loss`, without pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -77,9 +80,6 @@ def dpo_loss(
         >>> rejected, reference = jnp.array([-1.75, -301.75]), jnp.array([-2.0, -2.0])
         >>> print(jaxent.dpo_loss(chosen, rejected, reference, reference))
         [6.931472e-01 9.357623e-14]
-
-    See Also:
-        `simpo_loss` and `orpo_loss` (no reference), `kto_loss` (no pairs).
 
     References:
         Rafailov et al., `Direct Preference Optimization <https://arxiv.org/abs/2305.18290>`_, 2023.
@@ -139,27 +139,30 @@ def kto_loss(
 
     Args:
         policy_log_probs: Log-probabilities :math:`\pi` in nats of the answers under the policy
-            (sums over their tokens), any shape, floating point.
+            (sums over their tokens), any shape.
         reference_log_probs: Those under the reference, :math:`\rho`, of the same rank, or a scalar.
             Two infinite ones that contradict each other make :math:`x` NaN.
         desirable: Whether the answer is a good one, :math:`t`: booleans, or chances in [0, 1], else
             NaN, of the same rank, or a scalar.
         where: Mask of the answers, of the same rank, or a scalar.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`; a number, or a
-            scalar array.
+        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite, a number
+            or a scalar array.
         reference_point: The divergence :math:`z` of policy from reference in nats, which the paper
             estimates from answers to other questions, and replaces by 0 if negative: a number, or
             an array of the same rank. No gradient flows through it.
-        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers; a number, or a scalar
-            array.
+        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers, finite, a number or a
+            scalar array.
         undesirable_weight: Weight :math:`\lambda_U \ge 0` of bad ones, likewise.
 
     Returns:
-        One loss per answer in units of value, from 0 to the weight of the answer, float32 (float64
-        for float64 inputs).
+        One loss per answer in units of value, from 0 to the weight of the answer, of the common
+        shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `dpo_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -167,9 +170,6 @@ def kto_loss(
         >>> policy, reference = jnp.array([-99.0, -99.0, -90.0]), jnp.array([-99.0, -399.0, -100.0])
         >>> print(jaxent.kto_loss(policy, reference, jnp.array([True, True, False])))
         [5.000000e-01 9.357623e-14 7.310586e-01]
-
-    See Also:
-        `dpo_loss`, for pairs.
 
     References:
         Ethayarajh et al., `KTO: Model Alignment as Prospect Theoretic Optimization
@@ -212,18 +212,21 @@ def orpo_loss(
 
     Args:
         chosen_log_probs: Log-probabilities :math:`\log p_w \le 0`, else NaN, in nats of the chosen
-            answers, each the mean over its tokens, any shape, floating point.
+            answers, each the mean over its tokens, any shape.
         rejected_log_probs: The same of the rejected answers, :math:`\log p_l`, of the same rank, or
             a scalar. A certain answer (0) that is rejected costs `+inf`. Two certain ones, like two
             that are equally likely, have the odds ratio 1.
         where: Mask of the pairs, of the same rank, or a scalar.
-        weight: Weight :math:`\lambda > 0` of the odds ratio; a number, or a scalar array.
+        weight: Weight :math:`\lambda > 0` of the odds ratio, finite, a number or a scalar array.
 
     Returns:
-        One loss per pair in nats, float32 (float64 for float64 inputs).
+        One loss per pair in nats, of the common shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `simpo_loss`, without the first term; `dpo_loss`, with a reference.
 
     Example:
         >>> import jax.numpy as jnp
@@ -233,9 +236,6 @@ def orpo_loss(
         >>> chosen = jnp.mean(token_log_probs, axis=-1, where=is_answer)
         >>> print(jaxent.orpo_loss(chosen, jnp.array([-1.0, -2.0])))
         [1.0693147e+00 1.0156518e-09]
-
-    See Also:
-        `simpo_loss` (no fine-tuning term), `dpo_loss` (with a reference).
 
     References:
         Hong, Lee, Thorne, `ORPO: Monolithic Preference Optimization without Reference Model
@@ -263,19 +263,22 @@ def simpo_loss(
 
     Args:
         chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers, each the
-            mean over its tokens, any shape, floating point.
+            mean over its tokens, any shape.
         rejected_log_probs: The same of the rejected answers, :math:`\pi_l`, of the same rank, or a
             scalar. Two infinite ones that contradict each other make the loss NaN.
         where: Mask of the pairs, of the same rank, or a scalar.
-        beta: Scale :math:`\beta > 0` of the rewards; a number, or a scalar array.
+        beta: Scale :math:`\beta > 0` of the rewards, finite, a number or a scalar array.
         margin: By how much, :math:`\gamma \ge 0`, the reward of the chosen answer is to exceed the
             other; the paper tunes it from 0.3 to 1.6. A number, or a scalar array.
 
     Returns:
-        One loss per pair in nats, float32 (float64 for float64 inputs).
+        One loss per pair in nats, of the common shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `orpo_loss`, which fine-tunes as well; `dpo_loss`, with a reference.
 
     Example:
         >>> import jax.numpy as jnp
@@ -285,9 +288,6 @@ def simpo_loss(
         >>> chosen = jnp.mean(token_log_probs, axis=-1, where=is_answer)
         >>> print(jaxent.simpo_loss(chosen, jnp.array([-1.5, -16.0])))
         [6.931472e-01 9.357623e-14]
-
-    See Also:
-        `orpo_loss` (with a fine-tuning term), `dpo_loss` (with a reference).
 
     References:
         Meng, Xia, Chen, `SimPO: Simple Preference Optimization with a Reference-Free Reward

@@ -13,7 +13,7 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import ranking, soft_cross_entropy
 from jaxent._losses import reduction
 
-_Reduce = Callable[..., ArrayLike] | None
+_ReduceFn = Callable[..., ArrayLike] | None
 
 
 @_checks.public
@@ -23,31 +23,31 @@ def ranking_softmax_loss(
     *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
-    reduce_fn: _Reduce = jnp.mean,
+    reduce_fn: _ReduceFn = jnp.mean,
 ) -> jax.Array:
     r"""Softmax cross-entropy between the scores of a list and the relevance of its items.
 
     .. math:: \ell = -\sum_i w_i\, y_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}
 
     Args:
-        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
-            dtypes are computed in float32. `-inf` is an item that is not there.
-        labels: Relevance :math:`y \ge 0` of the items, real, of any total, of the rank of `logits`.
-            A negative one makes its list NaN.
-        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
-            True where the list counts. A list without items is masked.
-        weights: Weights :math:`w \ge 0` of the items, real, of the rank of `logits`; None is 1. A
-            negative one makes its list NaN.
-        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
-            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
-            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+        logits: Scores :math:`s` of the items in nats, `[..., items]`. `-inf` is an item that is
+            not there.
+        labels: Relevance :math:`y \ge 0` of the items, of any total, of the rank of `logits`.
+        where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
+        weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1.
+        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
+            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
+            per list.
 
     Returns:
-        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
-        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
+        inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `listmle_loss`, for a whole order; `pairwise_logistic_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,9 +62,9 @@ def ranking_softmax_loss(
         <https://doi.org/10.1145/1273496.1273513>`_, 2007; Jagerman et al., `Rax
         <https://doi.org/10.1145/3534678.3539065>`_, 2022.
     """
-    lists = _checked(logits, labels, where, weights)
+    lists = _check_lists(logits, labels, where, weights)
     losses, example_mask = _softmax_losses(*lists)
-    return _reduced(losses, example_mask, reduce_fn)
+    return _reduce(losses, example_mask, reduce_fn)
 
 
 @_checks.public
@@ -74,7 +74,7 @@ def pairwise_logistic_loss(
     *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
-    reduce_fn: _Reduce = jnp.mean,
+    reduce_fn: _ReduceFn = jnp.mean,
 ) -> jax.Array:
     r"""RankNet: the logistic loss of each pair of which one item is more relevant.
 
@@ -84,25 +84,25 @@ def pairwise_logistic_loss(
     pairs of a list at once.
 
     Args:
-        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
-            dtypes are computed in float32. An infinite score has no gradient, and ties with one
-            that is infinite alike.
-        labels: Relevance :math:`y` of the items, real, of the rank of `logits`: only their order
-            matters. NaN makes its list NaN.
-        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
-            True where the list counts. A list without items is masked.
-        weights: Weights :math:`w \ge 0` of the items, real, of the rank of `logits`; a pair has
-            that of its more relevant item. None is 1. A negative one makes its list NaN.
-        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
-            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
-            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+        logits: Scores :math:`s` of the items in nats, `[..., items]`. An infinite score has no
+            gradient, and ties with another one of the same sign.
+        labels: Relevance :math:`y` of the items, of the rank of `logits`; only their order matters.
+        where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
+        weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1. A pair
+            has that of its more relevant item.
+        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
+            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
+            per list.
 
     Returns:
-        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
-        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
+        inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `ranking_softmax_loss` and `listmle_loss`, which take no memory for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -116,9 +116,9 @@ def pairwise_logistic_loss(
         Burges et al., `Learning to rank using gradient descent
         <https://doi.org/10.1145/1102351.1102363>`_, 2005.
     """
-    lists = _checked(logits, labels, where, weights)
+    lists = _check_lists(logits, labels, where, weights)
     losses, example_mask = _pairwise_losses(*lists)
-    return _reduced(losses, example_mask, reduce_fn)
+    return _reduce(losses, example_mask, reduce_fn)
 
 
 @_checks.public
@@ -128,7 +128,7 @@ def listmle_loss(
     *,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
-    reduce_fn: _Reduce = jnp.mean,
+    reduce_fn: _ReduceFn = jnp.mean,
 ) -> jax.Array:
     r"""ListMLE: how unlikely the order of relevance is if items are drawn by their scores.
 
@@ -140,25 +140,25 @@ def listmle_loss(
     order given; shuffle the list where that order means something.
 
     Args:
-        logits: Scores :math:`s` of the items in nats, shape `[..., items]`, floating point; 16-bit
-            dtypes are computed in float32. `-inf` is an item that is never drawn before others: it
-            costs `+inf` if it should be.
-        labels: Relevance of the items, real, of the rank of `logits`: only their order matters. NaN
-            makes its list NaN.
-        where: Booleans. Of the rank of `logits`: True where the item counts. Of the shape `[...]`:
-            True where the list counts. A list without items is masked.
-        weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, real, of the rank
-            of `logits`; None is 1. A negative one makes its list NaN.
-        reduce_fn: What makes one number of the losses: called with them and, as `where`, booleans
-            of their shape or None. `jax.numpy.mean` (then the mean over no list is 0, with gradient
-            0), `jax.numpy.sum`, `jaxent.mean`, or None for one loss per list.
+        logits: Scores :math:`s` of the items in nats, `[..., items]`. `-inf` is an item that is
+            never drawn before others: it costs `+inf` if it should be.
+        labels: Relevance of the items, of the rank of `logits`; only their order matters.
+        where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
+        weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, of the rank of
+            `logits`; None is 1.
+        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
+            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
+            per list.
 
     Returns:
-        The reduced loss in nats, or one loss per list, shape `[...]`; float32 (float64 if any input
-        is). Masked lists have loss 0 and gradient 0, whatever they hold.
+        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
+        inputs).
 
     Raises:
-        ArgumentError: If dtypes, ranks or shapes are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `ranking_softmax_loss`, for the top of a list; `pairwise_logistic_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -173,9 +173,9 @@ def listmle_loss(
         <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett, `The analysis of permutations
         <https://doi.org/10.2307/2346567>`_, 1975.
     """
-    lists = _checked(logits, labels, where, weights)
+    lists = _check_lists(logits, labels, where, weights)
     losses, example_mask = _order_losses(*lists)
-    return _reduced(losses, example_mask, reduce_fn)
+    return _reduce(losses, example_mask, reduce_fn)
 
 
 class _Lists(NamedTuple):
@@ -187,7 +187,9 @@ class _Lists(NamedTuple):
     weights: jax.Array | None
 
 
-def _checked(logits, labels, where, weights) -> _Lists:
+def _check_lists(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
+) -> _Lists:
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
     arrays = {"logits": logits, "labels": labels}
@@ -200,17 +202,24 @@ def _checked(logits, labels, where, weights) -> _Lists:
 
 
 class _Items(NamedTuple):
-    """Arguments of one shape [..., items], 0 where nothing counts, and what counts."""
+    """Arguments of one shape [..., items], 0 where masked."""
 
     logits: jax.Array
     labels: jax.Array
     weights: jax.Array
     class_mask: jax.Array  # [..., items]
-    example_mask: jax.Array | None  # [...], or None for all
-    valid: jax.Array  # [...]: labels and weights are proper
+    example_mask: jax.Array | None  # [...], or None for all lists
+    valid: jax.Array  # [...]: labels and weights are in range
+
+    def losses(self, results: jax.Array, valid: jax.Array) -> jax.Array:
+        """Results with NaN where a list is invalid and 0 where it is masked."""
+        valid = valid if self.example_mask is None else valid | ~self.example_mask
+        return _masks.zero_where_masked(_masks.nan_where_invalid(results, valid), self.example_mask)
 
 
-def _items(logits, labels, where, weights) -> _Items:
+def _mask_items(
+    logits: jax.Array, labels: jax.Array, where: jax.Array | None, weights: jax.Array | None
+) -> _Items:
     dtype = compute_dtype(*(a for a in (logits, labels, weights) if a is not None))
     weights = jnp.ones((), dtype) if weights is None else weights.astype(dtype)
     arrays = (logits.astype(dtype), labels, weights)
@@ -228,57 +237,60 @@ def _items(logits, labels, where, weights) -> _Items:
     return _Items(logits, labels, weights, class_mask, example_mask, valid)
 
 
+# The losses of the lists, and the mask of the lists, or None for all.
+
+
 @functools.partial(jax.jit, inline=True)
-def _softmax_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
-    items = _items(logits, labels, where, weights)
+def _softmax_losses(
+    logits: jax.Array, labels: jax.Array, where: jax.Array | None, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    items = _mask_items(logits, labels, where, weights)
     x, targets = items.logits, items.labels.astype(items.logits.dtype)
     valid = items.valid & jnp.all(targets >= 0.0, axis=-1)
     if items.example_mask is not None:
         x = jnp.where(items.class_mask | ~items.example_mask[..., None], x, -jnp.inf)
     if weights is not None:
         targets *= items.weights
-    return _judged(soft_cross_entropy.soft_cross_entropy(x, targets), items, valid)
+    losses = soft_cross_entropy.soft_cross_entropy(x, targets)
+    return items.losses(losses, valid), items.example_mask
 
 
 @functools.partial(jax.jit, inline=True)
-def _pairwise_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
-    items = _items(logits, labels, where, weights)
+def _pairwise_losses(
+    logits: jax.Array, labels: jax.Array, where: jax.Array | None, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    items = _mask_items(logits, labels, where, weights)
     y, class_mask = items.labels, items.class_mask
-    counts = y[..., :, None] > y[..., None, :]
+    is_pair = y[..., :, None] > y[..., None, :]
     if items.example_mask is not None:
-        counts &= class_mask[..., :, None] & class_mask[..., None, :]
-    pairs = jnp.where(counts, items.weights[..., :, None], 0.0)
-    losses = ranking.pair_costs(items.logits, pairs)
-    # Scores in no pair may be NaN as well.
+        is_pair &= class_mask[..., :, None] & class_mask[..., None, :]
+    pair_weights = jnp.where(is_pair, items.weights[..., :, None], 0.0)
+    losses = ranking.pair_costs(items.logits, pair_weights)
+    # A score that is NaN may be in no pair.
     valid = items.valid & jnp.all(items.logits == items.logits, axis=-1)
-    return _judged(losses, items, valid)
+    return items.losses(losses, valid), items.example_mask
 
 
 @functools.partial(jax.jit, inline=True)
-def _order_losses(logits, labels, where, weights) -> tuple[jax.Array, jax.Array | None]:
-    items = _items(logits, labels, where, weights)
-    x, weights = items.logits, items.weights
+def _order_losses(
+    logits: jax.Array, labels: jax.Array, where: jax.Array | None, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    items = _mask_items(logits, labels, where, weights)
+    x, w = items.logits, items.weights
     if items.example_mask is not None:
         x = jnp.where(items.class_mask, x, -jnp.inf)
-        weights = jnp.where(items.class_mask, weights, 0.0)
+        w = jnp.where(items.class_mask, w, 0.0)
     order = jnp.argsort(items.labels, axis=-1, descending=True, stable=True)
-    x, weights = (jnp.take_along_axis(a, order, axis=-1, mode="clip") for a in (x, weights))
-    losses = jnp.sum(_masks.scale_loss(weights, ranking.order_costs(x)), axis=-1)
-    return _judged(losses, items, items.valid)
+    x, w = (jnp.take_along_axis(a, order, axis=-1, mode="clip") for a in (x, w))
+    losses = jnp.sum(_masks.scale_loss(w, ranking.order_costs(x)), axis=-1)
+    return items.losses(losses, items.valid), items.example_mask
 
 
-def _judged(losses, items, valid) -> tuple[jax.Array, jax.Array | None]:
-    """The losses, NaN where a list is improper and 0 where it does not count; which ones do."""
-    valid = valid if items.example_mask is None else valid | ~items.example_mask
-    return _masks.zero_where_masked(
-        _masks.nan_where_invalid(losses, valid), items.example_mask
-    ), items.example_mask
-
-
-def _reduced(losses: jax.Array, example_mask: jax.Array | None, reduce_fn: _Reduce) -> jax.Array:
-    """What `reduce_fn` makes of the losses of the lists that count."""
+def _reduce(losses: jax.Array, example_mask: jax.Array | None, reduce_fn: _ReduceFn) -> jax.Array:
+    """The result of `reduce_fn` for the losses of the lists that count."""
     if reduce_fn is None:
         return losses
-    if reduce_fn is jnp.mean:  # of which that of nothing would be NaN
+    if reduce_fn is jnp.mean:
+        # The mean of jax.numpy over no list is NaN.
         return reduction.mean(losses, example_mask)
     return jnp.asarray(reduce_fn(losses, where=example_mask))

@@ -30,8 +30,8 @@ def generalized_cross_entropy(
         \ell = \frac{1 - p_y^q}{q}, \qquad p = \mathrm{softmax}(x)
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         q: The exponent in [0, 1], a number or a scalar array: 0 is cross-entropy, and 1 is
@@ -45,15 +45,15 @@ def generalized_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
+    See Also:
+        `symmetric_cross_entropy`, another one for such labels.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 0.0, 90.0]])
         >>> print(jaxent.generalized_cross_entropy(logits, jnp.array([0, 1])))
         [4.1223074e-09 1.4285715e+00]
-
-    See Also:
-        `symmetric_cross_entropy`, `softmax_cross_entropy_with_integer_labels`.
 
     References:
         Zhang, Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural Networks with
@@ -87,13 +87,14 @@ def symmetric_cross_entropy(
     the place of log 0.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        alpha: Weight of the cross-entropy, at least 0; a number, or a scalar array.
-        beta: Weight of the reverse cross-entropy, likewise.
-        log_zero: A in nats, at most 0; a number, or a scalar array.
+        alpha: Weight of the cross-entropy, at least 0. It, `beta` and `log_zero` are finite numbers
+            or scalar arrays.
+        beta: Weight of the reverse cross-entropy, at least 0.
+        log_zero: A in nats, at most 0.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -102,15 +103,15 @@ def symmetric_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
+    See Also:
+        `generalized_cross_entropy`, which is bounded.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> print(jaxent.symmetric_cross_entropy(logits, jnp.array([0, 1])))
         [1.6901460e-08 3.1618466e+00]
-
-    See Also:
-        `generalized_cross_entropy`, which is bounded.
 
     References:
         Wang et al., `Symmetric Cross Entropy for Robust Learning with Noisy Labels
