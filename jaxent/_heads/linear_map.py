@@ -69,12 +69,13 @@ def linear_map(
         residuals = jax.tree.unflatten(residuals_tree, arrays)
         return jax.tree.leaves(transpose(residuals, tuple(cotangents)))
 
+    # Without `jax.jit`, what is called eagerly would be traced and compiled anew at every call.
     results = _bind(
         *residual_leaves,
         *operand_leaves,
         function=flatten(function),
-        transpose=flat_transpose,
-        compiled=flatten(compiled or function),
+        transpose=jax.jit(flat_transpose, inline=True),
+        compiled=jax.jit(flatten(compiled or function), inline=True),
         residual_count=count,
     )
     return tuple(results)

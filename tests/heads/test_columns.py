@@ -839,6 +839,29 @@ def count(operation, program):
     return len(re.findall(rf" {operation}\(", program.as_text()))
 
 
+@pytest.mark.parametrize("transform", ["grad", "linearize", "hessian-vector product"])
+def test_what_is_called_eagerly_is_compiled_once(transform, inputs, caplog):
+    arguments = inputs["hidden"], inputs["kernel"]
+
+    def total(hidden, kernel):
+        results = jaxent.linear_softmax(hidden, kernel, inputs["labels"], block_size=4)
+        return jnp.sum(results.cross_entropy + results.entropy)
+
+    def derivative():
+        if transform == "grad":
+            return jax.grad(total, (0, 1))(*arguments)
+        if transform == "linearize":
+            return jax.linearize(total, *arguments)[1](*arguments)
+        return jax.jvp(jax.grad(total, (0, 1)), arguments, arguments)
+
+    derivative()
+    with jax.log_compiles():
+        derivative()
+        assert not [record.getMessage() for record in caplog.records]
+        jax.jit(lambda x: x + 1.0)(arguments[0])
+    assert caplog.records  # the check above can fail
+
+
 def test_memory_grows_neither_with_the_vocabulary_nor_with_the_rows():
     """Beyond what is given and asked for, and numbers per row."""
     table = {
