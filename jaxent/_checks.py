@@ -48,6 +48,8 @@ class UnnamedArgumentError(ArgumentError):
 
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Puts the name of a public function before the words of what is refused inside it."""
+    # A function made inside a public one has no public name of its own.
+    name = function.__qualname__.partition(".")[0]
 
     @functools.wraps(function)
     def named(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -55,7 +57,7 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*args, **kwargs)
         except UnnamedArgumentError as refusal:
             # The cause is kept: a refusal may itself stand for an error of JAX.
-            message = f"jaxent.{function.__name__}: {refusal}"
+            message = f"jaxent.{name}: {refusal}"
             raise ArgumentError(message) from refusal.__cause__
 
     return named
