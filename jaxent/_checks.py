@@ -1,20 +1,21 @@
-"""What the boundary refuses, and how it says so.
+"""Checks of arguments, and the error they raise.
 
-Every public function turns its arguments into arrays here and has them checked at trace time. A
-refusal names the function, the argument, what was given and the remedy. Nothing here computes.
+Every public function turns its arguments into arrays here and has them checked when it is traced. A
+refusal names the function, the argument, what came and the remedy. Nothing here computes.
 
-chex asserts ranks and sizes where JAX would fail a moment later in words that do not help. What
-would otherwise be silently wrong is refused by `require`, which `chex.disable_asserts()` leaves in
-force.
+Where JAX would fail a moment later, in words that do not help, chex asserts and `refusal` says it.
+What would be silently wrong is refused by `require`, which `chex.disable_asserts()` does not turn
+off.
 """
 
 import contextlib
 import functools
 import math
 import numbers
-from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Generator, Hashable
+from typing import Any, ParamSpec, TypeVar, cast
 
+import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +28,9 @@ _R = TypeVar("_R")
 
 
 class ArgumentError(ValueError, AssertionError):
-    """An argument that a function of jaxent cannot take; the message says which, and the remedy.
+    """An argument that a function of jaxent refuses; the message says which, and the remedy.
 
-    It is a `ValueError`, as of optax, and an `AssertionError`, as of chex.
+    It is a `ValueError`, as optax raises, and an `AssertionError`, as chex raises.
 
     Example:
         >>> import jax.numpy as jnp
@@ -43,11 +44,11 @@ class ArgumentError(ValueError, AssertionError):
 
 
 class UnnamedArgumentError(ArgumentError):
-    """An `ArgumentError` that does not name the public function yet; `public` adds that."""
+    """An `ArgumentError` without the name of the public function, which `public` adds."""
 
 
 def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Puts the name of a public function before the words of what is refused inside it."""
+    """Decorates a public function: refusals inside it begin with its name."""
     # A function made inside a public one has no public name of its own.
     name = function.__qualname__.partition(".")[0]
 
@@ -56,7 +57,7 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             return function(*args, **kwargs)
         except UnnamedArgumentError as refusal:
-            # The cause is kept: a refusal may itself stand for an error of JAX.
+            # The cause is kept: it may be an error of JAX.
             message = f"jaxent.{name}: {refusal}"
             raise ArgumentError(message) from refusal.__cause__
 
@@ -64,14 +65,14 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuses unless `condition` holds; not even `chex.disable_asserts()` lets it pass."""
+    """Refuses unless `condition` holds, also after `chex.disable_asserts()`."""
     if not condition:
         raise UnnamedArgumentError(message)
 
 
 @contextlib.contextmanager
-def refusal(message: str) -> Iterator[None]:
-    """Says `message` where an assertion of chex fails, whose own words know no argument's name."""
+def refusal(message: str) -> Generator[None, None, None]:
+    """Refuses with `message` where an assertion of chex fails, which knows no argument's name."""
     try:
         yield
     except AssertionError:
@@ -84,12 +85,14 @@ def describe(array: Shaped) -> str:
 
 
 def as_array(value: ArrayLike) -> jax.Array:
-    """`value` as an array; one that is an array already is not touched.
+    """`value` as an array; an array is returned as it is.
 
-    Even the identity would be an operation, and a NaN in a masked row would stop it under
-    `jax_debug_nans`.
+    Even the identity is an operation to `jax_debug_nans`, which would stop at a masked NaN.
     """
-    return value if isinstance(value, jax.Array) else jnp.asarray(value)
+    if isinstance(value, jax.Array):
+        return value
+    # The types of JAX leave one of its other arguments open.
+    return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType]
 
 
 def as_floating(name: str, value: ArrayLike) -> jax.Array:
@@ -116,7 +119,7 @@ def as_real(name: str, value: ArrayLike) -> jax.Array:
 def as_integer(name: str, value: ArrayLike, remedy: str) -> jax.Array:
     """`value` as an array, refused unless its dtype is an integer one.
 
-    What does not fit the integers of JAX becomes -1, out of range for an index, not some other one.
+    An integer that JAX's integers cannot hold becomes -1, an index out of range: it must not wrap.
     """
     if not isinstance(value, jax.Array):
         given = np.asarray(value)
@@ -151,13 +154,13 @@ def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
         f"arguments must have one rank or be scalars, got {given}; "
         "drop an axis with `[:, 0]`, or add the missing ones with `[:, None]` or `[None, :]`.",
     )
-    shapes = [array.shape for array in arrays.values()]
-    for sizes in zip(*(shape for shape in shapes if shape), strict=True):
-        require(
-            len(set(sizes) - {1}) <= 1,
-            f"shapes do not match, got {given}; axes must be equal or of size 1.",
-        )
-    return jnp.broadcast_shapes(*shapes)
+    full = [array.shape for array in arrays.values() if array.ndim]
+    sizes_of_axes = zip(*full, strict=True)
+    shape = tuple(next((size for size in sizes if size != 1), 1) for sizes in sizes_of_axes)
+    with refusal(f"shapes do not match, got {given}; axes must be equal or of size 1."):
+        for each in full:
+            chex.assert_is_broadcastable(each, shape)
+    return shape
 
 
 def normalize_axes(name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
@@ -180,7 +183,7 @@ def normalize_axes(name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:
     return axes
 
 
-def check_mesh_axis(axis_name: Any) -> None:
+def check_mesh_axis(axis_name: Hashable | tuple[Hashable, ...]) -> None:
     """Refuses the name of a mesh axis that is not in scope; None passes."""
     if axis_name is None:
         return
@@ -188,13 +191,14 @@ def check_mesh_axis(axis_name: Any) -> None:
         not isinstance(axis_name, list),
         f"`axis_name` {axis_name!r} is a list; pass one name, or a tuple of them.",
     )
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    is_tuple = isinstance(axis_name, tuple)
+    names = cast("tuple[Hashable, ...]", axis_name) if is_tuple else (axis_name,)
     require(
         len(set(names)) == len(names),
         f"`axis_name` {axis_name!r} names an axis twice; the classes can be split over it once.",
     )
     try:
-        jax.lax.axis_size(axis_name)
+        jax.lax.axis_size(names)
         is_bound = True
     except (NameError, TypeError, ValueError):
         is_bound = False
@@ -207,7 +211,7 @@ def check_mesh_axis(axis_name: Any) -> None:
 
 
 def check_same_classes(axes: tuple[int, ...], **arrays: jax.Array) -> None:
-    """Refuses arrays whose class axes differ from those of the first; numbers pass."""
+    """Refuses arrays whose class axes differ in size from those of the first; scalars pass."""
     (name, first), *others = arrays.items()
     for other, array in others:
         require(
@@ -219,7 +223,7 @@ def check_same_classes(axes: tuple[int, ...], **arrays: jax.Array) -> None:
 
 
 def check_closed_interval(name: str, value: ArrayLike, low: float, high: float) -> None:
-    """Refuses a Python number outside [low, high]; arrays are left to the computation."""
+    """Refuses a Python number outside [low, high]; arrays pass."""
     require(
         not isinstance(value, numbers.Real) or low <= float(value) <= high,
         f"`{name}` must lie in [{low:g}, {high:g}], got {value}.",
@@ -240,9 +244,9 @@ def as_scalar(name: str, value: ArrayLike) -> jax.Array:
 def number_or_scalar(
     name: str, value: ArrayLike, low: float, high: float
 ) -> tuple[float | None, jax.Array | None]:
-    """A finite number in [low, high] as a constant of the program, or else a scalar array.
+    """A Python number in [low, high], or a scalar array, which may be out of range.
 
-    The other one is None. Arrays are left to the computation.
+    The other one is None. A number becomes a constant of the program.
     """
     check_closed_interval(name, value, low, high)
     check_finite(name, value)
@@ -267,12 +271,12 @@ def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def broadcast_per_row(
-    name: str, array: jax.Array, shape: tuple[int, ...], rows: str = "hidden"
+    name: str, array: jax.Array, shape: tuple[int, ...], of: str = "hidden"
 ) -> jax.Array:
-    """`array` with the leading shape of `rows`, refused unless it has that or is a scalar."""
+    """`array` with the leading `shape` of the argument `of`; refused if it has another rank."""
     require(
         array.shape in ((), shape),
-        f"`{name}` {describe(array)} must have the leading shape {shape} of `{rows}`.",
+        f"`{name}` {describe(array)} must have the leading shape {shape} of `{of}`.",
     )
     return jnp.broadcast_to(array, shape)
 
@@ -280,7 +284,7 @@ def broadcast_per_row(
 def check_positive_integer(name: str, value: Any) -> None:
     """Refuses anything but a positive Python integer."""
     require(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0,
+        not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) > 0,
         f"`{name}` must be a positive integer, got {value!r}.",
     )
 
@@ -288,13 +292,13 @@ def check_positive_integer(name: str, value: Any) -> None:
 def check_non_negative_integer(name: str, value: Any) -> None:
     """Refuses anything but a Python integer that is at least 0."""
     require(
-        isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0,
+        not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= 0,
         f"`{name}` must be an integer that is not negative, got {value!r}.",
     )
 
 
 def check_finite(name: str, value: ArrayLike) -> None:
-    """Refuses a Python number that is infinite or NaN; arrays are left to the computation."""
+    """Refuses a Python number that is infinite or NaN; arrays pass."""
     require(
         not isinstance(value, numbers.Real) or math.isfinite(float(value)),
         f"`{name}` must be finite, got {value}.",
@@ -302,7 +306,7 @@ def check_finite(name: str, value: ArrayLike) -> None:
 
 
 def check_open_interval(name: str, value: ArrayLike, low: float, high: float) -> None:
-    """Refuses a Python number outside (low, high), ends included; arrays pass."""
+    """Refuses a Python number outside (low, high); arrays pass."""
     require(
         not isinstance(value, numbers.Real) or low < float(value) < high,
         f"`{name}` must lie strictly between {low:g} and {high:g}, got {value}.",

@@ -93,7 +93,7 @@ def logit_adjustment(
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
         class_priors: Frequencies :math:`\pi_j \ge 0`, `[V]` or of the rank of `logits`, of any
-            total: counts will do. A class of frequency 0 becomes impossible (for positive `tau`).
+            total (counts will do). A class of frequency 0 becomes impossible if `tau` is positive.
         tau: The strength :math:`\tau`, a number or a scalar array.
         axis: The class axis.
 
