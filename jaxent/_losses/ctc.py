@@ -31,35 +31,28 @@ def ctc_loss(
         \operatorname{softmax}(x_t)_{\pi_t}
 
     :math:`\mathcal{A}(y)` are the alignments of the labels: sequences of one class per frame that
-    spell the labels once repeats are merged and blanks are taken out. The sum is one of ordinary
-    multiplications and additions, with an exponent beside each number. Of a sequence with a
-    probability above 1/2 the loss is computed from what is missing to 1, so that it keeps its
-    relative accuracy as it vanishes, and is never negative; a batch in which there is such a
-    sequence takes about three times as long.
+    spell the labels once repeats are merged and blanks are taken out. A batch with a sequence that
+    is more likely right than wrong takes about three times as long: its loss is computed from the
+    probability of a failure, which keeps its digits.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[B, T, K]`: sequences, frames,
-            classes; floating point; 16-bit dtypes are computed in float32. `-inf` is an impossible
-            class. For one sequence add an axis, for more leading axes use `jax.vmap`.
-        logit_paddings: 1 or True where a frame is padding, 0 or False where it counts, shape
-            `[B, T]`, of any dtype; before, behind or between the frames that count. A padded frame
-            is as if it were not there, whatever it holds.
-        labels: Indices of classes, integers, shape `[B, N]`. One outside `[0, K)`, or the blank,
-            makes that sequence NaN unless it is masked or the label is padding.
-        label_paddings: 1 or True where a label is padding, shape `[B, N]`, as for the frames. A
-            padding other than 0 and 1 makes that sequence NaN unless it is masked.
+        logits: Unnormalised log-probabilities in nats, `[B, T, K]` (sequences, frames, classes),
+            floating point. For more leading axes use `jax.vmap`.
+        logit_paddings: 1 where a frame is padding, 0 where it counts (else NaN), `[B, T]`. Padding
+            may stand anywhere.
+        labels: Indices of classes other than the blank (else NaN), integers `[B, N]`.
+        label_paddings: 1 where a label is padding, 0 where it counts (else NaN), `[B, N]`.
         blank_id: The class of the blank, an integer in `[0, K)`.
-        log_epsilon: Has no effect. Where `optax.losses.ctc_loss` puts this finite number for the
-            logarithm of 0, an impossible alignment has probability 0 here.
-        where: Booleans of shape `[B]`: True where the sequence counts.
+        log_epsilon: Has no effect; an impossible alignment has probability 0, where optax takes
+            this number for the logarithm of 0.
+        where: Mask of the sequences, `[B]`.
 
     Returns:
-        One loss per sequence in nats, shape `[B]`, float32 (float64 for float64 logits). `+inf`,
-        with gradient 0, where no alignment is possible: too few frames, or an impossible class.
-        Masked sequences have loss 0 and gradient 0, whatever they hold.
+        One loss per sequence in nats, `[B]`, float32 (float64 for float64 inputs). `+inf`, with
+        gradient 0, where no alignment is possible.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `blank_id` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,8 +68,7 @@ def ctc_loss(
         <https://doi.org/10.1145/1143844.1143891>`_, 2006.
     """
     del log_epsilon
-    given = _check(logits, logit_paddings, labels, label_paddings, blank_id, where)
-    return _losses(given)
+    return _ctc(_check(logits, logit_paddings, labels, label_paddings, blank_id, where))
 
 
 @_checks.public
@@ -96,28 +88,25 @@ def ctc_loss_with_forward_probs(
         \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
         \alpha_{label}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = y_n)
 
-    with :math:`\pi` drawn from :math:`\operatorname{softmax}(x)`, frame by frame. As in optax, the
-    last row of the first is :math:`\alpha_{blank} + \alpha_{label}`, whatever the last frame is.
+    with :math:`\pi_t` drawn from :math:`\operatorname{softmax}(x_t)`. As in optax, the last row of
+    the first is :math:`\alpha_{blank} + \alpha_{label}`.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, shape `[B, T, K]`, as in `ctc_loss`.
-        logit_paddings: 1 or True where a frame is padding, shape `[B, T]`; a padded frame repeats
-            the probabilities before it.
-        labels: Indices of classes, integers, shape `[B, N]`.
-        label_paddings: 1 or True where a label is padding, shape `[B, N]`; n counts the labels
-            that are not.
+        logits: Unnormalised log-probabilities in nats, `[B, T, K]`, as in `ctc_loss`.
+        logit_paddings: 1 where a frame is padding, `[B, T]`; it repeats the results before it.
+        labels: Indices of classes other than the blank, integers `[B, N]`.
+        label_paddings: 1 where a label is padding, `[B, N]`; n counts the other labels.
         blank_id: The class of the blank, an integer in `[0, K)`.
         log_epsilon: Has no effect; see `ctc_loss`.
-        where: Booleans of shape `[B]`: True where the sequence counts.
+        where: Mask of the sequences, `[B]`; all results of a masked one are 0.
 
     Returns:
-        The losses in nats, shape `[B]`; the logarithms of :math:`\alpha_{blank}` in nats, shape
-        `[T, B, N + 1]`, n from 0; and those of :math:`\alpha_{label}` in nats, shape `[T, B, N]`,
-        n from 1. All float32 (float64 for float64 logits) and differentiable; `-inf`, with gradient
-        0, is what cannot be, beginnings longer than the labels included. Masked sequences are 0.
+        The losses in nats, `[B]`; the logarithms of :math:`\alpha_{blank}` in nats,
+        `[T, B, N + 1]`, n from 0; those of :math:`\alpha_{label}` in nats, `[T, B, N]`, n from 1.
+        All float32 (float64 for float64 inputs); `-inf`, with gradient 0, for what is impossible.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `blank_id` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,8 +126,9 @@ def ctc_loss_with_forward_probs(
         <https://doi.org/10.1145/1143844.1143891>`_, 2006, equations 5 to 8.
     """
     del log_epsilon
-    given = _check(logits, logit_paddings, labels, label_paddings, blank_id, where)
-    return _losses_and_forward_probs(given)
+    return _ctc_with_forward(
+        _check(logits, logit_paddings, labels, label_paddings, blank_id, where)
+    )
 
 
 class _Sequences(NamedTuple):
@@ -148,11 +138,18 @@ class _Sequences(NamedTuple):
     logit_paddings: jax.Array  # [B, T]
     labels: jax.Array  # [B, N]
     label_paddings: jax.Array  # [B, N]
-    blank: jax.Array  # []
+    blank: jax.Array  # [], the class of the blank
     where: jax.Array | None  # [B], or None for all sequences
 
 
-def _check(logits, logit_paddings, labels, label_paddings, blank_id, where) -> _Sequences:
+def _check(
+    logits: ArrayLike,
+    logit_paddings: ArrayLike,
+    labels: ArrayLike,
+    label_paddings: ArrayLike,
+    blank_id: int,
+    where: ArrayLike | None,
+) -> _Sequences:
     """The arguments as arrays, refused where they do not fit."""
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_integer("labels", labels, "pass indices of classes.")
@@ -168,18 +165,8 @@ def _check(logits, logit_paddings, labels, label_paddings, blank_id, where) -> _
         f"`labels` {_checks.describe(labels)} must have the batch size of `logits` "
         f"{_checks.describe(logits)}; pass one row of labels per sequence, padded to one length.",
     )
-    paddings = []
-    for argument, value, of, array in (
-        ("logit_paddings", logit_paddings, "logits", logits),
-        ("label_paddings", label_paddings, "labels", labels),
-    ):
-        padding = _checks.as_real(argument, value)
-        _checks.require(
-            padding.shape == array.shape[:2],
-            f"`{argument}` {_checks.describe(padding)} must have the shape {array.shape[:2]} of "
-            f"`{of}` {_checks.describe(array)}; pass 1 where they are padded, 0 elsewhere.",
-        )
-        paddings.append(padding)
+    logit_paddings = _check_paddings("logit_paddings", logit_paddings, "logits", logits)
+    label_paddings = _check_paddings("label_paddings", label_paddings, "labels", labels)
     classes = logits.shape[-1]
     _checks.require(
         isinstance(blank_id, numbers.Integral) and 0 <= int(blank_id) < classes,
@@ -195,66 +182,76 @@ def _check(logits, logit_paddings, labels, label_paddings, blank_id, where) -> _
         )
         where = jnp.broadcast_to(where, logits.shape[:1])
     blank = jnp.asarray(int(blank_id), _masks.widen_labels(labels).dtype)
-    return _Sequences(logits, paddings[0], labels, paddings[1], blank, where)
+    return _Sequences(logits, logit_paddings, labels, label_paddings, blank, where)
 
 
-class _Prepared(NamedTuple):
-    """What the primitive takes, and what becomes of its results."""
-
-    logits: jax.Array  # [B, T, K], 0 at frames that do not count
-    frames: jax.Array  # [B, T]: the frame counts
-    symbols: jax.Array  # [B, N+1]: the blank, then the labels that count, then 0
-    exists: jax.Array  # [B, N+1]: the symbol counts
-    valid: jax.Array  # [B]: the sequence has proper labels and paddings, or does not count
-
-
-@functools.partial(jax.jit, inline=True)
-def _losses(given: _Sequences) -> jax.Array:
-    *arguments, valid = _prepared(given)
-    return _masks.zero_where_masked(
-        _masks.nan_where_invalid(ctc.ctc(*arguments), valid), given.where
+def _check_paddings(name: str, value: ArrayLike, of: str, array: jax.Array) -> jax.Array:
+    """Paddings as an array, refused unless there is one for each frame or label of `array`."""
+    paddings = _checks.as_real(name, value)
+    _checks.require(
+        paddings.shape == array.shape[:2],
+        f"`{name}` {_checks.describe(paddings)} must have the shape {array.shape[:2]} of "
+        f"`{of}` {_checks.describe(array)}; pass 1 where they are padded, 0 elsewhere.",
     )
+    return paddings
+
+
+class _KernelArguments(NamedTuple):
+    """What the kernel takes, and which of its results are valid."""
+
+    logits: jax.Array  # [B, T, K], 0 at masked frames
+    frame_mask: jax.Array  # [B, T]
+    symbols: jax.Array  # [B, N+1], the blank, then the labels without padding, then 0
+    symbol_mask: jax.Array  # [B, N+1]
+    valid: jax.Array  # [B], whether labels and paddings are in range, or the sequence is masked
 
 
 @functools.partial(jax.jit, inline=True)
-def _losses_and_forward_probs(given: _Sequences) -> tuple[jax.Array, jax.Array, jax.Array]:
-    *arguments, valid = _prepared(given)
+def _ctc(given: _Sequences) -> jax.Array:
+    *arguments, valid = _kernel_arguments(given)
+    losses = _masks.nan_where_invalid(ctc.ctc(*arguments), valid)
+    return _masks.zero_where_masked(losses, given.where)
+
+
+@functools.partial(jax.jit, inline=True)
+def _ctc_with_forward(given: _Sequences) -> tuple[jax.Array, jax.Array, jax.Array]:
+    *arguments, valid = _kernel_arguments(given)
     losses, blank, label = ctc.ctc_with_forward(*arguments)
-    of_state = valid[None, :, None]
-    example_mask = None if given.where is None else given.where[None, :, None]
+    state_valid = valid[None, :, None]
+    state_mask = None if given.where is None else given.where[None, :, None]
     return (
         _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), given.where),
-        _masks.zero_where_masked(_masks.nan_where_invalid(blank, of_state), example_mask),
-        _masks.zero_where_masked(_masks.nan_where_invalid(label, of_state), example_mask),
+        _masks.zero_where_masked(_masks.nan_where_invalid(blank, state_valid), state_mask),
+        _masks.zero_where_masked(_masks.nan_where_invalid(label, state_valid), state_mask),
     )
 
 
-def _prepared(given: _Sequences) -> _Prepared:
-    """Labels that count to the front, nothing of frames that do not, and a verdict."""
-    frames, are_proper = _counting(given.logit_paddings)
-    counting, as_well = _counting(given.label_paddings)
-    valid = are_proper & as_well
-    order = jnp.argsort(~counting, axis=1, stable=True)
+def _kernel_arguments(given: _Sequences) -> _KernelArguments:
+    """The labels without padding in front, and nothing left of masked frames."""
+    frame_mask, frames_valid = _mask_of_paddings(given.logit_paddings)
+    label_mask, labels_valid = _mask_of_paddings(given.label_paddings)
+    valid = frames_valid & labels_valid
+    order = jnp.argsort(~label_mask, axis=1, stable=True)
     labels = jnp.take_along_axis(_masks.widen_labels(given.labels), order, axis=1)
-    exists = jnp.take_along_axis(counting, order, axis=1)
+    label_mask = jnp.take_along_axis(label_mask, order, axis=1)
     logits = given.logits.astype(dtypes.compute_dtype(given.logits))
-    good = (labels >= 0) & (labels < logits.shape[-1]) & (labels != given.blank)
-    valid &= jnp.all(good | ~exists, axis=1)
+    in_range = (labels >= 0) & (labels < logits.shape[-1]) & (labels != given.blank)
+    valid &= jnp.all(in_range | ~label_mask, axis=1)
     if given.where is not None:
         valid |= ~given.where
-        frames &= given.where[:, None]
-    symbols = jnp.where(good & exists, labels, 0)
+        frame_mask &= given.where[:, None]
+    symbols = jnp.where(in_range & label_mask, labels, 0)
     blank = jnp.broadcast_to(given.blank, (len(labels), 1))
-    return _Prepared(
-        jnp.where(frames[..., None], logits, 0.0),
-        frames,
+    return _KernelArguments(
+        jnp.where(frame_mask[..., None], logits, 0.0),
+        frame_mask,
         jnp.concatenate([blank, symbols], axis=1),
-        jnp.pad(exists, ((0, 0), (1, 0)), constant_values=True),
+        jnp.pad(label_mask, ((0, 0), (1, 0)), constant_values=True),
         valid,
     )
 
 
-def _counting(paddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Where there is no padding, and whether each row is nothing but 0 and 1."""
-    counting = paddings == jnp.zeros((), paddings.dtype)
-    return counting, jnp.all(counting | (paddings == jnp.ones((), paddings.dtype)), axis=1)
+def _mask_of_paddings(paddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where the paddings are 0, and whether each row holds nothing but 0 and 1."""
+    mask = paddings == jnp.zeros((), paddings.dtype)
+    return mask, jnp.all(mask | (paddings == jnp.ones((), paddings.dtype)), axis=1)
