@@ -20,18 +20,6 @@ from jaxent._kernels.softmax import max_and_shift
 from jaxent._parallel import AxisName, psum, take_label
 
 
-def cross_entropy_and_power(
-    number: float | None,
-    x: jax.Array,
-    labels: jax.Array,
-    exponent: jax.Array | None = None,
-    axis_name: AxisName = None,
-) -> tuple[jax.Array, jax.Array]:
-    """The cross-entropy of each row [..., V] against its label, and `label_power`."""
-    c = label_cross_entropy(x, labels, axis_name=axis_name)
-    return c, label_power(number, x, labels, exponent, axis_name)
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 4))
 def label_power(
     number: float | None,
@@ -58,11 +46,13 @@ def label_power(
     # Quarters, since the difference of two finite logits may overflow.
     distance, error = finite_two_diff(0.25 * top, 0.25 * label_logit)
     distance_high, distance_low = split(distance)
-    if isinstance(q, float):
-        half_of_digits = jnp.float16 if x.dtype == jnp.float32 else jnp.float32
-        q_high, q_low = split_number(4.0 * q, half_of_digits)
-    else:
+    if isinstance(q, jax.Array):
         q_high, q_low = split(4.0 * q)
+    else:
+        half_of_digits = jnp.float16 if x.dtype == jnp.float32 else jnp.float32
+        mantissa, places = math.frexp(4.0 * q)  # float16 has a small range
+        parts = split_number(mantissa, jnp.dtype(half_of_digits))
+        q_high, q_low = (math.ldexp(part, places) for part in parts)
     high = q_high * distance_high
     low = q_high * (distance_low + error) + q_low * distance
     # From there on the power is 0 in any case, and `low` may be large.

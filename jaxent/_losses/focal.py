@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import focal, robust, sigmoid
+from jaxent._kernels import cross_entropy, focal, robust, sigmoid
 from jaxent._parallel import AxisName
 
 
@@ -29,9 +29,8 @@ def sigmoid_focal_loss(
         p = \sigma(x)
 
     with :math:`p_t = p t + (1 - p)(1 - t)` and :math:`\alpha_t = \alpha t + (1 - \alpha)(1 - t)`.
-    Value, gradient and the Hessian in the logits are finite for every finite logit. Mixed second
-    derivatives in `labels` and `gamma` are less exact, and may be infinite at a right logit beyond
-    87.
+    Value, gradient and the Hessian in the logits are finite for every finite logit. Second
+    derivatives in `labels` and `gamma` are less exact, and may be infinite from a logit of 87 on.
 
     Args:
         logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target
@@ -40,9 +39,8 @@ def sigmoid_focal_loss(
         where: Mask of the elements, of the rank of `logits`, or a scalar.
         alpha: Weight of "yes" in [0, 1], of the rank of `logits`, or a scalar; "no" has the rest.
             None weighs both by 1.
-        gamma: How much easy elements are discounted, at least 0, finite, a number or a scalar
-            array. Small multiples of 1/2, given as numbers, are fastest; relative errors grow with
-            it.
+        gamma: How much easy elements are discounted, at least 0, finite, a number (fastest are
+            small multiples of 1/2) or a scalar array. Relative errors grow with it.
 
     Returns:
         One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
@@ -173,5 +171,6 @@ def _softmax_focal_losses(
     if gamma is not None:
         gamma, is_valid = _masks.valid_option(gamma, rows.values.dtype, 0.0, math.inf)
         rows = rows.valid_only_if(is_valid)
-    c, p = robust.cross_entropy_and_power(1.0, rows.values, rows.labels, axis_name=axis_name)
+    c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
+    p = robust.label_power(1.0, rows.values, rows.labels, None, axis_name)
     return rows.losses(focal.softmax_focal_loss(number, c, p, gamma))

@@ -30,18 +30,15 @@ def ranking_softmax_loss(
     .. math:: \ell = -\sum_i w_i\, y_i \log \frac{e^{s_i}}{\sum_j e^{s_j}}
 
     Args:
-        logits: Scores :math:`s` of the items in nats, `[..., items]`. `-inf` is an item that is
-            not there.
+        logits: Scores :math:`s` of the items in nats, `[..., items]`; `-inf` is no item.
         labels: Relevance :math:`y \ge 0` of the items, of any total, of the rank of `logits`.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1.
-        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
-            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
-            per list.
+        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
+            losses; the mean of `jax.numpy` over no list is 0 here.
 
     Returns:
-        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
-        inputs).
+        The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -62,8 +59,8 @@ def ranking_softmax_loss(
         <https://doi.org/10.1145/1273496.1273513>`_, 2007; Jagerman et al., `Rax
         <https://doi.org/10.1145/3534678.3539065>`_, 2022.
     """
-    lists = _check_lists(logits, labels, where, weights)
-    losses, example_mask = _softmax_losses(*lists)
+    arguments = _check_lists(logits, labels, where, weights)
+    losses, example_mask = _softmax_losses(*arguments)
     return _reduce(losses, example_mask, reduce_fn)
 
 
@@ -90,13 +87,11 @@ def pairwise_logistic_loss(
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1. A pair
             has that of its more relevant item.
-        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
-            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
-            per list.
+        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
+            losses; the mean of `jax.numpy` over no list is 0 here.
 
     Returns:
-        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
-        inputs).
+        The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -116,8 +111,8 @@ def pairwise_logistic_loss(
         Burges et al., `Learning to rank using gradient descent
         <https://doi.org/10.1145/1102351.1102363>`_, 2005.
     """
-    lists = _check_lists(logits, labels, where, weights)
-    losses, example_mask = _pairwise_losses(*lists)
+    arguments = _check_lists(logits, labels, where, weights)
+    losses, example_mask = _pairwise_losses(*arguments)
     return _reduce(losses, example_mask, reduce_fn)
 
 
@@ -146,13 +141,11 @@ def listmle_loss(
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, of the rank of
             `logits`; None is 1.
-        reduce_fn: Called with the losses `[...]` and the mask of the lists, as `where`:
-            `jax.numpy.mean` (0 over no list), `jax.numpy.sum`, `jaxent.mean`, or None for one loss
-            per list.
+        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
+            losses; the mean of `jax.numpy` over no list is 0 here.
 
     Returns:
-        The reduced loss in nats, or one loss per list, `[...]`; float32 (float64 for float64
-        inputs).
+        The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -173,23 +166,15 @@ def listmle_loss(
         <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett, `The analysis of permutations
         <https://doi.org/10.2307/2346567>`_, 1975.
     """
-    lists = _check_lists(logits, labels, where, weights)
-    losses, example_mask = _order_losses(*lists)
+    arguments = _check_lists(logits, labels, where, weights)
+    losses, example_mask = _order_losses(*arguments)
     return _reduce(losses, example_mask, reduce_fn)
-
-
-class _Lists(NamedTuple):
-    """Checked arguments of a loss of lists."""
-
-    logits: jax.Array
-    labels: jax.Array
-    where: jax.Array | None
-    weights: jax.Array | None
 
 
 def _check_lists(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None, weights: ArrayLike | None
-) -> _Lists:
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+    """Logits, labels, mask and weights as arrays that fit together."""
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
     arrays = {"logits": logits, "labels": labels}
@@ -198,7 +183,7 @@ def _check_lists(
     axes = _checks.normalize_axes("logits", logits, -1)
     _checks.check_broadcastable(**arrays)
     _checks.check_same_classes(axes, **arrays)
-    return _Lists(logits, labels, _masks.check_mask(where, axes, arrays), weights)
+    return logits, labels, _masks.check_mask(where, axes, arrays), weights
 
 
 class _Items(NamedTuple):

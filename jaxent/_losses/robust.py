@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._kernels import robust
+from jaxent._kernels import cross_entropy, robust
 from jaxent._parallel import AxisName
 
 _REMEDY = "for one target per class use `jaxent.softmax_cross_entropy`."
@@ -144,7 +144,8 @@ def _generalized_losses(
     if q is not None:
         q, is_valid = _masks.valid_option(q, dtype, 0.0, 1.0)
         rows = rows.valid_only_if(is_valid)
-    c, p_to_q = robust.cross_entropy_and_power(number, rows.values, rows.labels, q, axis_name)
+    c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
+    p_to_q = robust.label_power(number, rows.values, rows.labels, q, axis_name)
     q = jnp.asarray(number, dtype) if q is None else q
     return rows.losses(robust.generalized_cross_entropy(c, p_to_q, q))
 
@@ -167,7 +168,8 @@ def _symmetric_losses(
     log_zero, is_log_zero_valid = _masks.valid_option(log_zero, dtype, -math.inf, 0.0)
     for is_valid in (is_alpha_valid, is_beta_valid, is_log_zero_valid):
         rows = rows.valid_only_if(is_valid)
-    c, p = robust.cross_entropy_and_power(1.0, rows.values, rows.labels, axis_name=axis_name)
+    c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
+    p = robust.label_power(1.0, rows.values, rows.labels, None, axis_name)
     # Without a weight even an infinite cross-entropy counts 0.
     forward = alpha * jnp.where((alpha == 0.0) & (c == jnp.inf), 0.0, c)
     complement = robust.generalized_cross_entropy(c, p, jnp.ones((), dtype))
