@@ -3,7 +3,7 @@
 Nothing else in the package asks for a version of JAX. The oldest supported is 0.8.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -41,3 +41,15 @@ def updates_in_loops_are_slow(dtype: jnp.dtype) -> bool:
     """
     is_half = dtype.itemsize == 2
     return is_half and jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu"
+
+
+def as_tangents(
+    function: Callable[..., list[jax.Array]], arrays: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """`function(*arrays)` of a linear function, computed as its tangent.
+
+    JAX 0.8 and 0.9 transpose a loop in a tangent, but not always one in a function that is linear
+    as it stands: the gradient of a mapped head fails. With 0.10 `function(*arrays)` will do.
+    """
+    origin = [jnp.zeros_like(array) for array in arrays]
+    return jax.jvp(function, origin, list(arrays))[1]

@@ -21,6 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxent import _parallel
+from jaxent._compat import as_tangents
 
 _R = TypeVar("_R")  # a tree of arrays: residuals
 _V = TypeVar("_V")  # a tree of arrays: the operands that the function is linear in
@@ -138,9 +139,15 @@ def _transpose(
 
 
 def _batch(
-    arrays: Arrays, axes: Sequence[int | None], *, function: FlatFunction, **_: Any
+    arrays: Arrays,
+    axes: Sequence[int | None],
+    *,
+    function: FlatFunction,
+    residual_count: int,
+    **_: Any,
 ) -> tuple[list[jax.Array], list[int]]:
-    results = jax.vmap(function, in_axes=tuple(axes))(*arrays)
+    mapped = functools.partial(jax.vmap(function, in_axes=tuple(axes)), *arrays[:residual_count])
+    results = as_tangents(mapped, arrays[residual_count:])
     return results, [0] * len(results)
 
 
