@@ -19,7 +19,7 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def margin(
-    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, scale: Pair, offset: Pair
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, *, scale: Pair, offset: Pair
 ) -> Pair:
     """The pair of scale * ((a - b) - (c - d)) - offset.
 

@@ -51,8 +51,8 @@ def label_power(
     else:
         half_of_digits = jnp.float16 if x.dtype == jnp.float32 else jnp.float32
         mantissa, places = math.frexp(4.0 * q)  # float16 has a small range
-        parts = split_number(mantissa, jnp.dtype(half_of_digits))
-        q_high, q_low = (math.ldexp(part, places) for part in parts)
+        halves = split_number(mantissa, jnp.dtype(half_of_digits))
+        q_high, q_low = (math.ldexp(half, places) for half in halves)
     high = q_high * distance_high
     low = q_high * (distance_low + error) + q_low * distance
     # From there on the power is 0 in any case, and `low` may be large.

@@ -350,47 +350,28 @@ def _constant_pair(value: float, dtype: jnp.dtype) -> Pair:
     return jnp.full((), value, dtype), jnp.zeros((), dtype)
 
 
-def _smoothed_sigmoid(
-    policy_w: jax.Array,
-    policy_l: jax.Array,
-    reference_w: jax.Array,
-    reference_l: jax.Array,
-    beta: jax.Array,
-    beta_low: jax.Array,
-    smoothing: jax.Array,
-) -> jax.Array:
+# The first four arguments of each variant of DPO are pi_w, pi_l, rho_w and rho_l.
+
+
+def _smoothed_sigmoid(*arguments: jax.Array) -> jax.Array:
+    *log_probs, beta, beta_low, smoothing = arguments
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
-    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, scale, zero)
+    margin = preference.margin(*log_probs, scale=scale, offset=zero)
     smoothing = _masks.nan_where_invalid(smoothing, (smoothing >= 0.0) & (smoothing < 0.5))
     return preference.cross_entropy_of_pair(*margin, 1.0 - smoothing, smoothing)
 
 
-def _hinge(
-    policy_w: jax.Array,
-    policy_l: jax.Array,
-    reference_w: jax.Array,
-    reference_l: jax.Array,
-    beta: jax.Array,
-    beta_low: jax.Array,
-) -> jax.Array:
+def _hinge(*arguments: jax.Array) -> jax.Array:
+    *log_probs, beta, beta_low = arguments
     scale, one = (_positive(beta), beta_low), _constant_pair(1.0, beta.dtype)
-    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, scale, one)
-    return preference.hinge_of_pair(*margin)
+    return preference.hinge_of_pair(*preference.margin(*log_probs, scale=scale, offset=one))
 
 
-def _identity(
-    policy_w: jax.Array,
-    policy_l: jax.Array,
-    reference_w: jax.Array,
-    reference_l: jax.Array,
-    beta: jax.Array,
-    goal: jax.Array,
-    goal_low: jax.Array,
-) -> jax.Array:
+def _identity(*arguments: jax.Array) -> jax.Array:
+    *log_probs, beta, goal, goal_low = arguments
     one = _constant_pair(1.0, beta.dtype)
     offset = _masks.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf)), goal_low
-    margin = preference.margin(policy_w, policy_l, reference_w, reference_l, one, offset)
-    return preference.square_of_pair(*margin)
+    return preference.square_of_pair(*preference.margin(*log_probs, scale=one, offset=offset))
 
 
 def _kahneman_tversky(
@@ -405,7 +386,8 @@ def _kahneman_tversky(
 ) -> jax.Array:
     point = jax.lax.stop_gradient(point)
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
-    high, low = preference.margin(policy, reference, point, jnp.zeros_like(point), scale, zero)
+    log_probs = (policy, reference, point, jnp.zeros_like(point))
+    high, low = preference.margin(*log_probs, scale=scale, offset=zero)
     desirable = _masks.nan_where_invalid(desirable, (desirable >= 0.0) & (desirable <= 1.0))
     good = desirable * _not_negative(desirable_weight)
     bad = (1.0 - desirable) * _not_negative(undesirable_weight)
@@ -430,5 +412,5 @@ def _simple_preference(
 ) -> jax.Array:
     zero = jnp.zeros_like(chosen)
     scale, offset = (_positive(beta), beta_low), (_not_negative(goal), goal_low)
-    margin = preference.margin(chosen, rejected, zero, zero, scale, offset)
+    margin = preference.margin(chosen, rejected, zero, zero, scale=scale, offset=offset)
     return preference.cross_entropy_of_pair(*margin, *_constant_pair(1.0, beta.dtype))
