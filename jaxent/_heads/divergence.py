@@ -17,8 +17,9 @@ from jaxent._heads.checks import Head
 from jaxent._heads.cross_entropy import label_losses, nan_unless_fraction
 from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
-from jaxent._kernels import distribution, softmax
-from jaxent._kernels.logit_divergence import softmax_jensen_shannon, softmax_kl_divergence
+from jaxent._kernels import softmax
+from jaxent._kernels.divergence import remaining_probability
+from jaxent._kernels.softmax_divergence import softmax_jensen_shannon, softmax_kl_divergence
 from jaxent._parallel import AxisName
 
 
@@ -190,7 +191,7 @@ def _log_rest(
     log_probs: jax.Array, is_listed: jax.Array, log_others: jax.Array, slack: float
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of all classes that are not listed, [chunk], and whether it exists."""
-    rest = distribution.rest_of(log_probs)
+    rest = remaining_probability(log_probs)
     size = jnp.where(is_listed, log_probs, 0.0)
     tolerance = slack * jnp.sum(jnp.exp(log_probs) * (1.0 + jnp.abs(size)), axis=-1)
     is_total = rest >= -tolerance

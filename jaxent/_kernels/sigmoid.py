@@ -29,6 +29,11 @@ def _sigmoid_jvp(
     return p, p * sigmoid(-x) * x_dot
 
 
+def sigmoid_grad(x: jax.Array) -> jax.Array:
+    """sigmoid(x) sigmoid(-x), the derivative of sigmoid."""
+    return sigmoid(x) * sigmoid(-x)
+
+
 @jax.custom_jvp
 def sigmoid_and_complement(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """sigmoid(x) and sigmoid(-x), with one exponential."""
@@ -43,7 +48,7 @@ def _sigmoid_and_complement_jvp(
     primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     (x,), (x_dot,) = primals, tangents
-    p_dot = sigmoid(x) * sigmoid(-x) * x_dot
+    p_dot = sigmoid_grad(x) * x_dot
     return sigmoid_and_complement(x), (p_dot, -p_dot)
 
 

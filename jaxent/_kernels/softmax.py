@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal
-from jaxent._parallel import AxisName, all_over, class_count, pmax, psum
+from jaxent._parallel import AxisName, all_over, any_over, class_count, pmax, psum
 
 
 def coarse_shift(top: jax.Array, size: int) -> jax.Array:
@@ -80,6 +80,14 @@ def softmax_jvp(p: jax.Array, x_dot: jax.Array, axis_name: AxisName = None) -> j
     return subtract_total(p, p * subtract_pivot(x_dot, p > 0.5, axis_name), axis_name)
 
 
+def softmax_second_jvp(
+    p: jax.Array, p_dot: jax.Array, x_dot: jax.Array, axis_name: AxisName = None
+) -> jax.Array:
+    """The second derivative of softmax along w and x_dot, given p_dot = softmax_jvp(p, w)."""
+    mean_dot, mean = sum_classes(p_dot * x_dot, axis_name), sum_classes(p * x_dot, axis_name)
+    return p_dot * x_dot - p * mean_dot - p_dot * mean
+
+
 # The pivot of a row is the class with p > 1/2, if there is one. Entries of other classes count as
 # differences to the pivot's, and its own entry as minus the sum of the others: so nothing cancels.
 # Where there is no pivot, no 1 - p is small.
@@ -142,6 +150,13 @@ def _softmax_and_complement_jvp(axis_name, primals, tangents):
     of_others, of_pivot = (sum_classes(q * x_dot, axis_name) for q in (others, pivot))
     p_dot = others * (x_dot - of_others - of_pivot) + pivot * (complement * x_dot - of_others)
     return (p, complement), (p_dot, -p_dot)
+
+
+def nan_where_impossible(axis_name: AxisName, *logits: jax.Array) -> jax.Array:
+    """A factor per example [...]: 1, or NaN where one of the arrays has no possible class."""
+    is_possible = [any_over(jnp.any(~(x == -jnp.inf), axis=-1), axis_name) for x in logits]
+    one = jnp.ones((), logits[0].dtype)
+    return jnp.where(functools.reduce(jnp.logical_and, is_possible), one, jnp.nan)
 
 
 def max_and_log_sum_over_max(

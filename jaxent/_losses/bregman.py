@@ -114,6 +114,6 @@ def _generalized_kl_divergence(log_predictions, targets, axis, where) -> jax.Arr
 
 def _divergences(log_p: jax.Array, targets: jax.Array) -> jax.Array:
     proper = (targets >= 0.0) & (targets < jnp.inf) & (log_p < jnp.inf)
-    losses = bregman.generalized_kullback_leibler(log_p, jnp.where(proper, targets, jnp.nan))
+    losses = bregman.generalized_kl_divergence(log_p, jnp.where(proper, targets, jnp.nan))
     # One NaN makes all derivatives of its example NaN.
     return _masks.nan_where_invalid(losses, ~jnp.isnan(losses))

@@ -10,7 +10,9 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float.dtypes import compute_dtype
-from jaxent._kernels import distribution, probability, renyi
+from jaxent._kernels import divergence, probability, renyi, tsallis
+from jaxent._kernels import entropy as entropy_kernels
+from jaxent._kernels import mutual_information as mutual_information_kernels
 
 # Entropies.
 
@@ -62,7 +64,7 @@ def entropy(
 
 def _entropies(p: jax.Array, *, unit: float) -> jax.Array:
     return _masks.nan_where_invalid(
-        distribution.shannon(p) / unit, _masks.all_in_interval(p, 0.0, 1.0)
+        entropy_kernels.entropy(p) / unit, _masks.all_in_interval(p, 0.0, 1.0)
     )
 
 
@@ -107,7 +109,7 @@ def binary_entropy(
 def _binary_entropies(probs: jax.Array, unit: float) -> jax.Array:
     p = probs.astype(compute_dtype(probs))
     return _masks.nan_where_invalid(
-        distribution.bernoulli_entropy(p) / unit, (p >= 0.0) & (p <= 1.0)
+        entropy_kernels.binary_entropy(p) / unit, (p >= 0.0) & (p <= 1.0)
     )
 
 
@@ -219,7 +221,9 @@ def tsallis_entropy(
 
 
 def _tsallis_entropies(p: jax.Array, *, alpha: float) -> jax.Array:
-    return _masks.nan_where_invalid(renyi.tsallis(p, alpha), _masks.all_in_interval(p, 0.0, 1.0))
+    return _masks.nan_where_invalid(
+        tsallis.tsallis_entropy(p, alpha), _masks.all_in_interval(p, 0.0, 1.0)
+    )
 
 
 # Of two distributions.
@@ -339,7 +343,7 @@ def kl_divergence(
 
 def _kl_divergences(log_p: jax.Array, targets: jax.Array, *, slack: float) -> jax.Array:
     valid = _masks.all_in_interval(targets, 0.0, jnp.inf) & _are_below_infinity(log_p, targets)
-    return _masks.nan_where_invalid(distribution.kullback_leibler(log_p, targets, slack), valid)
+    return _masks.nan_where_invalid(divergence.kl_divergence(log_p, targets, slack), valid)
 
 
 @_checks.public
@@ -395,7 +399,7 @@ def kl_divergence_with_log_targets(
 
 
 def _log_kl_divergences(log_p: jax.Array, log_targets: jax.Array, *, slack: float) -> jax.Array:
-    losses = distribution.log_kullback_leibler(log_p, log_targets, slack)
+    losses = divergence.kl_divergence_with_log_targets(log_p, log_targets, slack)
     return _masks.nan_where_invalid(losses, _are_below_infinity(log_p, log_targets))
 
 
@@ -456,7 +460,7 @@ def jensen_shannon_divergence(
 
 def _jensen_shannons(a: jax.Array, b: jax.Array, *, slack: float, unit: float) -> jax.Array:
     return _masks.nan_where_invalid(
-        distribution.jensen_shannon(a, b, slack) / unit, _are_probabilities(a, b)
+        divergence.jensen_shannon_divergence(a, b, slack) / unit, _are_probabilities(a, b)
     )
 
 
@@ -570,7 +574,7 @@ def total_variation(
 
 
 def _total_variations(a: jax.Array, b: jax.Array) -> jax.Array:
-    return _masks.nan_where_invalid(distribution.total_variation(a, b), _are_probabilities(a, b))
+    return _masks.nan_where_invalid(divergence.total_variation(a, b), _are_probabilities(a, b))
 
 
 @_checks.public
@@ -620,7 +624,7 @@ def hellinger(
 
 
 def _hellingers(a: jax.Array, b: jax.Array) -> jax.Array:
-    return _masks.nan_where_invalid(distribution.hellinger(a, b), _are_probabilities(a, b))
+    return _masks.nan_where_invalid(divergence.hellinger(a, b), _are_probabilities(a, b))
 
 
 @_checks.public
@@ -682,7 +686,9 @@ def mutual_information(
 
 def _mutual_informations(cells: jax.Array, *, rows: int, unit: float) -> jax.Array:
     joint = cells.reshape(*cells.shape[:-1], rows, -1)
-    return _masks.nan_where_invalid(renyi.mutual_information(joint) / unit, _has_mass(cells))
+    return _masks.nan_where_invalid(
+        mutual_information_kernels.mutual_information(joint) / unit, _has_mass(cells)
+    )
 
 
 # Units.
@@ -725,7 +731,7 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
 
 @functools.partial(jax.jit, static_argnames="base", inline=True)
 def _perplexities(cross_entropy: jax.Array, base: float | None) -> jax.Array:
-    return distribution.raised(base, cross_entropy.astype(compute_dtype(cross_entropy)))
+    return entropy_kernels.perplexity(cross_entropy.astype(compute_dtype(cross_entropy)), base)
 
 
 @_checks.public

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._float import dtypes
-from jaxent._kernels import logit_divergence
+from jaxent._kernels import entropy, sigmoid_divergence, softmax_divergence
 from jaxent._parallel import AxisName
 
 
@@ -59,9 +59,7 @@ def softmax_entropy(
     """
     logits = _checks.as_floating("logits", logits)
     fills, given = (_masks.LOGITS,), {"logits": logits}
-    return _masks.apply_per_example(
-        logit_divergence.softmax_entropy, given, fills, axis, where, axis_name
-    )
+    return _masks.apply_per_example(entropy.softmax_entropy, given, fills, axis, where, axis_name)
 
 
 @_checks.public
@@ -122,7 +120,7 @@ def softmax_kl_divergence(
         "target_logits": _checks.as_floating("target_logits", target_logits),
     }
     fills = (_masks.LOGITS, _masks.LOGITS)
-    primitive = logit_divergence.softmax_kl_divergence
+    primitive = softmax_divergence.softmax_kl_divergence
     return _masks.apply_per_example(primitive, given, fills, axis, where, axis_name)
 
 
@@ -194,7 +192,7 @@ def softmax_jensen_shannon(
 
 
 def _jensen_shannons(logits_a, logits_b, *, beta: float, axis_name: AxisName = None) -> jax.Array:
-    return logit_divergence.softmax_jensen_shannon(logits_a, logits_b, beta, axis_name)
+    return softmax_divergence.softmax_jensen_shannon(logits_a, logits_b, beta, axis_name)
 
 
 @_checks.public
@@ -228,7 +226,7 @@ def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Ar
     """
     logits = _checks.as_floating("logits", logits)
     where, arrays = _masks.mask_elements(where, logits=logits)
-    return _masks.zero_where_masked(_per_element(logit_divergence.sigmoid_entropy, *arrays), where)
+    return _masks.zero_where_masked(_per_element(entropy.sigmoid_entropy, *arrays), where)
 
 
 @_checks.public
@@ -274,7 +272,7 @@ def sigmoid_kl_divergence(
     target_logits = _checks.as_floating("target_logits", target_logits)
     where, arrays = _masks.mask_elements(where, logits=logits, target_logits=target_logits)
     return _masks.zero_where_masked(
-        _per_element(logit_divergence.sigmoid_kl_divergence, *arrays), where
+        _per_element(sigmoid_divergence.sigmoid_kl_divergence, *arrays), where
     )
 
 

@@ -1,0 +1,168 @@
+"""Entropies in nats, from probabilities and from logits, and the perplexity.
+
+Every value is a sum of terms of one sign, each with relative accuracy, and 0 log 0 is 0. A
+derivative that is infinite where the entropy is finite is given as 0, so that no chain rule
+multiplies 0 by infinity.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxent._compat import log1p
+from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
+from jaxent._float.sums import blocked_sum
+from jaxent._float.tangents import dot_tangent
+from jaxent._float.two_part import split_number
+from jaxent._kernels.log_ratio import tanh_half
+from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
+from jaxent._kernels.softmax import (
+    max_and_log_sum_over_max,
+    nan_where_impossible,
+    softmax,
+    softmax_jvp,
+    softmax_second_jvp,
+)
+from jaxent._parallel import AxisName, psum
+
+# From probabilities.
+
+
+@jax.custom_jvp
+def entropy(p: jax.Array) -> jax.Array:
+    """-sum(p log(p)) over the last axis."""
+    return blocked_sum(p * (0.0 - log_or_zero(p)))
+
+
+@entropy.defjvp
+def _entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (p,), (p_dot,) = primals, tangents
+    grad = jnp.where(is_zero(p), 0.0, -1.0 - log_or_zero(p))
+    return entropy(p), jnp.sum(grad * p_dot, axis=-1)
+
+
+@jax.custom_jvp
+def binary_entropy(p: jax.Array) -> jax.Array:
+    """-(p log(p) + (1 - p) log(1 - p)) per element."""
+    complement = 1.0 - p
+    neg_log_complement = 0.0 - log1p(-jnp.where(complement > 0.0, p, 0.0))
+    return p * (0.0 - log_or_zero(p)) + complement * neg_log_complement
+
+
+@binary_entropy.defjvp
+def _binary_entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (p,), (p_dot,) = primals, tangents
+    return binary_entropy(p), _binary_entropy_grad(p) * p_dot
+
+
+@jax.custom_jvp
+def _binary_entropy_grad(p: jax.Array) -> jax.Array:
+    """log((1 - p) / p), and 0 where p is 0 or 1."""
+    p = _replace_certain(p)
+    # 1 - 2p is exact from 1/4 on; near 1/2 the two logarithms would cancel.
+    is_near = jnp.abs(p - 0.5) <= 0.25
+    odds_minus_one = jnp.where(is_near, (1.0 - 2.0 * p) / p, 0.0)
+    return jnp.where(is_near, log1p(odds_minus_one), log1p(-p) - jnp.log(p))
+
+
+@_binary_entropy_grad.defjvp
+def _binary_entropy_grad_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (p,), (p_dot,) = primals, tangents
+    inner = _replace_certain(p)
+    grad_dot = p_dot / inner / (inner - 1.0)
+    return _binary_entropy_grad(p), jnp.where(is_zero(p) | (p == 1.0), 0.0, grad_dot)
+
+
+def _replace_certain(p: jax.Array) -> jax.Array:
+    """`p` with 1/2 in place of 0 and 1."""
+    return jnp.where(is_zero(p) | (p == 1.0), 0.5, p)
+
+
+def perplexity(cross_entropy: jax.Array, base: float | None) -> jax.Array:
+    """`base` to the power of a cross-entropy, per element; None is e."""
+    if base is None:
+        return jnp.exp(cross_entropy)
+    # The cross-entropy multiplies the rounding error of the base.
+    rounded, error = split_number(base, cross_entropy.dtype)
+    correction = jnp.exp(math.log1p(error / rounded) * cross_entropy)
+    return jnp.power(rounded, cross_entropy) * correction
+
+
+# From logits.
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax_entropy(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
+    """-sum(p log(p)) over the last axis, p = softmax(x); NaN for a row without a possible class."""
+    _, log_sum_over_max = max_and_log_sum_over_max(x, axis_name)
+    terms = softmax(x, axis_name) * _distance_to_max(x, axis_name)
+    value = log_sum_over_max + psum(blocked_sum(terms), axis_name)
+    return value * nan_where_impossible(axis_name, x)
+
+
+@softmax_entropy.defjvp
+def _softmax_entropy_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array | float]:
+    (x,), (x_dot,) = primals, tangents
+    value_dot = dot_tangent(_softmax_entropy_grad(x, axis_name), x_dot, axis_name)
+    return softmax_entropy(x, axis_name), value_dot
+
+
+def _distance_to_max(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    """max(x) - x, and 0 where the probability is 0, since the distance may be infinite there."""
+    top, _ = max_and_log_sum_over_max(x, axis_name)
+    return jnp.where(softmax(x, axis_name) > 0.0, top[..., None] - x, 0.0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax_entropy_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
+    grad = softmax_jvp(softmax(x, axis_name), _distance_to_max(x, axis_name), axis_name)
+    return grad * nan_where_impossible(axis_name, x)[..., None]
+
+
+@_softmax_entropy_grad.defjvp
+def _softmax_entropy_grad_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (x_dot,) = primals, tangents
+    p, grad = softmax(x, axis_name), _softmax_entropy_grad(x, axis_name)
+    grad_dot = softmax_second_jvp(p, grad, x_dot, axis_name) - softmax_jvp(p, x_dot, axis_name)
+    return grad, grad_dot
+
+
+@jax.custom_jvp
+def sigmoid_entropy(x: jax.Array) -> jax.Array:
+    """-p log(p) - (1 - p) log(1 - p) per element, p = sigmoid(x)."""
+    size = absolute(clip_to_finite(x))
+    return jnp.log1p(jnp.exp(-size)) + size * sigmoid(-size)
+
+
+@sigmoid_entropy.defjvp
+def _sigmoid_entropy_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (x_dot,) = primals, tangents
+    return sigmoid_entropy(x), _sigmoid_entropy_grad(x) * x_dot
+
+
+@jax.custom_jvp
+def _sigmoid_entropy_grad(x: jax.Array) -> jax.Array:
+    return -(clip_to_finite(x) * sigmoid_grad(x))
+
+
+@_sigmoid_entropy_grad.defjvp
+def _sigmoid_entropy_grad_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (x_dot,) = primals, tangents
+    grad = _sigmoid_entropy_grad(x)
+    return grad, -(sigmoid_grad(x) + grad * tanh_half(x)) * x_dot
