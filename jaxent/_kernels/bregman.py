@@ -75,7 +75,7 @@ def _generalized_kl_divergence_jvp(
 
 @jax.custom_jvp
 def _difference(log_q: jax.Array, targets: jax.Array) -> jax.Array:
-    """The difference q - targets; for q near 1 as (q - 1) + (1 - targets), which is more accurate."""
+    """The difference q - t; for q near 1 as (q - 1) + (1 - t), which is more accurate."""
     near = jnp.clip(log_q, -1.0, 1.0)
     near = (near + expm1_minus_x(near)) + (1.0 - targets)
     return jnp.where(jnp.abs(log_q) <= 1.0, near, jnp.exp(log_q) - targets)
