@@ -77,11 +77,11 @@ class MaskedLabelledRows(NamedTuple):
     valid: jax.Array  # [...]: the label is a class that counts, or the example is masked
 
     def valid_only_if(self, condition: jax.Array) -> "MaskedLabelledRows":
-        """Rows of which those are valid that were, and for which `condition` holds as well."""
+        """The same rows, valid only where `condition` holds as well."""
         return self._replace(valid=self.valid & condition)
 
     def losses(self, results: jax.Array) -> jax.Array:
-        """Results with NaN where the label is bad and 0 where the example does not count."""
+        """Results with NaN where not valid, and 0 where the example is masked."""
         return zero_where_masked(nan_where_invalid(results, self.valid), self.example_mask)
 
 

@@ -140,7 +140,9 @@ def _is_pivot(p: jax.Array) -> jax.Array:
 
 
 @softmax_and_complement.defjvp
-def _softmax_and_complement_jvp(axis_name, primals, tangents):
+def _softmax_and_complement_jvp(
+    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     (x,), (x_dot,) = primals, tangents
     p, complement = softmax_and_complement(x, axis_name)
     # Cheaper than `softmax_jvp`, since the complement of the pivot is known. Not p minus the
