@@ -45,7 +45,7 @@ def binary_cross_entropy(
         [1.0050327e-02 2.9957323e+00 1.0000000e-30]
 
     References:
-        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 5.5; Good, `Rational
+        Goodfellow et al., *Deep Learning*, 2016, section 5.5; Good, `Rational
         Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
     probs = _checks.as_floating("probs", probs)
@@ -65,9 +65,8 @@ def categorical_cross_entropy(
 
     .. math:: \ell = -\sum_j t_j \log p_j
 
-    A target of 0 on an infinite logarithm counts 0, and nothing is added inside the logarithms: a
-    probability of 0 under a positive target costs `+inf`. Where both are 0, the derivative in the
-    target is 0.
+    A target of 0 on an infinite logarithm counts 0, with derivative 0 in the target. Nothing is
+    added inside the logarithms: a probability of 0 under a positive target costs `+inf`.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, of any total.
@@ -93,7 +92,7 @@ def categorical_cross_entropy(
         [0.9162907 0.6931472]
 
     References:
-        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13; Good, `Rational
+        Goodfellow et al., *Deep Learning*, 2016, section 3.13; Good, `Rational
         Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
     return _apply_to_targets(_categorical_losses, probs, labels, axis, where)
@@ -151,8 +150,7 @@ def brier_score(
 
     .. math:: \ell = \sum_j (p_j - t_j)^2
 
-    It is 0 for a forecast that is certain and right and 2 for one that is certain and wrong. With
-    two classes it is twice the square of one of the errors.
+    It is 0 for a forecast that is certain and right, and 2 for one that is certain and wrong.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, of any total.

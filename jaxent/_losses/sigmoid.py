@@ -32,8 +32,7 @@ def sigmoid_binary_cross_entropy(
             agrees, and `+inf` elsewhere.
         labels: Targets in [0, 1], real or boolean, of the rank of `logits`, or a scalar.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
-        label_smoothing: The fraction :math:`\epsilon` in [0, 1] of the target that is spread evenly
-            over yes and no, a number or a scalar array.
+        label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over yes and no.
         pos_weight: Weight :math:`w \ge 0` of the "yes" term, finite, of the rank of `logits`, or a
             scalar; None is 1.
 
@@ -54,8 +53,8 @@ def sigmoid_binary_cross_entropy(
         [9.3576229e-14 6.9314718e-01 1.2692802e-01]
 
     References:
-        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 6.2.2.2. Weighted "yes":
-        King, Zeng, `Logistic Regression in Rare Events Data
+        Goodfellow et al., *Deep Learning*, 2016, section 6.2.2.2; for weights King, Zeng,
+        `Logistic Regression in Rare Events Data
         <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
     """
     given = {

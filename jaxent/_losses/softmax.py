@@ -33,8 +33,7 @@ def softmax_cross_entropy_with_integer_labels(
         labels: Index of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        label_smoothing: The fraction :math:`\epsilon` in [0, 1] of the target that is spread evenly
-            over the K classes, a number or a scalar array. It makes no one-hot matrix.
+        label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over K classes.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -44,8 +43,7 @@ def softmax_cross_entropy_with_integer_labels(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `softmax_cross_entropy`, for distributions; `linear_softmax_cross_entropy`, which makes no
-        logits `[..., V]`.
+        `softmax_cross_entropy`, for distributions; `linear_softmax_cross_entropy`, without logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,9 +54,8 @@ def softmax_cross_entropy_with_integer_labels(
         [4.1223074e-09 1.4076060e+00]
 
     References:
-        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 6.2.2.3. Label smoothing:
-        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
-        2015, section 7.
+        Goodfellow et al., *Deep Learning*, 2016, section 6.2.2.3; for smoothing Szegedy et al.,
+        `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_, 2015, sec. 7.
     """
     remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
     given = _masks.check_labelled_arguments(
@@ -90,8 +87,7 @@ def softmax_cross_entropy(
             of 0 on an impossible class counts 0, a positive one `+inf`.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        label_smoothing: The fraction :math:`\epsilon` in [0, 1] of the target that is spread evenly
-            over the K classes, a number or a scalar array.
+        label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over K classes.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -101,8 +97,7 @@ def softmax_cross_entropy(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `softmax_cross_entropy_with_integer_labels`, for one true class; `softmax_kl_divergence`,
-        for targets that are logits.
+        `softmax_cross_entropy_with_integer_labels`; `softmax_kl_divergence`, for two logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,9 +108,8 @@ def softmax_cross_entropy(
         [4.1223074e-09 1.2076060e+00]
 
     References:
-        Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13. Label smoothing:
-        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
-        2015, section 7.
+        Goodfellow et al., *Deep Learning*, 2016, section 3.13; for smoothing Szegedy et al.,
+        `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_, 2015, sec. 7.
     """
     return _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name)
 

@@ -29,8 +29,7 @@ def smooth_labels(
         labels: Targets, `[..., V]`, real or boolean, non-negative; a negative one becomes NaN.
         alpha: The fraction :math:`\alpha` in [0, 1], a number or a scalar array.
         axis: The class axis, or axes; None for all.
-        where: Mask of the examples `[...]`, or of the classes (the shape of `labels`), of which
-            there are K. What is masked becomes 0.
+        where: Mask of the examples `[...]`, or of the K classes; what is masked becomes 0.
 
     Returns:
         Targets of the shape of `labels` and in their unit, float32 (float64 for float64 labels).
