@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.dtypes import smallest_normal
 from jaxent._float.limits import is_zero
-from jaxent._float.series import expm1_minus_x
+from jaxent._float.series import expm1_minus_x_near_0
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._float.two_part import LOG_2
@@ -52,7 +52,7 @@ def generalized_kl_divergence(log_q: jax.Array, targets: jax.Array) -> jax.Array
     """
     positive, q = _replace_zeros(targets), jnp.exp(log_q)
     log_ratio = _log_ratio_of_positive(log_q, positive)
-    near = positive * expm1_minus_x(jnp.clip(log_ratio, -1.0, 1.0))
+    near = positive * expm1_minus_x_near_0(jnp.clip(log_ratio, -1.0, 1.0))
     # The minimum keeps inf - inf away where q is infinite.
     far = q - jnp.minimum(positive * (1.0 + log_ratio), float(jnp.finfo(q.dtype).max))
     terms = jnp.where(jnp.abs(log_ratio) <= 1.0, near, far)
@@ -77,7 +77,7 @@ def _generalized_kl_divergence_jvp(
 def _difference(log_q: jax.Array, targets: jax.Array) -> jax.Array:
     """The difference q - t; for q near 1 as (q - 1) + (1 - t), which is more accurate."""
     near = jnp.clip(log_q, -1.0, 1.0)
-    near = (near + expm1_minus_x(near)) + (1.0 - targets)
+    near = (near + expm1_minus_x_near_0(near)) + (1.0 - targets)
     return jnp.where(jnp.abs(log_q) <= 1.0, near, jnp.exp(log_q) - targets)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxent._compat import log1p
 from jaxent._float.limits import multiply_clipped
-from jaxent._float.series import expm1_minus_x
+from jaxent._float.series import expm1_minus_x_near_0, tanh
 from jaxent._kernels.sigmoid import absolute
 
 
@@ -23,12 +23,7 @@ def within_series(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def tanh_half(log_ratio: jax.Array) -> jax.Array:
     """tanh(log_ratio / 2), which is (p - q) / (p + q) for log_ratio = log(p / q)."""
-    is_near, near = within_series(log_ratio)
-    expm1 = near + expm1_minus_x(near)
-    decay = jnp.exp(-absolute(log_ratio))
-    far = (1.0 - decay) / (1.0 + decay)
-    far = jnp.where(log_ratio >= 0.0, far, -far)
-    return jnp.where(is_near, expm1 / (expm1 + 2.0), far)
+    return tanh(0.5 * log_ratio)
 
 
 def kl_terms(p: jax.Array, q: jax.Array, eighth: jax.Array) -> jax.Array:
@@ -41,7 +36,9 @@ def kl_terms(p: jax.Array, q: jax.Array, eighth: jax.Array) -> jax.Array:
     decay = jnp.exp(-absolute(log_ratio))
     above = p * (1.0 - (1.0 + absolute(log_ratio)) * decay)
     below = (8.0 * q) * (absolute(eighth) - 0.125 * (1.0 - decay))
-    return jnp.where(is_near, q * expm1_minus_x(near), jnp.where(log_ratio >= 0.0, above, below))
+    return jnp.where(
+        is_near, q * expm1_minus_x_near_0(near), jnp.where(log_ratio >= 0.0, above, below)
+    )
 
 
 def log_mixture(log_ratio: jax.Array, weight: float) -> jax.Array:

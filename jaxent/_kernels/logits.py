@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.series import tanh
 from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.two_part import split
 
 
 @functools.partial(jax.jit, static_argnames="transform", inline=True)
@@ -57,15 +59,7 @@ def _scale_by_temperature_jvp(
 @jax.custom_jvp
 def soft_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
     """`c tanh(x / c)` for c > 0, at most c in size."""
-    return jnp.where(jnp.isinf(x), x, cap * _tanh(_zero_where_infinite(x) / cap))
-
-
-def _tanh(u: jax.Array) -> jax.Array:
-    """The hyperbolic tangent; XLA's of float64 exceeds 1 in some releases."""
-    is_small = jnp.abs(u) < 1.0
-    decay = jnp.exp(-2.0 * jnp.where(is_small, 1.0, jnp.abs(u)))
-    large = jnp.sign(u) * ((1.0 - decay) / (1.0 + decay))
-    return jnp.where(is_small, jnp.tanh(jnp.where(is_small, u, 0.0)), large)
+    return jnp.where(jnp.isinf(x), x, cap * tanh(_zero_where_infinite(x) / cap))
 
 
 def _exp_decay(x: jax.Array, cap: jax.Array) -> jax.Array:
@@ -78,8 +72,8 @@ def _exp_decay(x: jax.Array, cap: jax.Array) -> jax.Array:
     info = jnp.finfo(x.dtype)
     size = jnp.abs(_zero_where_infinite(x))
     whole = jnp.floor(jnp.minimum(size / cap, -0.5 * math.log(float(info.tiny))))
-    high = jax.lax.reduce_precision(cap, info.nexp, info.nmant // 2)
-    rest = (size - whole * high) - whole * (cap - high)
+    high, low = split(cap)
+    rest = (size - whole * high) - whole * low
     # The selection also keeps the compiler from making one exponential of the two.
     coarse = jnp.where(jnp.isinf(x), 0.0, jnp.exp(-2.0 * whole))
     return coarse * jnp.exp(-2.0 * (rest / cap))
@@ -117,7 +111,7 @@ def _soft_cap_grad_x_jvp(
     x, cap = primals
     x_dot, cap_dot = tangents
     grad, ratio = _soft_cap_grad_x(x, cap), _bounded_ratio(x, cap)
-    by_ratio = -2.0 * grad * _tanh(ratio)
+    by_ratio = -2.0 * grad * tanh(ratio)
     grad_dot = scale_tangent(by_ratio, x_dot) - scale_tangent(by_ratio * ratio, cap_dot)
     return grad, broadcast_tangent(grad_dot / cap, grad)
 
@@ -147,5 +141,5 @@ def _soft_cap_grad_cap_jvp(
     x, cap = primals
     x_dot, cap_dot = tangents
     ratio = _bounded_ratio(x, cap)
-    by_ratio = 2.0 * ratio * _tanh(ratio) * _soft_cap_grad_x(x, cap)
+    by_ratio = 2.0 * ratio * tanh(ratio) * _soft_cap_grad_x(x, cap)
     return _soft_cap_grad_cap(x, cap), by_ratio * ((x_dot - ratio * cap_dot) / cap)

@@ -118,7 +118,7 @@ def full_poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
     small, larger = jnp.minimum(counts, _SMALL_COUNT), jnp.maximum(counts, _SMALL_COUNT)
     log_larger, rate = jnp.log(larger), jnp.exp(x)
     distance = x - log_larger
-    near = larger * _exponential_excess(jnp.minimum(distance, 1.0))
+    near = larger * expm1_minus_x(jnp.minimum(distance, 1.0))
     # Beside an infinite rate nothing else counts.
     rest = jnp.where(rate < jnp.inf, larger * (jnp.clip(distance, 1.0, 200.0) + 1.0), 0.0)
     of_larger = jnp.where(distance < 1.0, near, rate - rest)
@@ -161,13 +161,6 @@ def _full_poisson_nll_grad_counts_jvp(
     x_dot, counts_dot = tangents
     trigamma = jax.lax.polygamma(jnp.ones_like(counts), 1.0 + counts)
     return _full_poisson_nll_grad_counts(x, counts), trigamma * counts_dot - x_dot
-
-
-def _exponential_excess(u: jax.Array) -> jax.Array:
-    """exp(u) - 1 - u >= 0, without cancellation where u is small."""
-    is_small = jnp.abs(u) < 0.6
-    series = expm1_minus_x(jnp.where(is_small, u, 0.0))
-    return jnp.where(is_small, series, jnp.expm1(u) - u)
 
 
 def _log_small_factorial(counts: jax.Array) -> jax.Array:

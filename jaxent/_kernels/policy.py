@@ -76,9 +76,7 @@ def divergence_estimate(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(d) - 1 - d with d = a - b, never below 0."""
     high, low = finite_two_diff(a, b)
     small = jnp.where(high > 1.0, 0.0, high)
-    is_near = jnp.abs(small) <= 1.0
-    series = expm1_minus_x(jnp.where(is_near, small, 0.0))
-    estimate = jnp.where(is_near, series, jnp.expm1(small) - small) + jnp.expm1(small) * low
+    estimate = expm1_minus_x(small) + jnp.expm1(small) * low
     # From 1000 on the exponential is infinite, and d, which may be infinite too, does not count.
     above = exp_two_part(high, low) - (1.0 + jnp.minimum(high, 1000.0))
     return jnp.where(high > 1.0, above, estimate)

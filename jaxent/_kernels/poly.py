@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.powers import zero_safe_product
-from jaxent._float.series import exp_remainder
+from jaxent._float.series import expm1_minus_x
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
 from jaxent._kernels.soft_cross_entropy import soft_cross_entropy
 from jaxent._kernels.softmax import (
@@ -41,7 +41,7 @@ def poly_cross_entropy(
     """
     loss = soft_cross_entropy(x, targets, axis_name)
     if below is not None:
-        remainder = targets * exp_remainder(_neg_log_prob(x, targets, axis_name))
+        remainder = targets * expm1_minus_x(-_neg_log_prob(x, targets, axis_name))
         loss = zero_safe_product(1.0 + below, loss)
         loss -= below * psum(jnp.sum(remainder, axis=-1), axis_name)
     if above is not None:
@@ -101,7 +101,7 @@ def _poly_cross_entropy_grad_targets(
     c = _neg_log_prob(x, targets, axis_name)
     grad = c
     if below is not None:
-        grad = zero_safe_product(1.0 + below, c) - below * exp_remainder(c)
+        grad = zero_safe_product(1.0 + below, c) - below * expm1_minus_x(-c)
     if above is not None:
         complement = softmax_and_complement(x, axis_name)[1]
         grad += above * jnp.where(_has_no_term(x, targets), 0.0, complement)

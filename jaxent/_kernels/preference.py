@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jaxent._float.series import tanh
 from jaxent._float.tangents import Tangent, combine_tangents
 from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
-from jaxent._kernels.sigmoid import absolute
 
 Pair = tuple[jax.Array, jax.Array]
 
@@ -102,9 +102,8 @@ def _sigmoid_of_pair_grad_jvp(
     primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
     high, low = primals
-    grad, abs_x = _sigmoid_of_pair_grad(high, low), absolute(high)
-    tanh = -jnp.expm1(-abs_x) / (1.0 + jnp.exp(-abs_x))
-    return grad, -(grad * jnp.where(high >= 0.0, tanh, -tanh)) * tangents[0]
+    grad = _sigmoid_of_pair_grad(high, low)
+    return grad, -(grad * tanh(0.5 * high)) * tangents[0]
 
 
 @jax.custom_jvp

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
+from jaxent._float.series import accurate_expm1
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
 from jaxent._float.two_part import add_all, exact_products, precise_sum
@@ -94,10 +95,8 @@ def _centered_power(stats: _EntropyStats, exponent: float) -> jax.Array:
     log_relative = log_or_zero(stats.over_top) + stats.excess
     if exponent == 0.0:
         return log_relative
-    is_near = jnp.abs(exponent * log_relative) < 0.5
-    near = jnp.expm1(jnp.where(is_near, exponent * log_relative, 0.0))
-    far = power(stats.over_top, exponent) / stats.mean_power - 1.0
-    return jnp.where(is_near, near, far) / exponent
+    relative_power = power(stats.over_top, exponent) / stats.mean_power
+    return accurate_expm1(exponent * log_relative, relative_power) / exponent
 
 
 @_renyi_entropy_grad.defjvp
@@ -311,9 +310,9 @@ def _renyi_divergence_grads(
         centered_a = pair.log_ratio - stats.value
     else:
         log_relative = exponent * pair.log_ratio - stats.log_mean_power
-        centered_a = _expm1(log_relative, stats.relative_power) / exponent
+        centered_a = accurate_expm1(log_relative, stats.relative_power) / exponent
     log_relative = alpha * pair.log_ratio - stats.log_mean_power
-    centered_b = _expm1(log_relative, stats.relative_power * pair.ratio)
+    centered_b = accurate_expm1(log_relative, stats.relative_power * pair.ratio)
 
     only_a, only_b = pair.has_a & ~pair.has_b, pair.has_b & ~pair.has_a
     # Where one of the two is 0, only the totals count, or there is no finite derivative.
@@ -328,12 +327,6 @@ def _renyi_divergence_grads(
     grad_a = jnp.where(is_infinite, infinite_a, alpha * centered_a / pair.total_a)
     infinite_b = jnp.where(only_a, -jnp.inf, 0.0)
     return grad_a, jnp.where(is_infinite, infinite_b, -centered_b / pair.total_b)
-
-
-def _expm1(x: jax.Array, exp_x: jax.Array) -> jax.Array:
-    """exp(x) - 1, given the exponential as well, which may be more accurate far from 0."""
-    is_near = jnp.abs(x) < 0.5
-    return jnp.where(is_near, jnp.expm1(jnp.where(is_near, x, 0.0)), exp_x - 1.0)
 
 
 @_renyi_divergence_grads.defjvp

@@ -8,7 +8,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, multiply_clipped
-from jaxent._float.series import expm1_minus_x
+from jaxent._float.series import expm1_minus_x_near_0
 from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
 from jaxent._kernels.log_ratio import kl_terms, tanh_half, within_series
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
@@ -32,7 +32,7 @@ def _eighth_of_log_ratio(x: jax.Array, target_x: jax.Array) -> jax.Array:
     """log(sigmoid(x) / sigmoid(target_x)) / 8, for finite logits."""
     half = 0.5 * x - 0.5 * target_x
     is_near, near = within_series(multiply_clipped(2.0, half))
-    expm1 = -near + expm1_minus_x(-near)
+    expm1 = -near + expm1_minus_x_near_0(-near)
     by_series = -log1p(sigmoid(-target_x) * expm1)
     far = 0.125 * jnp.maximum(-target_x, 0.0) - 0.125 * jnp.maximum(-x, 0.0)
     rest = jnp.log1p(jnp.exp(-absolute(target_x))) - jnp.log1p(jnp.exp(-absolute(x)))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
-from jaxent._float.series import polynomial, terms_for
+from jaxent._float.series import accurate_expm1, polynomial, terms_for
 from jaxent._float.sums import blocked_sum
 from jaxent._float.two_part import split_number
 
@@ -52,10 +52,7 @@ def deformed_log(p: jax.Array, exponent: float) -> jax.Array:
     log_p = log_or_zero(p)
     if exponent == 0.0:
         return log_p
-    # p**e - 1 would cancel near p = 1; elsewhere expm1 would magnify the rounding of e log(p).
-    is_near = jnp.abs(exponent * log_p) < 0.5
-    near = jnp.expm1(jnp.where(is_near, exponent * log_p, 0.0))
-    result = jnp.where(is_near, near, power(p, exponent) - 1.0) / exponent
+    result = accurate_expm1(exponent * log_p, power(p, exponent)) / exponent
     return jnp.where(is_zero(p), -1.0 / exponent if exponent > 0.0 else 0.0, result)
 
 
