@@ -49,9 +49,11 @@ def linear_loss(
     Args:
         loss_fn: Maps float32 logits `[chunk, V]` (float64 for float64 inputs) and a chunk of each
             of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays
-            that it closes over are differentiated like arguments. Inside `jax.shard_map` it sees
-            the classes of its device: a loss with an `axis_name` completes its sums. Over explicit
-            mesh axes it must close over nothing that is on the mesh; make such arrays `row_args`.
+            that it closes over are differentiated like arguments. Its program is kept for the next
+            call if all that it reads from outside are functions, numbers and words; if it reads
+            arrays or objects it is traced at every call. Inside `jax.shard_map` it sees the classes
+            of its device: a loss with an `axis_name` completes its sums. Over explicit mesh axes it
+            must close over nothing that is on the mesh; make such arrays `row_args`.
         hidden: Input of the head, `[..., D]`, floating point.
         kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
             in the common dtype of `hidden` and `kernel` and accumulated in float32.

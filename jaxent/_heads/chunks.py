@@ -145,6 +145,7 @@ def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
 
     wide = tuple(HeadArrays(None, widen(h.kernel), widen(h.bias)) for h in inputs.heads)
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk_losses(
         wide: tuple[HeadArrays[jax.Array], ...], consts: tuple[jax.Array, ...], chunk: Chunk
     ) -> jax.Array:
@@ -159,10 +160,8 @@ def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
             logits = [jnp.where(mask, x, jax.lax.stop_gradient(x)) for x in logits]
         return _weigh(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *consts))
 
-    recomputed: Callable[..., jax.Array] = jax.checkpoint(chunk_losses, prevent_cse=False)
-
     def step(carry: None, chunk: Chunk) -> tuple[None, jax.Array]:
-        return carry, recomputed(wide, inputs.consts, chunk)
+        return carry, chunk_losses(wide, inputs.consts, chunk)
 
     _, losses = jax.lax.scan(step, None, _all_chunks(sweep, inputs))
     return _from_chunks(sweep, losses)
@@ -323,7 +322,8 @@ def _chunk_grads(
         weight_grads = _weigh(sweep, chunk._replace(weights=None), losses)
         if sweep.untracked_axes:
             weight_grads = _fraction_of_copies(sweep) * weight_grads
-    return sums, _RowGrads(tuple(head.hidden for head in heads), grads.row_args, weight_grads)
+    hidden_grads = tuple(head.hidden for head in heads)
+    return sums, _RowGrads(hidden_grads, tuple(grads.row_args), weight_grads)
 
 
 def _losses_and_grads(
@@ -333,7 +333,6 @@ def _losses_and_grads(
     chunk: Chunk,
 ) -> tuple[jax.Array, _LossArguments]:
     """The losses of a chunk, and the gradients of their weighted sum by what is trained."""
-    pull_back: Callable[[jax.Array], tuple[_LossArguments]]
     losses, pull_back = jax.vjp(chunk_losses, trained)
     cotangents = _weigh(sweep, chunk, jnp.full_like(losses, _fraction_of_copies(sweep)))
     (grads,) = pull_back(cotangents)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxent._kernels.logits import nan_unless_positive, scale_by_temperature, soft_cap
+from jaxent._kernels import logits as logits_kernels
 
 
 def contract(
@@ -26,11 +26,13 @@ def contract(
 
 
 def transform_logits(
-    logits: jax.Array, cap: jax.Array | None, temperature: jax.Array | None
+    logits: jax.Array, soft_cap: jax.Array | None, temperature: jax.Array | None
 ) -> jax.Array:
     """Logits with the soft cap and then the temperature of a head; either may be None."""
-    if cap is not None:
-        logits = nan_unless_positive(soft_cap, logits, cap)
+    if soft_cap is not None:
+        cap = logits_kernels.soft_cap
+        logits = logits_kernels.nan_unless_positive(cap, logits, soft_cap)
     if temperature is not None:
-        logits = nan_unless_positive(scale_by_temperature, logits, temperature)
+        scale = logits_kernels.scale_by_temperature
+        logits = logits_kernels.nan_unless_positive(scale, logits, temperature)
     return logits

@@ -6,7 +6,6 @@ into chunks, and the losses are reduced. The loop itself is in `chunks.py`.
 
 import functools
 import math
-import types
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from jaxent._heads.chunks import (
     losses_per_row,
     total_loss,
 )
+from jaxent._heads.snapshot import Snapshot, take_snapshot
 from jaxent._heads.tiling import from_line, make_tiling, to_line
 from jaxent._losses.reduction import divide
 
@@ -78,22 +78,22 @@ def sweep_rows(
 
 
 def sweep_for(loss_fn: LossFunction) -> Callable[..., jax.Array]:
-    """`sweep_rows` of `loss_fn`, compiled if the program may be kept for the next call."""
-    sweep = _compiled_sweep if _may_be_kept(loss_fn) else sweep_rows
-    return functools.partial(sweep, loss_fn)
+    """`sweep_rows` of `loss_fn`, with a compiled program that is kept as long as it is right."""
+    snapshot = take_snapshot(loss_fn)
+    if snapshot is None:
+        return functools.partial(sweep_rows, loss_fn)
+    return functools.partial(_compiled_sweep, snapshot)
 
 
-def _may_be_kept(loss_fn: LossFunction) -> bool:
-    """Whether a loss holds no value of an ongoing transformation, which must not be kept."""
-    if not isinstance(loss_fn, types.FunctionType) or loss_fn.__closure__ is not None:
-        return False
-    defaults = loss_fn.__defaults__, loss_fn.__kwdefaults__
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(defaults))
-
-
-_compiled_sweep = jax.jit(
-    sweep_rows, static_argnames=("loss_fn", "reduction", "chunk_size"), inline=True
-)
+@functools.partial(jax.jit, static_argnames=("snapshot", "reduction", "chunk_size"), inline=True)
+def _compiled_sweep(
+    snapshot: Snapshot,
+    heads: Sequence[Head],
+    row_args: tuple[jax.Array, ...],
+    reduction: str,
+    chunk_size: int | None,
+) -> jax.Array:
+    return sweep_rows(snapshot.function, heads, row_args, reduction, chunk_size)
 
 
 def rows_per_chunk(heads: Sequence[Head], chunk_size: int | None) -> int:
@@ -274,9 +274,13 @@ def _convert_closure(
             example(a.shape[rank:], a.dtype, axes | _parallel.varying_axes(a)) for a in row_args
         ]
 
+    def fresh_loss(*arguments: jax.Array) -> jax.Array:
+        # JAX keeps what it has traced by the function: a new one reads its globals anew.
+        return loss_fn(*arguments)
+
     axes = _parallel.varying_axes((arrays, row_args))
     logits = [example((head.vocabulary_size,), dtype, axes) for head in heads]
-    losses: Any = jax.eval_shape(loss_fn, *logits, *example_rows(frozenset()))
+    losses: Any = jax.eval_shape(fresh_loss, *logits, *example_rows(frozenset()))
     shape, kind = getattr(losses, "shape", None), getattr(losses, "dtype", type(losses))
     _checks.require(
         shape == (chunk,) and jnp.issubdtype(kind, jnp.floating),
@@ -285,6 +289,6 @@ def _convert_closure(
     )
     axes = _parallel.varying_axes(losses)
     examples = *logits, *example_rows(axes)
-    untracked_axes = _parallel.untracked_axes(jax.make_jaxpr(loss_fn)(*examples))
-    function, consts = jax.closure_convert(loss_fn, *examples)
+    untracked_axes = _parallel.untracked_axes(jax.make_jaxpr(fresh_loss)(*examples))
+    function, consts = jax.closure_convert(fresh_loss, *examples)
     return _ConvertedLoss(function, tuple(consts), axes, untracked_axes)

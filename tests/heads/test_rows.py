@@ -354,23 +354,6 @@ def test_masked_rows_do_not_reach_what_the_loss_closes_over(inputs, reduction):
     np.testing.assert_array_equal(value_and_slope(1.5, jnp.zeros(ROWS, bool)), 0.0)
 
 
-_TRACES = []
-
-
-def _counting(logits, labels):
-    _TRACES.append(None)
-    return cross_entropy(logits, labels)
-
-
-def test_the_program_of_a_loss_without_closure_is_found_again(inputs):
-    arrays = inputs["hidden"], inputs["kernel"], inputs["labels"]
-    for call in (jaxent.linear_loss, jax.grad(jaxent.linear_loss, 1)):
-        call(_counting, *arrays)
-        before = len(_TRACES)
-        call(_counting, *arrays)
-        assert len(_TRACES) == before > 0
-
-
 @pytest.mark.parametrize("make", [of_nested_functions, of_defaults])
 def test_no_value_of_a_transformation_is_kept(inputs, make):
     arrays = inputs["hidden"], inputs["kernel"], inputs["labels"]
