@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxent._float.dtypes import smallest_normal
+from jaxent._float.limits import is_zero
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 
 
@@ -68,13 +70,12 @@ def _expectation_jvp(primals, tangents):
 
 def fraction(part: jax.Array, rest: jax.Array) -> jax.Array:
     """`part / (part + rest)` of numbers >= 0; 0, with derivatives 0, where both are 0."""
-    info = jnp.finfo(part.dtype)
     total = jax.lax.stop_gradient(part + rest)
-    is_empty = total < float(info.smallest_normal)
+    largest = 2.0 ** (jnp.finfo(part.dtype).maxexp - 4)
     # Both are scaled to a total near 1, so that no power of it in a derivative leaves the range.
-    scale = 1.0 / jnp.clip(total, float(info.smallest_normal), 2.0 ** (info.maxexp - 4))
-    scale = jnp.where(is_empty, 0.0, scale)
-    return _fraction(part * scale, jnp.where(is_empty, 1.0, rest * scale))
+    scale = 1.0 / jnp.clip(total, smallest_normal(part.dtype), largest)
+    scale = jnp.where(is_zero(total), 0.0, scale)
+    return _fraction(part * scale, jnp.where(is_zero(total), 1.0, rest * scale))
 
 
 @jax.custom_jvp

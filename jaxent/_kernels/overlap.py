@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxent._float.limits import is_zero
 from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
 from jaxent._kernels.softmax import softmax_jvp
 
@@ -24,8 +25,8 @@ def sum_over_pixels(values: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def root(x: jax.Array, degree: jax.Array) -> jax.Array:
     """x**(1 / degree) for x >= 0; at 0 all derivatives count as 0."""
-    is_zero = x < float(jnp.finfo(x.dtype).smallest_normal)
-    return jnp.where(is_zero, 0.0, jnp.power(jnp.where(is_zero, 1.0, x), 1.0 / degree))
+    positive = jnp.where(is_zero(x), 1.0, x)
+    return jnp.where(is_zero(x), 0.0, jnp.power(positive, 1.0 / degree))
 
 
 @functools.partial(root.defjvp, symbolic_zeros=True)
@@ -34,8 +35,7 @@ def _root_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     x, degree = primals
     x_dot, degree_dot = tangents
-    is_zero = x < float(jnp.finfo(x.dtype).smallest_normal)
-    positive, result = jnp.where(is_zero, 1.0, x), root(x, degree)
+    positive, result = jnp.where(is_zero(x), 1.0, x), root(x, degree)
     grad_degree = -(result / degree) * (jnp.log(positive) / degree)
     grad_x = result / (degree * positive)
     result_dot = scale_tangent(grad_x, x_dot) + scale_tangent(grad_degree, degree_dot)

@@ -6,59 +6,21 @@ so that no chain rule forms 0 * inf.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._compat import log1p
+from jaxent._float.limits import divide, is_exactly_zero, neg_log
 from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._parallel import take_local_label
 
-# Subnormal probabilities: a processor may take one for 0, or return a wrong logarithm of it. Its
-# bits, read as an integer, are its multiple of the smallest subnormal number.
-
-
-def _scale_up_subnormal(p: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`p` as a normal number or 0, and whether that is p divided by the smallest subnormal."""
-    size = jax.lax.abs(p)
-    bits = jax.lax.bitcast_convert_type(size, jnp.int64 if p.dtype == jnp.float64 else jnp.int32)
-    is_subnormal = (bits > 0) & (bits < 1 << jnp.finfo(p.dtype).nmant)
-    return jnp.where(is_subnormal, bits.astype(p.dtype), size), is_subnormal
-
-
-def _subnormal_exponent(dtype: jnp.dtype) -> int:
-    """The n of the smallest subnormal number, 2**-n."""
-    return jnp.finfo(dtype).nmant - jnp.finfo(dtype).minexp
-
-
-def _divide(x: jax.Array, p: jax.Array) -> jax.Array:
-    """`x / p`, linear in x."""
-    normal, is_subnormal = _scale_up_subnormal(p)
-    # In two steps, since 2**n is out of range.
-    first = _subnormal_exponent(p.dtype) // 2
-    quotient = x / normal
-    for exponent in (first, _subnormal_exponent(p.dtype) - first):
-        quotient *= jnp.where(is_subnormal, 2.0**exponent, 1.0).astype(p.dtype)
-    return quotient
-
 
 def _divide_unless(is_excluded: jax.Array, x: jax.Array, p: jax.Array) -> jax.Array:
     """`x / p`, and 0 where it is excluded."""
-    return jnp.where(is_excluded, 0.0, _divide(x, jnp.where(is_excluded, 1.0, p)))
-
-
-def _is_zero(p: jax.Array) -> jax.Array:
-    return _scale_up_subnormal(p)[0] == 0.0
-
-
-def _neg_log_prob(p: jax.Array) -> jax.Array:
-    """-log(p) in nats; +inf at 0."""
-    normal, is_subnormal = _scale_up_subnormal(p)
-    log_scale = jnp.where(is_subnormal, _subnormal_exponent(p.dtype) * math.log(2.0), 0.0)
-    return log_scale.astype(p.dtype) - jnp.log(normal)
+    return jnp.where(is_excluded, 0.0, divide(x, jnp.where(is_excluded, 1.0, p)))
 
 
 # Against one target per class.
@@ -69,7 +31,7 @@ def categorical_cross_entropy(p: jax.Array, targets: jax.Array) -> jax.Array:
     """-sum(targets * log(p)) over the last axis, for targets >= 0 of any total."""
     # The second selection keeps XLA from rounding logarithm and product as one: the cost of a
     # target of 1 is the logarithm to the last bit.
-    costs = jnp.where(targets == 0.0, 0.0, _neg_log_prob(_one_where_unused(p, targets)))
+    costs = jnp.where(targets == 0.0, 0.0, neg_log(_one_where_unused(p, targets)))
     return blocked_sum(targets * costs)
 
 
@@ -80,7 +42,7 @@ def _one_where_unused(p: jax.Array, targets: jax.Array) -> jax.Array:
 
 def _are_both_zero(p: jax.Array, targets: jax.Array) -> jax.Array:
     """Where p and its target are 0: there the derivative in the target is infinite."""
-    return (targets == 0.0) & _is_zero(p)
+    return (targets == 0.0) & is_exactly_zero(p)
 
 
 @functools.partial(categorical_cross_entropy.defjvp, symbolic_zeros=True)
@@ -99,7 +61,7 @@ def _categorical_cross_entropy_jvp(
 @jax.custom_jvp
 def _categorical_grad_p(p: jax.Array, targets: jax.Array) -> jax.Array:
     """-targets / p."""
-    return -_divide(targets, _one_where_unused(p, targets))
+    return -divide(targets, _one_where_unused(p, targets))
 
 
 @functools.partial(_categorical_grad_p.defjvp, symbolic_zeros=True)
@@ -111,7 +73,7 @@ def _categorical_grad_p_jvp(
     grad, grad_dot = _categorical_grad_p(p, targets), 0.0
     if not isinstance(p_dot, SymbolicZero):
         # The tangent is divided first: 1 / p**2 may overflow, and a tangent of 0 has to stay 0.
-        grad_dot -= grad * _divide(p_dot, _one_where_unused(p, targets))
+        grad_dot -= grad * divide(p_dot, _one_where_unused(p, targets))
     if not isinstance(targets_dot, SymbolicZero):
         grad_dot -= _divide_unless(_are_both_zero(p, targets), targets_dot, p)
     return grad, broadcast_tangent(grad_dot, grad)
@@ -120,7 +82,7 @@ def _categorical_grad_p_jvp(
 @jax.custom_jvp
 def _categorical_grad_targets(p: jax.Array, targets: jax.Array) -> jax.Array:
     """-log(p), and 0 where p and its target are 0."""
-    return _neg_log_prob(jnp.where(_are_both_zero(p, targets), 1.0, p))
+    return neg_log(jnp.where(_are_both_zero(p, targets), 1.0, p))
 
 
 @_categorical_grad_targets.defjvp
@@ -163,7 +125,7 @@ def _negative_log_likelihood_jvp(
 def bernoulli_cross_entropy(p: jax.Array, yes: jax.Array) -> jax.Array:
     """-(yes * log(p) + (1 - yes) * log(1 - p)) per element, for yes in [0, 1]."""
     no = 1.0 - yes
-    cost_of_yes = _neg_log_prob(_one_where_unused(p, yes))
+    cost_of_yes = neg_log(_one_where_unused(p, yes))
     cost_of_no = 0.0 - log1p(-jnp.where(no == 0.0, 0.0, p))
     return yes * cost_of_yes + no * cost_of_no
 
@@ -195,7 +157,7 @@ def _bernoulli_grad_p(p: jax.Array, yes: jax.Array) -> jax.Array:
     """(p - yes) / (p (1 - p)); the difference is rounded once, however near the two are."""
     p_yes, p_no = _used_probabilities(p, yes)
     difference = jnp.where(yes == 0.0, 1.0, jnp.where(yes == 1.0, -1.0, p - yes))
-    return _divide(difference, p_yes) / p_no
+    return divide(difference, p_yes) / p_no
 
 
 @functools.partial(_bernoulli_grad_p.defjvp, symbolic_zeros=True)
@@ -208,7 +170,7 @@ def _bernoulli_grad_p_jvp(
     if not isinstance(p_dot, SymbolicZero):
         p_yes, p_no = _used_probabilities(p, yes)
         # Divided one by one: a square may overflow where the tangent is 0.
-        grad_dot += _divide(yes, p_yes) * _divide(p_dot, p_yes)
+        grad_dot += divide(yes, p_yes) * divide(p_dot, p_yes)
         grad_dot += ((1.0 - yes) / p_no) * (p_dot / p_no)
     if not isinstance(yes_dot, SymbolicZero):
         grad_dot -= _divide_by_variance(yes_dot, p, yes)
@@ -223,9 +185,7 @@ def _bernoulli_grad_yes(p: jax.Array, yes: jax.Array) -> jax.Array:
     is_near_half = jnp.abs(p - 0.5) < 0.25
     near = jnp.where(is_near_half, p, 0.5)
     far = jnp.where(is_near_half, 0.5, p)
-    return jnp.where(
-        is_near_half, log1p((1.0 - 2.0 * near) / near), _neg_log_prob(far) + log1p(-far)
-    )
+    return jnp.where(is_near_half, log1p((1.0 - 2.0 * near) / near), neg_log(far) + log1p(-far))
 
 
 @_bernoulli_grad_yes.defjvp
@@ -240,4 +200,4 @@ def _divide_by_variance(x: jax.Array, p: jax.Array, yes: jax.Array) -> jax.Array
     """`x / (p (1 - p))`, and 0 where the prediction is certain and right."""
     is_excluded = _is_certain_and_right(p, yes)
     p = jnp.where(is_excluded, 0.5, p)
-    return jnp.where(is_excluded, 0.0, _divide(x, p) / (1.0 - p))
+    return jnp.where(is_excluded, 0.0, divide(x, p) / (1.0 - p))
