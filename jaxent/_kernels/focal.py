@@ -55,12 +55,12 @@ def _sigmoid_terms(x: jax.Array, target: jax.Array) -> _SigmoidTerms:
     log1p_e = jnp.log1p(e)
     c = jnp.where(t_other == 0.0, 0.0, abs_x) * t_other + log1p_e
     total = t_other + t_top * e
-    # Without t_other, e cancels from the quotients; it may have underflowed.
+    # Where t_other is 0, e is left out of the quotients, where it cancels: it may be 0 as well.
     is_sure = t_other < smallest_normal(x.dtype)
     divisor = jnp.where(is_sure, 1.0, total)
     e_over_total = jnp.where(is_sure, 1.0, e / divisor)
     ce_over_total = zero_safe_product(e_over_total, c)
-    # p_top (t_other - t_top), from the target: those two are rounded, and would cancel.
+    # This is p_top (t_other - t_top); those two are rounded, and their difference would cancel.
     factor = p_top * jnp.where(is_yes, 1.0 - 2.0 * target, 2.0 * target - 1.0)
     has_e = e >= smallest_normal(x.dtype)
     sure_c_over_e = jnp.where(has_e, log1p_e, 1.0) / jnp.where(has_e, e, 1.0)
@@ -106,7 +106,7 @@ def _sigmoid_focal_loss_jvp(
     loss_dot = scale_tangent(_sigmoid_focal_loss_grad(number, x, target, gamma), x_dot)
     if not isinstance(target_dot, SymbolicZero):
         through_c, through_w = _sigmoid_focal_loss_grad_target(number, x, target, gamma)
-        # Two products, since a sum may overflow that a small tangent would bring back.
+        # Two products, since the sum of the coefficients may overflow where neither product does.
         exponent = jax.lax.stop_gradient(static_or_traced(number, gamma))
         loss_dot += through_c * target_dot + through_w * (exponent * target_dot)
     if not (gamma is None or isinstance(gamma_dot, SymbolicZero)):

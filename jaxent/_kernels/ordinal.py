@@ -28,7 +28,7 @@ def _interval_cross_entropy_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (low, high), (low_dot, high_dot) = primals, tangents
     odds = _width_odds(low, high)
-    # An infinite end stays where it is.
+    # An infinite end has no gradient.
     grad_low = jnp.where(jnp.abs(low) == jnp.inf, 0.0, sigmoid(low) + odds)
     grad_high = jnp.where(jnp.abs(high) == jnp.inf, 0.0, sigmoid(-high) + odds)
     return interval_cross_entropy(low, high), grad_low * low_dot - grad_high * high_dot
@@ -55,5 +55,5 @@ def _width_odds_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     (low, high), (low_dot, high_dot) = primals, tangents
     odds = _width_odds(low, high)
-    # The square of the odds may overflow, and 0 times infinity is NaN.
+    # The tangent comes first: the square of the odds may overflow, and 0 times infinity is NaN.
     return odds, odds * ((1.0 + odds) * (low_dot - high_dot))

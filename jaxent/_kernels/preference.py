@@ -50,7 +50,7 @@ def _margin(
     high, low = two_diff(left, right)
     high, low = fast_two_sum(high, low + (left_low - right_low))
     plain = jnp.where(is_finite, 4.0 * (high * scale), scale * ((a - b) - (c - d)))
-    # Where the product overflows, or the scale is NaN, it is left to plain arithmetic.
+    # Plain arithmetic says what comes of a product that overflows, or of a scale of NaN.
     is_exact = jnp.abs(plain) < 0.5 * float(jnp.finfo(plain.dtype).max)
     high, low = (jnp.where(is_exact, x, 0.0) for x in (high, low))
     first, second, third, fourth = exact_products(high, scale)

@@ -50,15 +50,15 @@ def label_power(
         q_high, q_low = split(4.0 * q)
     else:
         half_of_digits = jnp.float16 if x.dtype == jnp.float32 else jnp.float32
-        mantissa, places = math.frexp(4.0 * q)  # float16 has a small range
+        mantissa, places = math.frexp(4.0 * q)  # float16 has a short range
         halves = split_number(mantissa, jnp.dtype(half_of_digits))
         q_high, q_low = (math.ldexp(half, places) for half in halves)
     high = q_high * distance_high
     low = q_high * (distance_low + error) + q_low * distance
-    # From there on the power is 0 in any case, and `low` may be large.
+    # From 1024 on exp(-high) is 0, and exp(-low) may be infinite.
     low = jnp.where(high < 2.0**10, low, 0.0)
     quotient = jnp.exp(top - shift) / jnp.where(total == 0.0, 1.0, total)
-    # XLA would make one exponential of two, with a rounded sum.
+    # One factor is 1 + expm1(-low), since XLA merges exp(-high) exp(-low) and rounds the sum.
     result = jnp.exp(-high) * (1.0 + jnp.expm1(-low)) * power(quotient, q)
     return jnp.where(is_possible | (q == 0.0), result, 0.0)
 
@@ -93,7 +93,7 @@ def generalized_cross_entropy(c: jax.Array, p_to_q: jax.Array, q: jax.Array) -> 
     The derivatives need p**q.
     """
     del p_to_q
-    # An infinite cross-entropy meets a q of 0.
+    # The bound is for a q of 0, whose product with an infinite cross-entropy is NaN.
     qc = q * jnp.minimum(c, float(jnp.finfo(c.dtype).max))
     is_small = qc < float(jnp.finfo(c.dtype).eps) / 4.0
     return jnp.where(is_small, c, one_minus_exp(qc) / jnp.where(q == 0.0, 1.0, q))

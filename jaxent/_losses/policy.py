@@ -131,7 +131,7 @@ def _clip_bounds(
     _checks.check_closed_interval("clip", above, 0.0, math.inf if isinstance(clip, tuple) else 1.0)
     if dual_clip is not None:
         _checks.check_open_interval("dual_clip", dual_clip, 1.0, math.inf)
-    # Python numbers are added to 1 in float64.
+    # Python numbers are added to 1 here, in float64, before they are rounded to float32.
     return (
         _checks.as_scalar("clip", 1.0 - below),
         _checks.as_scalar("clip", 1.0 + above),

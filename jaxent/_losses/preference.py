@@ -52,7 +52,7 @@ def dpo_loss(
         reference_rejected_log_probs: Those of the rejected answers, :math:`\rho_l`. Infinite
             log-probabilities that contradict each other make the margin NaN.
         where: Mask of the pairs, of the same rank, or a scalar.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite, a number
+        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite, a number
             or a scalar array.
         label_smoothing: The fraction :math:`\epsilon` in [0, 0.5) of pairs taken to be labelled the
             wrong way round (conservative DPO), a number or a scalar array; only for "sigmoid".
@@ -106,7 +106,7 @@ def dpo_loss(
     if variant == "hinge":
         losses = _masks.apply_elementwise(_hinge, arrays, *scale)
     elif variant == "ipo":
-        # A rational number, since the square would amplify the rounding error of a Python float.
+        # A fraction, since the square would amplify the rounding error of a Python float.
         is_number = isinstance(beta, numbers.Real)
         goal = 1 / (2 * Fraction(float(beta))) if is_number else 0.5 / jnp.asarray(beta)
         options = (scale[0], *_as_pair("beta", goal, dtype))
@@ -145,7 +145,7 @@ def kto_loss(
         desirable: Whether the answer is a good one, :math:`t`: booleans, or chances in [0, 1], else
             NaN, of the same rank, or a scalar.
         where: Mask of the answers, of the same rank, or a scalar.
-        beta: How strongly the policy is held to the reference, :math:`\beta > 0`, finite, a number
+        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite, a number
             or a scalar array.
         reference_point: The divergence :math:`z` of policy from reference in nats, which the paper
             estimates from answers to other questions, and replaces by 0 if negative: a number, or
