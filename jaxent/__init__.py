@@ -24,37 +24,33 @@ from jaxent._losses.dice import (
     multiclass_generalized_dice_loss,
     tversky_loss,
 )
+from jaxent._losses.divergence import (
+    cross_entropy,
+    hellinger,
+    jensen_shannon_divergence,
+    kl_divergence,
+    kl_divergence_with_log_targets,
+    total_variation,
+)
 from jaxent._losses.embedding import (
     circle_loss,
     ntxent,
     supervised_contrastive_loss,
     triplet_margin_loss,
 )
+from jaxent._losses.entropy import (
+    binary_entropy,
+    entropy,
+    sigmoid_entropy,
+    softmax_entropy,
+)
 from jaxent._losses.fenchel_young import make_fenchel_young_loss
 from jaxent._losses.focal import sigmoid_focal_loss, softmax_focal_loss
 from jaxent._losses.information import (
-    binary_entropy,
     bits_per_byte,
-    cross_entropy,
-    entropy,
-    hellinger,
-    jensen_shannon_divergence,
-    kl_divergence,
-    kl_divergence_with_log_targets,
     mutual_information,
     nats_to_bits,
     perplexity,
-    renyi_divergence,
-    renyi_entropy,
-    total_variation,
-    tsallis_entropy,
-)
-from jaxent._losses.logit_divergence import (
-    sigmoid_entropy,
-    sigmoid_kl_divergence,
-    softmax_entropy,
-    softmax_jensen_shannon,
-    softmax_kl_divergence,
 )
 from jaxent._losses.logits import logit_adjustment, soft_cap, temperature_scaling
 from jaxent._losses.lovasz import lovasz_hinge, lovasz_softmax
@@ -88,6 +84,7 @@ from jaxent._losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jaxent._losses.renyi import renyi_divergence, renyi_entropy, tsallis_entropy
 from jaxent._losses.robust import generalized_cross_entropy, symmetric_cross_entropy
 from jaxent._losses.sigmoid import sigmoid_binary_cross_entropy
 from jaxent._losses.similarity import cosine_distance, cosine_similarity
@@ -96,6 +93,11 @@ from jaxent._losses.softmax import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     z_loss,
+)
+from jaxent._losses.softmax_divergence import (
+    sigmoid_kl_divergence,
+    softmax_jensen_shannon,
+    softmax_kl_divergence,
 )
 from jaxent._losses.targets import class_balanced_weights, smooth_labels
 

@@ -252,6 +252,8 @@ def apply_per_example(
     axis: _checks.Axis,
     where: ArrayLike | None,
     axis_name: _parallel.AxisName = None,
+    *,
+    is_valid: Callable[..., jax.Array] | None = None,
     **options: Any,
 ) -> jax.Array:
     """One number per example from arguments that have a class axis or are scalars.
@@ -264,6 +266,7 @@ def apply_per_example(
         axis: the class axis or axes as given.
         where: the mask as given.
         axis_name: the mesh axis that the classes are split over, if the kernel takes one.
+        is_valid: maps the same arrays to booleans [...]: False makes the result NaN.
         **options: hashable keywords of the kernel; numbers in them are constants.
     """
     _checks.check_mesh_axis(axis_name)
@@ -275,14 +278,19 @@ def apply_per_example(
     if axis_name is not None:
         options["axis_name"] = axis_name
     static = tuple(sorted(options.items()))
-    return _apply_per_example(kernel, tuple(arrays.values()), where, fills, axes, axis_name, static)
+    return _apply_per_example(
+        kernel, is_valid, tuple(arrays.values()), where, fills, axes, axis_name, static
+    )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("kernel", "fills", "axes", "axis_name", "options"), inline=True
+    jax.jit,
+    static_argnames=("kernel", "is_valid", "fills", "axes", "axis_name", "options"),
+    inline=True,
 )
 def _apply_per_example(
     kernel: Callable[..., jax.Array],
+    is_valid: Callable[..., jax.Array] | None,
     arrays: tuple[jax.Array, ...],
     where: jax.Array | None,
     fills: tuple[Fill, ...],
@@ -298,7 +306,10 @@ def _apply_per_example(
     ]
     shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
     values = [jnp.broadcast_to(each.values, shape) for each in rows]
-    return zero_where_masked(kernel(*values, **dict(options)), rows[0].example_mask)
+    results = kernel(*values, **dict(options))
+    if is_valid is not None:
+        results = nan_where_invalid(results, is_valid(*values))
+    return zero_where_masked(results, rows[0].example_mask)
 
 
 # What replaces a masked element; 0 in the arguments not named here.

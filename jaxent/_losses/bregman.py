@@ -1,4 +1,4 @@
-"""Divergence of measures that need not be normalised."""
+"""The generalised Kullback-Leibler divergence, of measures that need not have the same total."""
 
 import warnings
 
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._kernels import bregman
+from jaxent._losses.distributions import as_floating_and_real
 
 
 @_checks.public
@@ -21,28 +22,26 @@ def generalized_kl_divergence(
 
     .. math:: D(t \Vert q) = \sum_j \big( t_j \log (t_j / q_j) - t_j + q_j \big)
 
-    No term is negative, and each keeps its relative accuracy as far as the logarithm of its
-    prediction, which is rounded, can tell. Of distributions it is the Kullback-Leibler divergence.
+    No term is negative, and each is as accurate as the logarithm of its prediction, which is
+    rounded, allows. Of distributions it is the Kullback-Leibler divergence.
 
     Args:
-        log_predictions: Logarithms of predictions in nats, shape `[..., V]` (with V along `axis`),
-            floating point; 16-bit dtypes are computed in float32. `-inf` predicts 0, which costs
-            nothing against a target of 0, and `+inf` against a positive one. NaN and `+inf` make
-            their example NaN unless it is masked.
-        targets: Non-negative numbers, of the rank of `log_predictions`; real, of any total. A
-            negative or infinite one makes its example NaN unless it is masked. A subnormal one
-            counts as 0.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans. Of the shape `[...]` of the examples: True where the example counts. Of
-            the rank of `log_predictions`: True where the class exists.
+        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point. `-inf` costs
+            0 against a target of 0, and `+inf` against a positive one; `+inf` makes its example
+            NaN.
+        targets: Non-negative numbers, of the rank of `log_predictions`, of any total.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
 
     Returns:
-        One divergence per example in nats, shape `[...]`, float32 (float64 if any input is). Masked
-        examples have value 0 and gradient 0. The derivative along a target of 0, infinite on paper,
-        is 0.
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs). The
+        derivative in a target of 0, infinite on paper, is 0.
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `kl_divergence`, of distributions; `poisson_nll`, of counts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -66,23 +65,23 @@ def convex_kl_divergence(
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Deprecated name of `jaxent.generalized_kl_divergence`, kept for those who come from optax.
+    r"""Deprecated name of `generalized_kl_divergence`, kept for those who come from optax.
 
     .. math:: D(t \Vert q) = \sum_j \big( t_j \log (t_j / q_j) - t_j + q_j \big)
 
     A call warns with a `DeprecationWarning`.
 
     Args:
-        log_predictions: As there: logarithms of predictions in nats, shape `[..., V]`.
-        targets: As there: non-negative numbers, of the rank of `log_predictions`.
-        axis: The class axis or axes; None for all of them.
-        where: Booleans, of the shape of the examples or of the rank of `log_predictions`.
+        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point.
+        targets: Non-negative numbers, of the rank of `log_predictions`, of any total.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
 
     Returns:
-        One divergence per example in nats, shape `[...]`, float32 (float64 if any input is).
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or `axis` are refused.
+        ArgumentError: If dtypes, shapes or options are refused.
 
     Example:
         >>> import warnings
@@ -103,17 +102,19 @@ def convex_kl_divergence(
     return _generalized_kl_divergence(log_predictions, targets, axis, where)
 
 
-def _generalized_kl_divergence(log_predictions, targets, axis, where) -> jax.Array:
-    arrays = {
-        "log_predictions": _checks.as_floating("log_predictions", log_predictions),
-        "targets": _checks.as_real("targets", targets),
-    }
+def _generalized_kl_divergence(
+    log_predictions: ArrayLike,
+    targets: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    where: ArrayLike | None,
+) -> jax.Array:
+    arrays = as_floating_and_real(log_predictions=log_predictions, targets=targets)
     fills = (_masks.LOGITS, _masks.TARGETS)
-    return _masks.apply_per_example(_divergences, arrays, fills, axis, where)
+    return _masks.apply_per_example(_generalized_kl_or_nan, arrays, fills, axis, where)
 
 
-def _divergences(log_p: jax.Array, targets: jax.Array) -> jax.Array:
-    proper = (targets >= 0.0) & (targets < jnp.inf) & (log_p < jnp.inf)
-    losses = bregman.generalized_kl_divergence(log_p, jnp.where(proper, targets, jnp.nan))
-    # One NaN makes all derivatives of its example NaN.
+def _generalized_kl_or_nan(log_p: jax.Array, targets: jax.Array) -> jax.Array:
+    is_valid = (targets >= 0.0) & (targets < jnp.inf) & (log_p < jnp.inf)
+    losses = bregman.generalized_kl_divergence(log_p, jnp.where(is_valid, targets, jnp.nan))
+    # A NaN in one class makes the derivatives in all classes NaN.
     return _masks.nan_where_invalid(losses, ~jnp.isnan(losses))

@@ -1,0 +1,189 @@
+"""Entropies and divergences of an order alpha: Renyi's and Tsallis's."""
+
+import math
+
+import jax
+from jax.typing import ArrayLike
+
+from jaxent import _checks, _masks
+from jaxent._kernels import renyi, tsallis
+from jaxent._losses.distributions import (
+    are_probabilities,
+    as_floating_and_real,
+    as_order,
+    check_base,
+    have_totals,
+    in_base,
+)
+
+
+@_checks.public
+def renyi_entropy(
+    probs: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+    *,
+    alpha: float,
+    base: float | None = None,
+) -> jax.Array:
+    r"""Renyi's entropy of order alpha: how spread a distribution is, rare outcomes counting less.
+
+    .. math:: H_\alpha(p) = \frac{1}{1 - \alpha} \log \frac{\sum_j p_j^\alpha}{\sum_j p_j}
+
+    Order 0 is the logarithm of the number of possible classes (of a distribution), order 1
+    Shannon's entropy, infinity :math:`-\log \max_j p_j`. It and its gradients are smooth at 1 too.
+
+    Args:
+        probs: Probabilities in [0, 1], `[..., V]`, floating point; a total of 0 gives NaN.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
+        alpha: The order, a Python number from 0 to infinity.
+        base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
+
+    Returns:
+        One entropy per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
+        inputs). For orders up to 1 the derivative at a probability of 0 is given as 0.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `entropy`, of order 1; `tsallis_entropy`; `renyi_divergence`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs = jnp.array([0.5, 0.25, 0.25])
+        >>> print(jnp.stack([jaxent.renyi_entropy(probs, alpha=a, base=2) for a in (0, 1, 2)]))
+        [1.5849625 1.5       1.4150375]
+
+    References:
+        Renyi, `On Measures of Entropy and Information
+        <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, equation 2.7.
+    """
+    arrays = {"probs": _checks.as_floating("probs", probs)}
+    order = as_order(alpha)
+    check_base(base)
+    kernel, fills = renyi.renyi_entropy, (_masks.PROBABILITIES,)
+    nats = _masks.apply_per_example(
+        kernel, arrays, fills, axis, where, is_valid=_is_distribution, alpha=order
+    )
+    return in_base(nats, base)
+
+
+def _is_distribution(p: jax.Array) -> jax.Array:
+    return are_probabilities(p) & have_totals(p)
+
+
+@_checks.public
+def renyi_divergence(
+    probs_a: ArrayLike,
+    probs_b: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+    *,
+    alpha: float,
+) -> jax.Array:
+    r"""Renyi's divergence of order alpha of one distribution from another.
+
+    .. math::
+        D_\alpha(a \Vert b) = \frac{1}{\alpha - 1} \log \sum_j
+        \Big( \frac{a_j}{A} \Big)^{\alpha} \Big( \frac{b_j}{B} \Big)^{1 - \alpha}, \qquad
+        A = \sum_j a_j, \quad B = \sum_j b_j
+
+    Order 0 is minus the logarithm of the probability under b that a is positive, order 1 the
+    Kullback-Leibler divergence, infinity the largest log-ratio; it and its gradients are smooth at
+    1 too. It is never negative. If the totals are about equal, it keeps its relative accuracy
+    however near the two are.
+
+    Args:
+        probs_a: Non-negative numbers, `[..., V]`, floating point: probabilities or counts. A total
+            of 0 or infinity gives NaN.
+        probs_b: The other distribution, of the rank of `probs_a`.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `probs_a`).
+        alpha: The order, a Python number from 0 to infinity.
+
+    Returns:
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs); `+inf`
+        for orders from 1 where b is 0 and a is not, and for disjoint distributions. A derivative
+        that is infinite while the divergence is not is given as 0.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `kl_divergence`, from log-predictions; `jensen_shannon_divergence`; `renyi_entropy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs_a, probs_b = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.25, 0.5, 0.25])
+        >>> orders = (0, 1, 2, float("inf"))
+        >>> print(jnp.stack([jaxent.renyi_divergence(probs_a, probs_b, alpha=a) for a in orders]))
+        [0.28768207 0.34657362 0.4054651  0.6931472 ]
+
+    References:
+        Renyi, `On Measures of Entropy and Information
+        <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, section 3; van Erven,
+        Harremoes, `Renyi Divergence and Kullback-Leibler Divergence
+        <https://arxiv.org/abs/1206.2459>`_, 2014.
+    """
+    arrays = as_floating_and_real(probs_a=probs_a, probs_b=probs_b)
+    order = as_order(alpha)
+    kernel, fills = renyi.renyi_divergence, (_masks.PROBABILITIES, _masks.PROBABILITIES)
+    return _masks.apply_per_example(
+        kernel, arrays, fills, axis, where, is_valid=have_totals, alpha=order
+    )
+
+
+@_checks.public
+def tsallis_entropy(
+    probs: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    where: ArrayLike | None = None,
+    *,
+    alpha: float,
+) -> jax.Array:
+    r"""Tsallis' entropy of order alpha: Shannon's with a deformed logarithm.
+
+    .. math:: S_\alpha(p) = \frac{\sum_j p_j - p_j^\alpha}{\alpha - 1}
+
+    Order 1 is Shannon's entropy, which the others and their gradients approach smoothly; order 2
+    is the Gini impurity.
+
+    Args:
+        probs: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
+        axis: The class axis, or axes; None for all.
+        where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
+        alpha: The order, a finite Python number from 0.
+
+    Returns:
+        One entropy per example in units of probability (nats for order 1), `[...]`, float32
+        (float64 for float64 inputs). For orders up to 1 the derivative at a probability of 0 is
+        given as 0.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    See Also:
+        `renyi_entropy`, a logarithm of the same sum; `entropy`, of order 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> probs = jnp.array([0.5, 0.25, 0.25])
+        >>> print(jnp.stack([jaxent.tsallis_entropy(probs, alpha=a) for a in (0, 1, 2)]))
+        [2.        1.0397208 0.625    ]
+
+    References:
+        Tsallis, `Possible Generalization of Boltzmann-Gibbs Statistics
+        <https://doi.org/10.1007/BF01016429>`_, 1988, equation 1.
+    """
+    arrays = {"probs": _checks.as_floating("probs", probs)}
+    order = as_order(alpha)
+    _checks.require(order < math.inf, "`alpha` must be finite, got inf.")
+    kernel, fills = tsallis.tsallis_entropy, (_masks.PROBABILITIES,)
+    return _masks.apply_per_example(
+        kernel, arrays, fills, axis, where, is_valid=are_probabilities, alpha=order
+    )
