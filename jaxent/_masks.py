@@ -124,6 +124,13 @@ def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
 
 
+def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") -> jax.Array:
+    """Values with NaN, in gradients too, outside an interval that `ends` closes or opens."""
+    above = values >= low if ends[0] == "[" else values > low
+    below = values <= high if ends[1] == "]" else values < high
+    return nan_where_invalid(values, above & below)
+
+
 def valid_option(
     value: jax.Array, dtype: jnp.dtype, low: float, high: float
 ) -> tuple[jax.Array, jax.Array]:

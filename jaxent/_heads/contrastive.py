@@ -382,7 +382,7 @@ def _sigmoid(
     batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature))
     head, count = _as_head(batch), len(batch.keys)
     bias = bias.astype(head.dtype)
-    bias = _masks.nan_where_invalid(bias, jnp.isfinite(bias))
+    bias = _masks.nan_outside(bias, -jnp.inf, jnp.inf, "()")
 
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
         logits = transform_logits(logits, None, temperature_left) + bias

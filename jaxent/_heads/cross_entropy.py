@@ -13,7 +13,7 @@ from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._kernels import cross_entropy, softmax
 from jaxent._losses.reduction import divide
-from jaxent._masks import nan_where_invalid, scale_loss, zero_where_masked
+from jaxent._masks import nan_outside, scale_loss, zero_where_masked
 
 
 class Options(NamedTuple):
@@ -83,7 +83,7 @@ def _by_rows(
         logits = transform_logits(logits, options.soft_cap, options.temperature)
         losses = label_losses(logits, labels, options.label_smoothing, axis_name)
         if options.z_loss is not None:
-            weight = _nan_unless_weight(options.z_loss)
+            weight = nan_outside(options.z_loss, 0.0, jnp.inf, "[)")
             losses += weight * softmax.squared_log_normalizer(logits, axis_name)
         return losses
 
@@ -102,11 +102,11 @@ def _by_columns(
     stats = linear_softmax_stats(head, labels, None, *transform, block_size, axis_name)
     losses = stats.cross_entropy
     if options.label_smoothing is not None:
-        smoothing = nan_unless_fraction(options.label_smoothing)
+        smoothing = nan_outside(options.label_smoothing, 0.0, 1.0)
         losses = scale_loss(1.0 - smoothing, losses)
         losses += scale_loss(smoothing, stats.uniform_cross_entropy)
     if options.z_loss is not None:
-        losses += _nan_unless_weight(options.z_loss) * jnp.square(stats.log_normalizer)
+        losses += nan_outside(options.z_loss, 0.0, jnp.inf, "[)") * jnp.square(stats.log_normalizer)
     return losses
 
 
@@ -132,18 +132,8 @@ def label_losses(
     class_axes = (logits.ndim - 1,)
     rows = _masks.mask_labelled_rows(logits, labels, None, class_axes, _masks.LOGITS, axis_name)
     if label_smoothing is not None:
-        is_fraction = (label_smoothing >= 0.0) & (label_smoothing <= 1.0)
-        label_smoothing = jnp.where(is_fraction, label_smoothing, 0.0)
-        rows = rows._replace(valid=rows.valid & is_fraction)
+        dtype = rows.values.dtype
+        label_smoothing, is_valid = _masks.valid_option(label_smoothing, dtype, 0.0, 1.0)
+        rows = rows._replace(valid=rows.valid & is_valid)
     given = rows.values, rows.labels, label_smoothing, rows.class_mask
     return rows.losses(cross_entropy.label_cross_entropy(*given, axis_name))
-
-
-def nan_unless_fraction(number: jax.Array) -> jax.Array:
-    """A number in [0, 1], and NaN for others."""
-    return nan_where_invalid(number, (number >= 0.0) & (number <= 1.0))
-
-
-def _nan_unless_weight(number: jax.Array) -> jax.Array:
-    """A number in [0, inf), and NaN for others."""
-    return nan_where_invalid(number, (number >= 0.0) & (number < jnp.inf))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxent import _checks, _masks, _parallel
 from jaxent._heads.checks import Head
-from jaxent._heads.cross_entropy import label_losses, nan_unless_fraction
+from jaxent._heads.cross_entropy import label_losses
 from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._kernels import softmax
@@ -101,7 +101,7 @@ def _row_losses(
         losses = losses * jnp.square(temperature.astype(losses.dtype))
     if options.label_weight is None:
         return losses
-    weight = nan_unless_fraction(options.label_weight.astype(losses.dtype))
+    weight = _masks.nan_outside(options.label_weight.astype(losses.dtype), 0.0, 1.0)
     at_labels = label_losses(capped[0], rows[-1], None, settings.axis_name)
     return _masks.scale_loss(1.0 - weight, losses) + _masks.scale_loss(weight, at_labels)
 

@@ -142,9 +142,7 @@ def _sigmoid_focal_losses(
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
     x, *weights = (jnp.broadcast_to(array.astype(dtype), shape) for array in given)
-    target, *alphas = (
-        _masks.nan_where_invalid(weight, (weight >= 0.0) & (weight <= 1.0)) for weight in weights
-    )
+    target, *alphas = (_masks.nan_outside(weight, 0.0, 1.0) for weight in weights)
     if gamma is not None:
         gamma, is_valid = _masks.valid_option(gamma, dtype, 0.0, math.inf)
         x = _masks.nan_where_invalid(x, is_valid)

@@ -190,7 +190,7 @@ def _surrogate_and_divergence(
     weight: jax.Array,
 ) -> jax.Array:
     surrogate = _surrogate(log_probs, old_log_probs, advantages, lower, upper, dual_upper)
-    weight = _masks.nan_where_invalid(weight, (weight >= 0.0) & (weight < jnp.inf))
+    weight = _masks.nan_outside(weight, 0.0, jnp.inf, "[)")
     return surrogate + weight * policy.divergence_estimate(reference, log_probs)
 
 

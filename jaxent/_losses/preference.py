@@ -338,12 +338,12 @@ def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
 
 def _positive(value: jax.Array) -> jax.Array:
     """The value, or NaN unless it is finite and positive."""
-    return _masks.nan_where_invalid(value, (value > 0.0) & (value < jnp.inf))
+    return _masks.nan_outside(value, 0.0, jnp.inf, "()")
 
 
 def _not_negative(value: jax.Array) -> jax.Array:
     """The value, or NaN unless it is finite and at least 0."""
-    return _masks.nan_where_invalid(value, (value >= 0.0) & (value < jnp.inf))
+    return _masks.nan_outside(value, 0.0, jnp.inf, "[)")
 
 
 def _constant_pair(value: float, dtype: jnp.dtype) -> Pair:
@@ -357,7 +357,7 @@ def _smoothed_sigmoid(*arguments: jax.Array) -> jax.Array:
     *log_probs, beta, beta_low, smoothing = arguments
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
     margin = preference.margin(*log_probs, scale=scale, offset=zero)
-    smoothing = _masks.nan_where_invalid(smoothing, (smoothing >= 0.0) & (smoothing < 0.5))
+    smoothing = _masks.nan_outside(smoothing, 0.0, 0.5, "[)")
     return preference.cross_entropy_of_pair(*margin, 1.0 - smoothing, smoothing)
 
 
@@ -388,7 +388,7 @@ def _kahneman_tversky(
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
     log_probs = (policy, reference, point, jnp.zeros_like(point))
     high, low = preference.margin(*log_probs, scale=scale, offset=zero)
-    desirable = _masks.nan_where_invalid(desirable, (desirable >= 0.0) & (desirable <= 1.0))
+    desirable = _masks.nan_outside(desirable, 0.0, 1.0)
     good = desirable * _not_negative(desirable_weight)
     bad = (1.0 - desirable) * _not_negative(undesirable_weight)
     p_loss, p_gain = preference.sigmoid_of_pair(-high, -low), preference.sigmoid_of_pair(high, low)
@@ -396,9 +396,7 @@ def _kahneman_tversky(
 
 
 def _odds_ratio(chosen: jax.Array, rejected: jax.Array, weight: jax.Array) -> jax.Array:
-    chosen, rejected = (
-        _masks.nan_where_invalid(log_p, log_p <= 0.0) for log_p in (chosen, rejected)
-    )
+    chosen, rejected = (_masks.nan_outside(x, -jnp.inf, 0.0) for x in (chosen, rejected))
     return _positive(weight) * odds.odds_ratio_loss(chosen, rejected) - chosen
 
 

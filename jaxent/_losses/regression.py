@@ -372,26 +372,24 @@ def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
-    is_valid = (delta > 0.0) & (delta < jnp.inf)
-    return regression.huber(x, y, _masks.nan_where_invalid(delta, is_valid))
+    return regression.huber(x, y, _masks.nan_outside(delta, 0.0, jnp.inf, "()"))
 
 
 def _pinball(x: jax.Array, y: jax.Array, quantile: jax.Array) -> jax.Array:
-    is_valid = (quantile > 0.0) & (quantile < 1.0)
-    quantile = _masks.nan_where_invalid(quantile, is_valid)
+    quantile = _masks.nan_outside(quantile, 0.0, 1.0, "()")
     return regression.pinball(x, y, quantile, 1.0 - quantile)
 
 
 def _poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
-    return poisson.poisson_nll(x, _masks.nan_where_invalid(counts, counts >= 0.0))
+    return poisson.poisson_nll(x, _masks.nan_outside(counts, 0.0, jnp.inf))
 
 
 def _full_poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
-    return poisson.full_poisson_nll(x, _masks.nan_where_invalid(counts, counts >= 0.0))
+    return poisson.full_poisson_nll(x, _masks.nan_outside(counts, 0.0, jnp.inf))
 
 
 def _gaussian_nll(means: jax.Array, targets: jax.Array, variances: jax.Array) -> jax.Array:
-    variances = _masks.nan_where_invalid(variances, variances > 0.0)
+    variances = _masks.nan_outside(variances, 0.0, jnp.inf, "(]")
     return regression.gaussian_nll(means, targets, variances)
 
 

@@ -83,18 +83,13 @@ def _losses(
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
     x, yes = (jnp.broadcast_to(a.astype(dtype), shape) for a in (logits, labels))
-    yes = _nan_outside(yes, 0.0, 1.0)
+    yes = _masks.nan_outside(yes, 0.0, 1.0)
     if smoothing is None and pos_weight is None:
         return sigmoid.target_cross_entropy(x, yes)
     no = 1.0 - yes
     if smoothing is not None:
-        smoothing = _nan_outside(smoothing.astype(dtype), 0.0, 1.0)
+        smoothing = _masks.nan_outside(smoothing.astype(dtype), 0.0, 1.0)
         yes, no = (1.0 - smoothing) * yes + smoothing / 2, (1.0 - smoothing) * no + smoothing / 2
     if pos_weight is not None:
-        yes *= _nan_outside(jnp.broadcast_to(pos_weight.astype(dtype), shape), 0.0, jnp.inf)
+        yes *= _masks.nan_outside(jnp.broadcast_to(pos_weight.astype(dtype), shape), 0.0, jnp.inf)
     return sigmoid.binary_cross_entropy(x, yes, no)
-
-
-def _nan_outside(value: jax.Array, low: float, high: float) -> jax.Array:
-    """`value`, and NaN where it is not in [low, high]."""
-    return jnp.where((value >= low) & (value <= high), value, jnp.nan)

@@ -123,7 +123,7 @@ def _smooth(
         where, targets = jnp.broadcast_to(where, shape), jnp.broadcast_to(targets, shape)
         targets = jnp.where(where, targets, 0.0)
         count = jnp.maximum(jnp.sum(where, axis=axes, dtype=dtype, keepdims=True), 1.0)
-    alpha = _masks.nan_where_invalid(alpha, (alpha >= 0.0) & (alpha <= 1.0))
+    alpha = _masks.nan_outside(alpha, 0.0, 1.0)
     smooth = _masks.nan_where_invalid((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
     return smooth if where is None else jnp.where(where, smooth, 0.0)
 
@@ -134,7 +134,7 @@ def _class_weights(counts: jax.Array, beta: jax.Array, known_decay: float | None
     dtype = compute_dtype(counts)
     counts, beta = counts.astype(dtype), beta.astype(dtype)
     if known_decay is None:
-        beta = _masks.nan_where_invalid(beta, (beta >= 0.0) & (beta < 1.0))
+        beta = _masks.nan_outside(beta, 0.0, 1.0, "[)")
         decay = -jnp.log(jnp.where(beta == 0.0, 1.0, beta))
     else:
         decay = jnp.asarray(known_decay, dtype)
