@@ -26,25 +26,20 @@ def ctc_loss(
 ) -> jax.Array:
     r"""Connectionist temporal classification: minus the log-probability of an unaligned labelling.
 
-    .. math::
-        \ell = -\log \sum_{\pi \in \mathcal{A}(y)} \prod_t
-        \operatorname{softmax}(x_t)_{\pi_t}
+    .. math:: \ell = -\log \sum_{\pi \in \mathcal{A}(y)} \prod_t \operatorname{softmax}(x_t)_{\pi_t}
 
     :math:`\mathcal{A}(y)` are the alignments of the labels: sequences of one class per frame that
-    spell the labels once repeats are merged and blanks are taken out. A batch with a sequence that
-    is more likely right than wrong takes about three times as long: its loss is computed from the
-    probability of a failure, which keeps its digits.
+    spell the labels once repeats are merged and blanks are taken out. A batch in which a sequence
+    has a probability above 1/2 takes about three times as long, to keep the digits of its loss.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[B, T, K]` (sequences, frames, classes),
             floating point. For more leading axes use `jax.vmap`.
-        logit_paddings: 1 where a frame is padding, 0 where it counts (else NaN), `[B, T]`. Padding
-            may stand anywhere.
-        labels: Indices of classes other than the blank (else NaN), integers `[B, N]`.
-        label_paddings: 1 where a label is padding, 0 where it counts (else NaN), `[B, N]`.
+        logit_paddings: 1 where a frame is padding, 0 elsewhere, `[B, T]`; in any order.
+        labels: Indices of classes other than the blank, integers `[B, N]`.
+        label_paddings: 1 where a label is padding, 0 elsewhere, `[B, N]`; in any order.
         blank_id: The class of the blank, an integer in `[0, K)`.
-        log_epsilon: Has no effect; an impossible alignment has probability 0, where optax takes
-            this number for the logarithm of 0.
+        log_epsilon: Has no effect; optax takes it for the logarithm of 0.
         where: Mask of the sequences, `[B]`.
 
     Returns:
@@ -84,8 +79,7 @@ def ctc_loss_with_forward_probs(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     r"""`ctc_loss` and the log-probabilities of all beginnings of the labels at every frame.
 
-    .. math::
-        \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
+    .. math:: \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
         \alpha_{label}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = y_n)
 
     with :math:`\pi_t` drawn from :math:`\operatorname{softmax}(x_t)`. As in optax, the last row of

@@ -30,26 +30,24 @@ def dice_loss(
 ) -> jax.Array:
     r"""Dice loss: how far predicted regions are from overlapping the true ones.
 
-    .. math::
-        \ell_c = \frac{\alpha\, FP_c + \beta\, FN_c}{TP_c + \alpha\, FP_c + \beta\, FN_c + s},
+    .. math:: \ell_c = \frac{\alpha\, FP_c + \beta\, FN_c}{TP_c + \alpha\, FP_c + \beta\, FN_c + s},
         \qquad TP_c = \sum_i p_{ic} t_{ic}, \quad FP_c = \sum_i p_{ic} (1 - t_{ic}), \quad
         FN_c = \sum_i (1 - p_{ic})\, t_{ic}
 
     This is 1 minus the smoothed Dice coefficient, without the subtraction.
 
     Args:
-        predictions: Logits in nats, `[images, ..., C]`, floating point, for softmax over the last
-            axis, or with C = 1 for the sigmoid.
-        targets: Numbers t in [0, 1] (NaN for the image otherwise), such as one-hot labels, of the
-            shape of `predictions`. With C = 1 either may lack the last axis.
-        class_weights: Factors of the losses, `[C]`, finite and not negative (NaN otherwise).
-        smooth: The number :math:`s \ge 0`, or a scalar array (NaN if out of range). With 0, a class
-            neither predicted nor true has loss 0 and gradient 0.
-        alpha: Weight of false positives, :math:`\alpha \ge 0`, as `smooth`.
-        beta: Weight of false negatives, :math:`\beta \ge 0`, as `smooth`.
-        apply_softmax: False for predictions that are probabilities. An image is NaN if one is
-            outside [0, 1], or if those of a pixel (C > 1) do not sum to 1 within 1e-5 or, if that
-            is more, the epsilon of their dtype.
+        predictions: Logits in nats, `[images, ..., C]`, floating point: of a softmax over the last
+            axis, or with C = 1 of a sigmoid.
+        targets: Numbers t in [0, 1], such as one-hot labels, of the shape of `predictions`. With
+            C = 1 either may lack the last axis.
+        class_weights: Factors of the losses, `[C]`, finite and not negative.
+        smooth: The number :math:`s \ge 0`, a scalar. With 0, a class neither predicted nor true has
+            loss 0 and gradient 0.
+        alpha: Weight of false positives, :math:`\alpha \ge 0`, a scalar.
+        beta: Weight of false negatives, :math:`\beta \ge 0`, a scalar.
+        apply_softmax: False for predictions that are probabilities. With C > 1 those of a pixel
+            must sum to 1, within 1e-5 or the epsilon of 16 bits.
         reduction: "mean" or "sum" over the classes, or "none".
         ignore_background: Whether class 0 is left out, unless it is the only one.
         axis: The axes of the pixels; None for all but the first and the last.
@@ -94,16 +92,14 @@ def binary_dice_loss(
 ) -> jax.Array:
     r"""Dice loss of one region against everything else.
 
-    .. math::
-        \ell = \frac{FP + FN}{2\, TP + FP + FN + 2 s}, \qquad TP = \sum_i p_i t_i, \quad
+    .. math:: \ell = \frac{FP + FN}{2\, TP + FP + FN + 2 s}, \qquad TP = \sum_i p_i t_i, \quad
         FP = \sum_i p_i (1 - t_i), \quad FN = \sum_i (1 - p_i)\, t_i
 
     Args:
         predictions: Logits in nats, `[images, ...]` or `[images, ..., 1]`, floating point.
-        targets: Numbers t in [0, 1] (NaN for the image otherwise), of the shape of `predictions`,
-            with or without the last axis of size 1.
-        smooth: The number :math:`s \ge 0`, or a scalar array (NaN if out of range).
-        apply_sigmoid: False for predictions that are probabilities (NaN outside [0, 1]).
+        targets: Numbers t in [0, 1], of that shape, with or without the last axis of size 1.
+        smooth: The number :math:`s \ge 0`, a scalar.
+        apply_sigmoid: False for predictions that are probabilities.
         where: Mask of the pixels, with or without the last axis of size 1.
 
     Returns:
@@ -148,8 +144,7 @@ def multiclass_generalized_dice_loss(
 ) -> jax.Array:
     r"""Dice loss in which a class weighs the more, the fewer pixels of the batch belong to it.
 
-    .. math::
-        \ell = \operatorname{mean}_{b,c} w_c\, \ell_{bc}, \qquad
+    .. math:: \ell = \operatorname{mean}_{b,c} w_c\, \ell_{bc}, \qquad
         w_c = \frac{C\, r_c}{\sum_k r_k}, \quad r_c = \frac{1}{f_c^2 + 10^{-7}}, \quad
         f_c = \sum_{b,i} t_{bic}
 
@@ -158,8 +153,8 @@ def multiclass_generalized_dice_loss(
 
     Args:
         predictions: Logits in nats, `[images, ..., C]`, floating point, as in `dice_loss`.
-        targets: Numbers t in [0, 1] (NaN otherwise), of the shape of `predictions`.
-        smooth: The number :math:`s \ge 0` of `dice_loss`, or a scalar array (NaN if out of range).
+        targets: Numbers t in [0, 1], of the shape of `predictions`.
+        smooth: The number :math:`s \ge 0` of `dice_loss`, a scalar.
         apply_softmax: False for predictions that are probabilities, as in `dice_loss`.
         ignore_background: Whether class 0 is left out of the mean, unless it is the only one.
         where: Mask of the pixels (no class axis), or of their classes (rank of `predictions`).
@@ -207,22 +202,20 @@ def tversky_loss(
 ) -> jax.Array:
     r"""Tversky loss: a Dice loss that minds what is missed more than what is wrongly predicted.
 
-    .. math::
-        \ell_c = \bigg( \frac{\alpha\, FP_c + \beta\, FN_c}
-            {TP_c + \alpha\, FP_c + \beta\, FN_c + s} \bigg)^{1 / \gamma}
+    .. math:: \ell_c = \bigg( \frac{\alpha\, FP_c + \beta\, FN_c}
+        {TP_c + \alpha\, FP_c + \beta\, FN_c + s} \bigg)^{1 / \gamma}
 
-    with the sums of `dice_loss`. With :math:`\gamma > 1` it is the focal Tversky loss, in which
-    regions that overlap well count more.
+    with the sums of `dice_loss`; with :math:`\gamma > 1` it is the focal Tversky loss.
 
     Args:
         predictions: Logits in nats, `[images, ..., C]`, floating point, as in `dice_loss`.
         targets: Numbers t in [0, 1], of the shape of `predictions`, as in `dice_loss`.
-        class_weights: Factors of the losses, `[C]`, finite and not negative (NaN otherwise).
-        smooth: The number :math:`s \ge 0`, or a scalar array (NaN if out of range).
-        alpha: Weight of false positives, :math:`\alpha \ge 0`, as `smooth`.
-        beta: Weight of false negatives, :math:`\beta \ge 0`, as `smooth`.
-        gamma: The focal parameter, :math:`\gamma > 0`, as `smooth`; the paper takes 4/3. At a loss
-            of 0 the gradient counts as 0.
+        class_weights: Factors of the losses, `[C]`, finite and not negative.
+        smooth: The number :math:`s \ge 0`, a scalar.
+        alpha: Weight of false positives, :math:`\alpha \ge 0`, a scalar.
+        beta: Weight of false negatives, :math:`\beta \ge 0`, a scalar.
+        gamma: The focal parameter, :math:`\gamma > 0`, a scalar; the paper takes 4/3. A loss of 0
+            has gradient 0.
         apply_softmax: False for predictions that are probabilities, as in `dice_loss`.
         reduction: "mean" or "sum" over the classes, or "none".
         ignore_background: Whether class 0 is left out, unless it is the only one.

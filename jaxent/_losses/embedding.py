@@ -35,13 +35,12 @@ def ntxent(
             \sum_{k:\, y_k \ne y_i} e^{(s_{ik} - s_{ij}) / \tau} \Big), \qquad
         s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
 
-    A pair competes with the negatives of its first member, not with its other positives. A vector
-    of zeros has similarity 0 to all, and gradient 0.
+    A pair competes with the negatives of its first member, not with its other positives.
 
     Args:
-        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
         labels: Labels y, integers of any value or booleans, `[N]`.
-        temperature: The number :math:`\tau > 0`, or a scalar array (NaN if out of range).
+        temperature: The number :math:`\tau > 0`, a scalar.
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no pair.
 
     Returns:
@@ -87,13 +86,12 @@ def supervised_contrastive_loss(
             - s_{ij} / \tau \Big), \qquad
         s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
 
-    with :math:`P_i` the others of the same label. A vector of zeros has similarity 0 to all, and
-    gradient 0.
+    with :math:`P_i` the others of the same label.
 
     Args:
-        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
         labels: Labels y, integers of any value or booleans, `[N]`.
-        temperature: The number :math:`\tau > 0`, or a scalar array (NaN if out of range).
+        temperature: The number :math:`\tau > 0`, a scalar.
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
@@ -110,9 +108,6 @@ def supervised_contrastive_loss(
         >>> labels = jnp.array([0, 0, 1, 1])
         >>> print(jaxent.supervised_contrastive_loss(embeddings, labels, temperature=0.5).round(4))
         [0.3392 0.8504 0.4604 0.4604]
-
-    See Also:
-        `ntxent`, `circle_loss`, `clip_loss`.
 
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020,
@@ -144,11 +139,11 @@ def circle_loss(
     :math:`\alpha_{ij} = \max(1 + m - s_{ij}, 0)` of positives for constants.
 
     Args:
-        embeddings: Vectors z, `[N, D]`, floating point, of any finite length (NaN otherwise).
+        embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
         labels: Labels y, integers of any value or booleans, `[N]`.
-        margin: How far from 1 and 0 similarities may stay, m, finite; a number, or a scalar array
-            (NaN if out of range), like `gamma`. Both defaults are the paper's for faces.
-        gamma: The scale of the similarities, :math:`\gamma > 0`; small batches take less.
+        margin: How far from 1 and 0 similarities may stay, m, finite; a scalar.
+        gamma: The scale of the similarities, :math:`\gamma > 0`, a scalar. The default is the
+            paper's for faces; small batches take less.
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
@@ -199,15 +194,14 @@ def triplet_margin_loss(
         positives: Vectors p that belong to the anchors, real, of the rank and the V of `anchors`.
         negatives: Vectors n that do not, likewise.
         axis: The feature axis, or axes; None for all.
-        norm_degree: The degree k of the norm, a number of at least 1, finite; a constant.
-        margin: The margin m, finite; a number, or an array: a scalar, or one per triplet.
-        eps: The number :math:`\epsilon \ge 0`, or a scalar array (NaN if out of range). It is not
-            differentiated. With 0, a distance of 0 has gradient 0.
+        norm_degree: The degree k of the norm, a number of at least 1, finite.
+        margin: The margin m, finite; a scalar, or one per triplet, `[...]`.
+        eps: The number :math:`\epsilon \ge 0`, finite; a scalar, a constant.
         where: Mask of the examples `[...]`, or of the features (the shape of `anchors`).
 
     Returns:
         One loss per triplet in units of the distance, `[...]`, float32 (float64 for float64
-        inputs). At distances that differ by exactly the margin the gradient is 0.
+        inputs). Where d(a, n) - d(a, p) is exactly m the gradient is 0; so is that of a distance 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.

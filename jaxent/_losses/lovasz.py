@@ -17,9 +17,8 @@ from jaxent._kernels import lovasz, softmax
 def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     r"""Lovász hinge: a convex bound of 1 minus the intersection over the union of one region.
 
-    .. math::
-        \ell = \sum_i \max(0, m_{\pi_i}) \big( J(\{\pi_1, \dots, \pi_i\})
-            - J(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
+    .. math:: \ell = \sum_i \max(0, m_{\pi_i}) \big( J(\{\pi_1, \dots, \pi_i\})
+        - J(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
         m_i = 1 - (2 y_i - 1)\, x_i, \quad J(M) = \frac{|M|}{|\{y = 1\} \cup M|}
 
     with the pixels :math:`\pi` in decreasing order of their hinge errors m, and
@@ -27,7 +26,7 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
 
     Args:
         logits: Scores x of belonging to the region, `[images, ...]`, floating point.
-        labels: Labels y, 0 or 1 (NaN for the image otherwise), of the shape of `logits`.
+        labels: Labels y, 0 or 1, of the shape of `logits`.
         where: Mask of the pixels, of the rank of `logits`, or a scalar.
 
     Returns:
@@ -43,9 +42,6 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         >>> labels = jnp.array([[1, 0, 1, 0], [1, 0, 0, 0]])
         >>> print(jaxent.lovasz_hinge(logits, labels))
         [0.5833334 0.       ]
-
-    See Also:
-        `lovasz_softmax` (many classes), `binary_dice_loss`.
 
     References:
         Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,
@@ -78,9 +74,8 @@ def lovasz_softmax(
 ) -> jax.Array:
     r"""Lovász-softmax: the intersection over the union of each class, made differentiable.
 
-    .. math::
-        \ell = \operatorname{mean}_c \sum_i m^c_{\pi_i} \big( J_c(\{\pi_1, \dots, \pi_i\})
-            - J_c(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
+    .. math:: \ell = \operatorname{mean}_c \sum_i m^c_{\pi_i} \big( J_c(\{\pi_1, \dots, \pi_i\})
+        - J_c(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
         m^c_i = \big| [y_i = c] - p_{ic} \big|, \quad J_c(M) = \frac{|M|}{|\{y = c\} \cup M|}
 
     with p the softmax of the logits, the pixels :math:`\pi` in decreasing order of their errors
@@ -108,9 +103,6 @@ def lovasz_softmax(
         [0.16737951]
         >>> print(jaxent.lovasz_softmax(logits, jnp.array([[0, 1, 1]]), classes="all"))
         [0.3626307]
-
-    See Also:
-        `lovasz_hinge` (one region), `dice_loss`.
 
     References:
         Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,

@@ -25,7 +25,7 @@ def hinge_loss(
 
     Args:
         predictor_outputs: Scores x, any shape, floating point.
-        targets: Signs t, -1 or 1, else NaN, of the rank of `predictor_outputs`, or a scalar.
+        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar.
         where: Mask of the elements, of the rank of `predictor_outputs`, or a scalar.
 
     Returns:
@@ -60,7 +60,7 @@ def perceptron_loss(
 
     Args:
         predictor_outputs: Scores x, any shape, floating point.
-        targets: Signs t, -1 or 1, else NaN, of the rank of `predictor_outputs`, or a scalar.
+        targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar.
         where: Mask of the elements, of the rank of `predictor_outputs`, or a scalar.
 
     Returns:
@@ -97,8 +97,7 @@ def sparsemax_loss(
 
     Args:
         logits: Scores x in favour of "yes", any shape, floating point.
-        labels: Labels y, 0 or 1 (others give NaN), of the rank of `logits`, or a scalar. They are
-            not differentiated.
+        labels: Labels y, 0 or 1, a constant, of the rank of `logits`, or a scalar.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
 
     Returns:
@@ -113,9 +112,6 @@ def sparsemax_loss(
         >>> logits, labels = jnp.array([5.0, 0.0, -0.5, -3.0]), jnp.array([1, 1, 1, 1])
         >>> print(jaxent.sparsemax_loss(logits, labels))
         [0.     0.25   0.5625 3.    ]
-
-    See Also:
-        `hinge_loss`, `sigmoid_binary_cross_entropy`, `multiclass_sparsemax_loss`.
 
     References:
         Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
@@ -146,7 +142,7 @@ def multiclass_hinge_loss(
 
     Args:
         scores: Scores of the classes, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        labels: Index y of the true class, integers `[...]`.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
@@ -163,9 +159,6 @@ def multiclass_hinge_loss(
         >>> scores = jnp.array([[3.0, 0.5, 1.0], [3.0, 2.75, 1.0]])
         >>> print(jaxent.multiclass_hinge_loss(scores, jnp.array([0, 0])))
         [0.   0.75]
-
-    See Also:
-        `multiclass_perceptron_loss` (no margin), `multiclass_sparsemax_loss` (smooth).
 
     References:
         Crammer, Singer, `On the Algorithmic Implementation of Multiclass Kernel-based Vector
@@ -187,7 +180,7 @@ def multiclass_perceptron_loss(
 
     Args:
         scores: Scores of the classes, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        labels: Index y of the true class, integers `[...]`.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
@@ -205,9 +198,6 @@ def multiclass_perceptron_loss(
         >>> print(jaxent.multiclass_perceptron_loss(scores, jnp.array([0, 0])))
         [0.   0.25]
 
-    See Also:
-        `multiclass_hinge_loss` (with a margin of 1), `perceptron_loss`.
-
     References:
         Collins, `Discriminative Training Methods for Hidden Markov Models
         <https://aclanthology.org/W02-1001/>`_, 2002.
@@ -224,16 +214,14 @@ def multiclass_sparsemax_loss(
 ) -> jax.Array:
     r"""Sparsemax loss of classes: exactly 0 where the true class is 1 ahead of all others.
 
-    .. math::
-        \ell = \max_{p} \Big( \sum_j p_j x_j + \tfrac{1}{2} \Big( 1 - \sum_j p_j^2 \Big) \Big)
-        - x_y
+    .. math:: \ell = \max_p \Big( \sum_j p_j x_j + \tfrac{1}{2} \sum_j p_j (1 - p_j) \Big) - x_y
 
     The maximal distribution p is sparsemax, the projection of the scores onto the distributions.
     The gradient is p, less 1 at the true class: exactly 0 for classes that are far behind.
 
     Args:
         scores: Scores of the classes, `[..., V]`, floating point.
-        labels: Index y of the true class, integers `[...]`. With several axes it is a flat index.
+        labels: Index y of the true class, integers `[...]`.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `scores`).
 
@@ -249,9 +237,6 @@ def multiclass_sparsemax_loss(
         >>> scores = jnp.array([[3.0, 0.5, 1.0], [3.0, 2.5, 1.0]])
         >>> print(jaxent.multiclass_sparsemax_loss(scores, jnp.array([0, 0])))
         [0.     0.0625]
-
-    See Also:
-        `sparsemax_loss`, `multiclass_hinge_loss`, `make_fenchel_young_loss`.
 
     References:
         Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,

@@ -131,8 +131,7 @@ def huber_loss(
         predictions: Predictions x, any shape, floating point.
         targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
         where: Mask of the elements, of the rank of `predictions`, or a scalar.
-        delta: The error :math:`\delta > 0` from which on the loss is linear, finite; a number, or a
-            scalar array (NaN if out of range).
+        delta: The error :math:`\delta > 0` from which on the loss is linear, finite; a scalar.
 
     Returns:
         One loss per element in squared units of the targets, float32 (float64 for float64 inputs).
@@ -166,9 +165,6 @@ def log_cosh(
 
     .. math:: \ell = \log \cosh(x - y)
 
-    It is half of the squared error near 0 and the absolute error minus log 2 far away; its
-    derivative is the hyperbolic tangent.
-
     Args:
         predictions: Predictions x, any shape, floating point.
         targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
@@ -186,9 +182,6 @@ def log_cosh(
         >>> import jaxent
         >>> print(jaxent.log_cosh(jnp.array([1e-4, 2.5, -3.0]), jnp.array([0.0, 2.0, 1.0])))
         [5.0000001e-09 1.2011450e-01 3.3071882e+00]
-
-    See Also:
-        `huber_loss`, whose bend can be chosen.
 
     References:
         Pengfei Chen, Guangyong Chen, Shengyu Zhang, `Log Hyperbolic Cosine Loss Improves
@@ -214,8 +207,7 @@ def quantile_loss(
         predictions: Predictions x, any shape, floating point.
         targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
         where: Mask of the elements, of the rank of `predictions`, or a scalar.
-        quantile: Which one, q in (0, 1): 0.9 asks for the number that 90% of the targets stay
-            below; a number, or a scalar array (NaN if out of range).
+        quantile: Which quantile, q in (0, 1), a scalar: 90% of the targets stay below that of 0.9.
 
     Returns:
         One loss per element in units of the targets, float32 (float64 for float64 inputs). At an
@@ -256,12 +248,10 @@ def poisson_nll(
     .. math:: \ell = e^x - t\, x \; [ {} + \log t! \, ]
 
     Args:
-        log_predictions: Logarithms x of the expected counts, any shape, floating point. At `-inf` a
-            count of 0 costs 0, others `+inf`.
-        targets: Counts t >= 0 (NaN otherwise), of the rank of `log_predictions`, or a scalar.
+        log_predictions: Logarithms x of the expected counts, any shape, floating point.
+        targets: Counts t, real, not negative, of the rank of `log_predictions`, or a scalar.
         where: Mask of the elements, of the rank of `log_predictions`, or a scalar.
-        full: Whether the constant :math:`\log t!`, or :math:`\log \Gamma(t + 1)` where t is no
-            integer, is part of the loss. It is exact, however large the count.
+        full: Whether the constant :math:`\log t! = \log \Gamma(t + 1)` is part of the loss.
 
     Returns:
         One loss per element in nats, float32 (float64 for float64 inputs). It may be negative
@@ -305,7 +295,7 @@ def gaussian_nll(
     Args:
         means: Expected values :math:`\mu`, any shape, floating point.
         targets: Targets y, real, of the rank of `means`, or a scalar.
-        variances: Variances v > 0 (NaN otherwise), of the rank of `means`, or a scalar.
+        variances: Variances v, positive, of the rank of `means`, or a scalar.
         where: Mask of the elements, of the rank of `means`, or a scalar.
         full: Whether the constant :math:`\frac{1}{2} \log 2 \pi` is part of the loss.
 

@@ -28,18 +28,15 @@ def cosine_similarity(
 ) -> jax.Array:
     r"""The cosine of the angle between two vectors, from -1 (opposite) to 1 (alike).
 
-    .. math::
-        s = \frac{\sum_j a_j b_j}
-            {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
+    .. math:: s = \frac{\sum_j a_j b_j}
+        {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
 
-    Vectors may have any finite length. A vector of zeros has similarity 0 to everything, and
-    gradient 0 unless :math:`\epsilon > 0`.
+    A vector of zeros has similarity 0 to everything, and gradient 0 unless :math:`\epsilon > 0`.
 
     Args:
-        predictions: Vectors a, `[..., V]`, floating point, finite (NaN otherwise).
+        predictions: Vectors a, `[..., V]`, floating point, of any finite length.
         targets: Vectors b, real, of the rank and the V of `predictions`.
-        epsilon: Lower bound of squared lengths, :math:`\epsilon \ge 0` and finite; a number, or a
-            scalar array (NaN if out of range). It is not differentiated.
+        epsilon: Lower bound of the squared lengths, not negative, finite; a scalar, a constant.
         axis: The feature axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the features (the shape of `predictions`).
 
@@ -56,9 +53,6 @@ def cosine_similarity(
         >>> targets = jnp.array([[4.0, 3.0], [-2.0, 0.0], [1.0, 2.0]])
         >>> print(jaxent.cosine_similarity(predictions, targets))
         [ 0.96 -1.    0.  ]
-
-    See Also:
-        `cosine_distance` (1 minus this, exact for nearly parallel vectors).
 
     References:
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.
@@ -77,18 +71,15 @@ def cosine_distance(
 ) -> jax.Array:
     r"""One minus the cosine of the angle between two vectors, from 0 (alike) to 2 (opposite).
 
-    .. math::
-        d = 1 - \frac{\sum_j a_j b_j}
-            {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
+    .. math:: d = 1 - \frac{\sum_j a_j b_j}
+        {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
 
-    Nearly parallel vectors do not cancel: there it is :math:`\sin^2\theta / (1 + \cos\theta)`. A
-    vector of zeros has distance 1 to everything.
+    For nearly parallel vectors it is :math:`\sin^2\theta / (1 + \cos\theta)`, without cancellation.
 
     Args:
-        predictions: Vectors a, `[..., V]`, floating point, finite (NaN otherwise).
+        predictions: Vectors a, `[..., V]`, floating point, of any finite length.
         targets: Vectors b, real, of the rank and the V of `predictions`.
-        epsilon: Lower bound of squared lengths, :math:`\epsilon \ge 0` and finite; a number, or a
-            scalar array (NaN if out of range). It is not differentiated.
+        epsilon: Lower bound of the squared lengths, not negative, finite; a scalar, a constant.
         axis: The feature axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the features (the shape of `predictions`).
 
