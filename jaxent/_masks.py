@@ -131,6 +131,18 @@ def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") ->
     return nan_where_invalid(values, above & below)
 
 
+@functools.partial(jax.jit, static_argnames="kernel", inline=True)
+def apply_with_positive(
+    kernel: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, number: jax.Array
+) -> jax.Array:
+    """`kernel(x, number)` element by element; NaN unless the scalar is positive and finite."""
+    x, number = x.astype(compute_dtype(x)), number.astype(compute_dtype(x))
+    is_valid = (number > 0.0) & (number < jnp.inf)
+    number = jnp.broadcast_to(nan_where_invalid(number, is_valid), x.shape)
+    # Both are needed: a result at an infinite x may not depend on the number.
+    return nan_where_invalid(kernel(x, number), is_valid)
+
+
 def valid_option(
     value: jax.Array, dtype: jnp.dtype, low: float, high: float
 ) -> tuple[jax.Array, jax.Array]:

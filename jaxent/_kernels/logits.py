@@ -2,34 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxent._float.dtypes import compute_dtype
 from jaxent._float.series import tanh
 from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
 from jaxent._float.two_part import split
-
-
-@functools.partial(jax.jit, static_argnames="transform", inline=True)
-def nan_unless_positive(
-    transform: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, number: jax.Array
-) -> jax.Array:
-    """`transform(x, number)`, and NaN unless the scalar `number` is positive and finite.
-
-    Args:
-        transform: one of this file.
-        x: logits of any shape and any floating point dtype.
-        number: a scalar of any real dtype.
-    """
-    dtype = compute_dtype(x)
-    number = number.astype(dtype)
-    nan_or_one = jnp.where((number > 0.0) & (number < jnp.inf), 1.0, jnp.nan).astype(dtype)
-    # Both factors are needed: a result at an infinite logit does not depend on the number.
-    return transform(x.astype(dtype), jnp.broadcast_to(number * nan_or_one, x.shape)) * nan_or_one
 
 
 def _zero_where_infinite(x: jax.Array) -> jax.Array:

@@ -142,7 +142,7 @@ def _transform(
     """`transform` of logits and a positive finite number."""
     logits = _checks.as_floating("logits", logits)
     _checks.check_open_interval(name, number, 0.0, math.inf)
-    return logits_kernels.nan_unless_positive(transform, logits, _checks.as_scalar(name, number))
+    return _masks.apply_with_positive(transform, logits, _checks.as_scalar(name, number))
 
 
 @functools.partial(jax.jit, inline=True)
