@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.limits import is_zero
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, combine_tangents
 from jaxent._kernels.softmax import softmax_jvp
 
 
@@ -38,8 +38,7 @@ def _root_jvp(
     positive, result = jnp.where(is_zero(x), 1.0, x), root(x, degree)
     grad_degree = -(result / degree) * (jnp.log(positive) / degree)
     grad_x = result / (degree * positive)
-    result_dot = scale_tangent(grad_x, x_dot) + scale_tangent(grad_degree, degree_dot)
-    return result, broadcast_tangent(result_dot, result)
+    return result, combine_tangents(result, (grad_x, x_dot), (grad_degree, degree_dot))
 
 
 @jax.custom_jvp

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import expm1_minus_x, polynomial
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, combine_tangents
 
 # Without the constant log(counts!).
 
@@ -39,9 +39,8 @@ def _poisson_nll_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     x, counts = primals
     x_dot, counts_dot = tangents
-    loss = poisson_nll(x, counts)
-    loss_dot = scale_tangent(_poisson_nll_grad_x(x, counts), x_dot) + scale_tangent(-x, counts_dot)
-    return loss, broadcast_tangent(loss_dot, loss)
+    loss, grad_x = poisson_nll(x, counts), _poisson_nll_grad_x(x, counts)
+    return loss, combine_tangents(loss, (grad_x, x_dot), (-x, counts_dot))
 
 
 @jax.custom_jvp
@@ -134,11 +133,11 @@ def _full_poisson_nll_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     x, counts = primals
     x_dot, counts_dot = tangents
-    loss_dot = scale_tangent(_poisson_nll_grad_x(x, counts), x_dot)
+    terms = [(_poisson_nll_grad_x(x, counts), x_dot)]
     if not isinstance(counts_dot, SymbolicZero):
-        loss_dot += _full_poisson_nll_grad_counts(x, counts) * counts_dot
+        terms.append((_full_poisson_nll_grad_counts(x, counts), counts_dot))
     loss = full_poisson_nll(x, counts)
-    return loss, broadcast_tangent(loss_dot, loss)
+    return loss, combine_tangents(loss, *terms)
 
 
 @jax.custom_jvp

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import polynomial, tanh
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, combine_tangents
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.sigmoid import absolute
 
@@ -28,13 +28,6 @@ def _half_error(predictions: jax.Array, targets: jax.Array) -> tuple[jax.Array, 
     half, rounded_off = two_diff(0.5 * predictions, 0.5 * targets)
     limit = 2.0 ** (jnp.finfo(half.dtype).maxexp / 2)
     return half, jnp.where(jnp.abs(half) < limit, rounded_off, 0.0)
-
-
-def _scale_error_dot(
-    grad: jax.Array, predictions_dot: Tangent, targets_dot: Tangent
-) -> jax.Array | float:
-    """The product grad * (predictions_dot - targets_dot), of what is differentiated."""
-    return scale_tangent(grad, predictions_dot) + scale_tangent(-grad, targets_dot)
 
 
 @jax.custom_jvp
@@ -74,10 +67,10 @@ def _huber_jvp(
     loss = huber(predictions, targets, delta)
     error = predictions - targets
     grad = jnp.minimum(jnp.maximum(error, -delta), delta)
-    loss_dot = _scale_error_dot(grad, predictions_dot, targets_dot)
+    terms = [(grad, predictions_dot), (-grad, targets_dot)]
     if not isinstance(delta_dot, SymbolicZero):
-        loss_dot += jnp.maximum(jnp.abs(error) - delta, 0.0) * delta_dot
-    return loss, broadcast_tangent(loss_dot, loss)
+        terms.append((jnp.maximum(jnp.abs(error) - delta, 0.0), delta_dot))
+    return loss, combine_tangents(loss, *terms)
 
 
 @jax.custom_jvp
@@ -99,10 +92,13 @@ def _pinball_jvp(
     error = predictions - targets
     # 0 at an error of 0, between the derivatives on its two sides; NaN for NaN.
     grad = jnp.sign(error) * jnp.where(error > 0.0, above, below)
-    loss_dot = _scale_error_dot(grad, predictions_dot, targets_dot)
-    loss_dot += scale_tangent(jnp.maximum(-error, 0.0), below_dot)
-    loss_dot += scale_tangent(jnp.maximum(error, 0.0), above_dot)
-    return loss, broadcast_tangent(loss_dot, loss)
+    return loss, combine_tangents(
+        loss,
+        (grad, predictions_dot),
+        (-grad, targets_dot),
+        (jnp.maximum(-error, 0.0), below_dot),
+        (jnp.maximum(error, 0.0), above_dot),
+    )
 
 
 # log(cosh(x)) / x**2 as a polynomial in x**2 over [0, 1], interpolated at Chebyshev points: off by
@@ -155,7 +151,7 @@ def _log_cosh_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     predictions, targets = primals
     loss, grad = log_cosh(predictions, targets), _tanh(predictions, targets)
-    return loss, broadcast_tangent(_scale_error_dot(grad, *tangents), loss)
+    return loss, combine_tangents(loss, (grad, tangents[0]), (-grad, tangents[1]))
 
 
 @jax.custom_jvp
@@ -170,7 +166,7 @@ def _tanh_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     predictions, targets = primals
     result, grad = _tanh(predictions, targets), _squared_sech(predictions, targets)
-    return result, broadcast_tangent(_scale_error_dot(grad, *tangents), result)
+    return result, combine_tangents(result, (grad, tangents[0]), (-grad, tangents[1]))
 
 
 @jax.custom_jvp
@@ -192,7 +188,7 @@ def _squared_sech_jvp(
     predictions, targets = primals
     result = _squared_sech(predictions, targets)
     grad = -2.0 * _tanh(predictions, targets) * result
-    return result, broadcast_tangent(_scale_error_dot(grad, *tangents), result)
+    return result, combine_tangents(result, (grad, tangents[0]), (-grad, tangents[1]))
 
 
 # Normal distributions.
@@ -211,9 +207,8 @@ def _error_over_variance_jvp(
     error, variances = primals
     error_dot, variances_dot = tangents
     ratio = _error_over_variance(error, variances)
-    numerator_dot = scale_tangent(jnp.ones_like(ratio), error_dot)
-    numerator_dot -= scale_tangent(ratio, variances_dot)
-    return ratio, broadcast_tangent(numerator_dot / variances, ratio)
+    terms = (jnp.ones_like(ratio), error_dot), (-ratio, variances_dot)
+    return ratio, combine_tangents(ratio, *terms) / variances
 
 
 @jax.custom_jvp
@@ -232,10 +227,10 @@ def _gaussian_nll_jvp(
     means_dot, targets_dot, variances_dot = tangents
     loss = gaussian_nll(means, targets, variances)
     half_ratio = _error_over_variance(0.5 * means - 0.5 * targets, variances)
-    loss_dot = _scale_error_dot(2.0 * half_ratio, means_dot, targets_dot)
+    terms = [(2.0 * half_ratio, means_dot), (-2.0 * half_ratio, targets_dot)]
     if not isinstance(variances_dot, SymbolicZero):
         # (1 / v - (e / v)**2) / 2 as a product: 1 / v of a large variance may be subnormal.
         inverse_scale = 1.0 / jnp.sqrt(variances)
         grad = 0.5 * (inverse_scale - 2.0 * half_ratio) * (inverse_scale + 2.0 * half_ratio)
-        loss_dot += grad * variances_dot
-    return loss, broadcast_tangent(loss_dot, loss)
+        terms.append((grad, variances_dot))
+    return loss, combine_tangents(loss, *terms)
