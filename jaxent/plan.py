@@ -1,8 +1,8 @@
 """What a linear head needs on many devices, computed before there are any: `python -m jaxent.plan`.
 
 The training step of the head is compiled for a mesh of virtual devices, from shapes alone: nothing
-is allocated and nothing is run. What the compiled program says of itself is the plan: the memory of
-each device, and what each device sends to others.
+is allocated and nothing is run. The plan is read from the compiled program: the memory of each
+device, and the bytes that each device sends to others.
 """
 
 import argparse
@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 import jaxent
 
 _MESHES = ((1, 1), (8, 1), (1, 8), (8, 8), (32, 8), (128, 8))
 _GIB = 2.0**30
-_MOST = 2048
+_MAX_DEVICES = 2048
 _DESCRIPTION = """\
 Compile the training step of a linear head with softmax cross-entropy for meshes of devices, from
 shapes alone, and print the memory of each device and the bytes that it sends. Nothing is allocated.
@@ -36,7 +37,7 @@ ring algorithms. The rest of the model, its optimiser included, comes on top.
 
 
 class Head(NamedTuple):
-    """What to plan for."""
+    """The head and the training step to plan for."""
 
     tokens: int
     dim: int
@@ -50,32 +51,32 @@ class Head(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What one step needs on each device, in bytes."""
+    """What a training step needs on each device, in bytes."""
 
     arguments: int  # hidden states, kernel and labels
     results: int  # the gradients
     temporaries: int
-    sent: float
+    sent: float  # to other devices
     collectives: tuple["Collective", ...]
 
     @property
     def memory(self) -> int:
-        """The most that is held at once, the arguments included."""
+        """The peak memory, arguments and results included."""
         return self.arguments + self.results + self.temporaries
 
 
 class Collective(NamedTuple):
-    """One instruction of the compiled program that moves data between devices."""
+    """An instruction of the compiled program that moves data between devices."""
 
     kind: str
     shape: str  # of its result
     size: int  # bytes of its result
-    devices: int  # that take part together
-    times: int  # it is run
+    devices: int  # in each group that takes part
+    times: int  # that it is run
 
     @property
     def sent(self) -> float:
-        """The bytes that each device sends, all runs together, by a ring algorithm."""
+        """The bytes that each device sends in all runs together, by a ring algorithm."""
         others = self.devices - 1
         once = {
             "all-reduce": 2.0 * self.size * others / self.devices,
@@ -93,55 +94,56 @@ def needs(head: Head, data: int, vocab: int) -> Needs:
     Raises:
         ValueError: If the head cannot be divided among the devices.
     """
-    for what, size, axis, parts in (
+    for option, size, axis, devices in (
         ("tokens", head.tokens, "data", data),
         ("vocab", head.vocab, "vocabulary", vocab),
         ("dim", head.dim if head.fsdp else 0, "data", data),
     ):
-        if size % parts:
-            raise ValueError(_remedy(what, size, axis, parts))
-    compiled = _step(head, data, vocab)
-    memory = compiled.memory_analysis()
-    found = tuple(collectives(compiled.as_text()))
+        if size % devices:
+            raise ValueError(_indivisible(option, size, axis, devices))
+    program = _compile_step(head, data, vocab)
+    memory = program.memory_analysis()
+    exchanges = tuple(collectives(program.as_text()))
     return Needs(
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.temp_size_in_bytes,
-        sum(each.sent for each in found),
-        found,
+        sum(exchange.sent for exchange in exchanges),
+        exchanges,
     )
 
 
-def _remedy(what: str, size: int, axis: str, parts: int) -> str:
-    padded = -(-size // parts) * parts
+def _indivisible(option: str, size: int, axis: str, devices: int) -> str:
+    """The refusal of a size that a mesh axis does not divide, with the remedy."""
+    padded = -(-size // devices) * devices
     mask = {
         "tokens": ", masked with `where`",
         "vocab": ", with a bias of -inf there",
-    }.get(what, "")
+    }.get(option, "")
     return (
-        f"--{what} {size} cannot be divided over {parts} devices of the {axis} axis: pad to "
+        f"--{option} {size} cannot be divided over {devices} devices of the {axis} axis: pad to "
         f"{padded}{mask}."
     )
 
 
-def _step(head: Head, data: int, vocab: int) -> Any:
-    """The compiled value and gradients of the mean loss."""
+def _compile_step(head: Head, data: int, vocab: int) -> Any:
+    """The compiled value and gradients of the mean loss on a mesh."""
     mesh = Mesh(np.array(jax.devices()[: data * vocab]).reshape(data, vocab), ("data", "vocab"))
 
-    def described(shape: tuple[int, ...], dtype: Any, *axes: str | None) -> jax.ShapeDtypeStruct:
+    def struct(shape: tuple[int, ...], dtype: DTypeLike, *axes: str | None) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    hidden = described((head.tokens, head.dim), head.dtype, "data")
-    kernel = described((head.dim, head.vocab), head.dtype, "data" if head.fsdp else None, "vocab")
-    labels = described((head.tokens,), jnp.int32, "data")
+    hidden = struct((head.tokens, head.dim), head.dtype, "data")
+    kernel = struct((head.dim, head.vocab), head.dtype, "data" if head.fsdp else None, "vocab")
+    labels = struct((head.tokens,), jnp.int32, "data")
 
     options = {key: getattr(head, key) for key in ("sweep", "chunk_size", "block_size")}
 
     def loss(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
         return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, **options)
 
-    def local(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
+    def loss_of_device(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
         if head.fsdp:
             kernel = jax.lax.all_gather(kernel, "data", tiled=True)
         total = jaxent.linear_softmax_cross_entropy(
@@ -151,7 +153,7 @@ def _step(head: Head, data: int, vocab: int) -> Any:
 
     if head.shard_map:
         specs = tuple(each.sharding.spec for each in (hidden, kernel, labels))
-        loss = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+        loss = jax.shard_map(loss_of_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
 
     step = jax.jit(
         jax.value_and_grad(loss, argnums=(0, 1)),
@@ -163,7 +165,7 @@ def _step(head: Head, data: int, vocab: int) -> Any:
     return step.lower(hidden, kernel, labels).compile()
 
 
-# --- the text of a compiled program ---------------------------------------------------------------
+# The text of a compiled program.
 
 _KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -172,21 +174,21 @@ _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\]")
-_GROUPS = (
-    re.compile(r"replica_groups=\{\{([\d,]+)\}"),
-    re.compile(r"replica_groups=\[(\d+),(\d+)\]"),
-)
-_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*?\{([^}]*)\}")
+# The three ways to write the groups of devices: all members, number and size, names of mesh axes.
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_COUNTED_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
+_NAMED_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*?\{([^}]*)\}")
 
 
 def collectives(program: str) -> Iterator[Collective]:
-    """The collectives of an optimised program, those in loops as often as the loops run."""
+    """The collectives of an optimised program; those in loops are run as often as the loops."""
     computations: dict[str, list[str]] = {}
-    entry, lines = "", []
+    entry = ""
+    lines: list[str] = []
     for line in program.splitlines():
-        if head := _COMPUTATION.match(line):
-            lines = computations.setdefault(head[2], [])
-            entry = head[2] if head[1] else entry
+        if header := _COMPUTATION.match(line):
+            lines = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
         else:
             lines.append(line)
     yield from _collectives_of(computations, entry, 1)
@@ -195,17 +197,18 @@ def collectives(program: str) -> Iterator[Collective]:
 def _collectives_of(
     computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[Collective]:
+    """The collectives of one computation and of those that it calls, when it is run so often."""
     for line in computations.get(name, []):
-        found = _INSTRUCTION.search(line)
-        if found is None:
+        instruction = _INSTRUCTION.search(line)
+        if instruction is None:
             continue
-        result, kind, _ = found.groups()
+        result, kind, _ = instruction.groups()
         if kind in ("while", "conditional", "call"):
             trips = _TRIPS.search(line)
-            inside = _CALLED.findall(line)
+            called: list[str] = _CALLED.findall(line)
             if branches := _BRANCHES.search(line):
-                inside += re.findall(r"[\w.\-]+", branches[1])
-            for each in inside:
+                called += re.findall(r"[\w.\-]+", branches[1])
+            for each in called:
                 yield from _collectives_of(
                     computations, each, times * int(trips[1] if trips else 1)
                 )
@@ -220,18 +223,18 @@ def _bytes(dtype: str, shape: str) -> int:
 
 
 def _group_size(line: str) -> int:
-    """How many devices take part in a collective together."""
-    if listed := _GROUPS[0].search(line):
+    """The number of devices in each group that takes part in a collective."""
+    if listed := _LISTED_GROUPS.search(line):
         return listed[1].count(",") + 1
-    if counted := _GROUPS[1].search(line):
+    if counted := _COUNTED_GROUPS.search(line):
         return int(counted[2])
-    if named := _NAMED.search(line):
+    if named := _NAMED_GROUPS.search(line):
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
-    return 2  # pairs
+    return 2  # a collective without groups goes by pairs
 
 
-# --- the command ----------------------------------------------------------------------------------
+# The command.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -239,20 +242,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     meshes = options.mesh or _MESHES
-    _ask_for_devices(max(data * vocab for data, vocab in meshes), parser.error)
+    _make_devices(max(data * vocab for data, vocab in meshes), parser.error)
     head = Head(**{field: getattr(options, field) for field in Head._fields})
     print(_title(head))
     print(_line("mesh", "devices", "arguments", "results", "temporaries", "memory", "sent"))
     for data, vocab in meshes:
         try:
-            found = needs(head, data, vocab)
+            need = needs(head, data, vocab)
         except (ValueError, AssertionError) as error:
             parser.error(str(error))
-        fits = "" if options.memory is None else _verdict(found.memory, options.memory)
-        sizes = (*found[:3], found.memory, found.sent)
+        fits = "" if options.memory is None else _fits(need.memory, options.memory)
+        sizes = (*need[:3], need.memory, need.sent)
         print(_line(f"{data}x{vocab}", data * vocab, *map(_gib, sizes)) + fits, flush=True)
         if options.collectives:
-            for each in sorted(found.collectives, key=lambda c: -c.sent):
+            for each in sorted(need.collectives, key=lambda exchange: -exchange.sent):
                 print(f"    {each.times:>6} x {each.kind} of {each.shape} by {each.devices}")
     return 0
 
@@ -287,19 +290,19 @@ def _positive(text: str) -> int:
 
 
 def _mesh(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not found or not int(found[1]) or not int(found[2] or 1):
+    sizes = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not sizes or not int(sizes[1]) or not int(sizes[2] or 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form 4x2")
-    return int(found[1]), int(found[2] or 1)
+    return int(sizes[1]), int(sizes[2] or 1)
 
 
-def _ask_for_devices(count: int, refuse: Callable[[str], Any]) -> None:
-    """As many virtual devices as the largest mesh has, before JAX has looked for any."""
-    if count > _MOST:
-        refuse(f"a mesh of {count} devices: at most {_MOST} can be played by a CPU.")
+def _make_devices(count: int, refuse: Callable[[str], Any]) -> None:
+    """Makes so many virtual devices, as long as JAX has not looked for any yet."""
+    if count > _MAX_DEVICES:
+        refuse(f"a mesh of {count} devices: at most {_MAX_DEVICES} can be played by a CPU.")
     jax.config.update("jax_platforms", "cpu")
     flag = "--xla_force_host_platform_device_count"
-    others = [each for each in os.environ.get("XLA_FLAGS", "").split() if flag not in each]
+    others = [other for other in os.environ.get("XLA_FLAGS", "").split() if flag not in other]
     os.environ["XLA_FLAGS"] = " ".join([*others, f"{flag}={count}"])
     if len(jax.devices()) < count:
         refuse(f"{count} virtual devices are needed, and JAX has started with fewer.")
@@ -314,7 +317,7 @@ def _title(head: Head) -> str:
     )
 
 
-def _line(mesh: str, devices: Any, *cells: str) -> str:
+def _line(mesh: str, devices: int | str, *cells: str) -> str:
     return f"{mesh:>9} {devices:>8}" + "".join(f"{cell:>13}" for cell in cells)
 
 
@@ -322,7 +325,7 @@ def _gib(size: float) -> str:
     return f"{size / _GIB:,.3f}"
 
 
-def _verdict(memory: int, available: float) -> str:
+def _fits(memory: int, available: float) -> str:
     return "   fits" if memory <= available * _GIB else "   does not fit"
 
 

@@ -171,7 +171,7 @@ def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
 
 
 def total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
-    """The sum of the weighted losses, a scalar; where differentiated, one loop gives both."""
+    """The sum of the weighted losses, a scalar; its gradients come out of the same loop."""
 
     @jax.custom_jvp
     def total(inputs: Inputs[jax.Array]) -> jax.Array:
@@ -183,7 +183,7 @@ def total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
         return jax.lax.scan(step, _zero(sweep), _all_chunks(sweep, inputs))[0]
 
     @functools.partial(total.defjvp, symbolic_zeros=True)
-    def total_jvp(
+    def _total_jvp(
         primals: tuple[Inputs[jax.Array]], tangents: tuple[Inputs[Tangent]]
     ) -> tuple[jax.Array, jax.Array]:
         (inputs,), (dots,) = primals, tangents
@@ -228,7 +228,7 @@ class _Sums(NamedTuple):
 
 
 class _RowGrads(NamedTuple):
-    """The gradients of a chunk by what there is one of per row; None as above."""
+    """The gradients by the rows of a chunk; None as above."""
 
     hidden: tuple[MaybeArray, ...]  # [*tile_shape, D] of each head
     row_args: tuple[MaybeArray, ...]  # [*tile_shape, ...]
@@ -288,24 +288,8 @@ def _zero_sums(sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool]
 def _chunk_grads(
     sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool], chunk: Chunk
 ) -> tuple[_Sums, _RowGrads]:
-    """What a chunk adds to the sums, and the gradients of its rows."""
-    logits = _logits(sweep, inputs.heads, chunk)
-    head_flags = [any(jax.tree.leaves(head)) for head in is_trained.heads]
-    trained, fixed = _partition(
-        _LossArguments(logits, chunk.row_args, inputs.consts),
-        _LossArguments(head_flags, is_trained.row_args, is_trained.consts),
-    )
-
-    def chunk_losses(trained: _LossArguments) -> jax.Array:
-        logits, row_args, consts = _combine(trained, fixed)
-        return sweep.loss_fn(*logits, *row_args, *consts).astype(sweep.dtype)
-
-    losses, grads = _losses_and_grads(sweep, chunk_losses, trained, chunk)
-    if inputs.where is not None and chunk.example_mask is not None:
-        # Exactly 0 at masked rows, also where the gradient there is infinite.
-        mask = chunk.example_mask[..., None]
-        masked = [x if x is None else jnp.where(mask, x, 0.0) for x in grads.logits]
-        grads = grads._replace(logits=masked)
+    """What a chunk adds to the sums, and the gradients by its rows."""
+    losses, grads = _losses_and_grads(sweep, inputs, is_trained, chunk)
     heads = [
         _head_grads(sweep, spec, head._replace(hidden=hidden), flags, logit_grads)
         for spec, head, hidden, flags, logit_grads in zip(
@@ -327,15 +311,28 @@ def _chunk_grads(
 
 
 def _losses_and_grads(
-    sweep: Sweep,
-    chunk_losses: Callable[[_LossArguments], jax.Array],
-    trained: _LossArguments,
-    chunk: Chunk,
+    sweep: Sweep, inputs: Inputs[jax.Array], is_trained: Inputs[bool], chunk: Chunk
 ) -> tuple[jax.Array, _LossArguments]:
     """The losses of a chunk, and the gradients of their weighted sum by what is trained."""
+    logits = _logits(sweep, inputs.heads, chunk)
+    head_flags = [any(jax.tree.leaves(head)) for head in is_trained.heads]
+    trained, fixed = _partition(
+        _LossArguments(logits, chunk.row_args, inputs.consts),
+        _LossArguments(head_flags, is_trained.row_args, is_trained.consts),
+    )
+
+    def chunk_losses(trained: _LossArguments) -> jax.Array:
+        logits, row_args, consts = _combine(trained, fixed)
+        return sweep.loss_fn(*logits, *row_args, *consts).astype(sweep.dtype)
+
     losses, pull_back = jax.vjp(chunk_losses, trained)
     cotangents = _weigh(sweep, chunk, jnp.full_like(losses, _fraction_of_copies(sweep)))
     (grads,) = pull_back(cotangents)
+    if inputs.where is not None and chunk.example_mask is not None:
+        # Exactly 0 at masked rows, also where the gradient there is infinite.
+        mask = chunk.example_mask[..., None]
+        masked = [x if x is None else jnp.where(mask, x, 0.0) for x in grads.logits]
+        grads = grads._replace(logits=masked)
     return losses, grads
 
 
