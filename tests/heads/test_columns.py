@@ -839,6 +839,29 @@ def count(operation, program):
     return len(re.findall(rf" {operation}\(", program.as_text()))
 
 
+@pytest.mark.parametrize("offset", [80.0, 300.0, -300.0])
+def test_second_derivatives_stand_large_logits_and_large_directions(offset):
+    """An exponential near the largest number times a direction in the hundreds would overflow."""
+    generator = np.random.default_rng(0)
+    logits = jnp.asarray(3.0 * generator.normal(size=(ROWS, CLASSES)) + offset, jnp.float32)
+    direction = jnp.asarray(1000.0 * generator.normal(size=(ROWS, CLASSES)), jnp.float32)
+    labels = jnp.asarray(generator.integers(CLASSES, size=ROWS), jnp.int32)
+
+    def streamed(x):
+        results = jaxent.linear_softmax(x, jnp.eye(CLASSES), labels, block_size=4)
+        return jnp.sum(results.cross_entropy + results.entropy)
+
+    def dense(x):
+        return jnp.sum(dense_cross_entropy(x, labels) + jaxent.softmax_entropy(x))
+
+    def products(function):
+        grad = jax.grad(function)
+        return jax.jvp(grad, (logits,), (direction,))[1], jax.vjp(grad, logits)[1](direction)[0]
+
+    actual, expected = (jax.jit(products, static_argnums=0)(f) for f in (streamed, dense))
+    assert relative_error(actual, expected) < 1e-5
+
+
 @pytest.mark.parametrize("transform", ["grad", "linearize", "hessian-vector product"])
 def test_what_is_called_eagerly_is_compiled_once(transform, inputs, caplog):
     arguments = inputs["hidden"], inputs["kernel"]

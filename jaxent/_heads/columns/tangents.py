@@ -97,23 +97,43 @@ def logits_grad(
     shift, inverse_sum, scaled_sum, at_label, scaled_label, labels = jax.lax.optimization_barrier(
         (shift, inverse_sum, scaled_sum, at_label, scaled_label, labels)
     )
-    terms = jnp.exp(x - shift[..., None])
     grad: jax.Array | float = 0.0
     if scaled_sum is not None:
-        grad = terms * scaled_sum[..., None]
+        grad = weighted_exp(x, shift, scaled_sum)
     if entropy is not None:
-        p = terms * inverse_sum[..., None]
+        p = weighted_exp(x, shift, inverse_sum)
         # At p = 0 the gap may be infinite, and 0 times infinity would be NaN.
         gap = jnp.where(p > 0.0, row.top_logit[..., None] - x, 0.0)
         grad += p * (gap - row.mean_gap[..., None]) * entropy[..., None]
     if at_label is not None and scaled_label is not None:
         is_label = one_hot(plan, block, labels)
-        grad += jnp.where(is_label, at_label[..., None], terms * scaled_label[..., None])
+        grad += jnp.where(is_label, at_label[..., None], weighted_exp(x, shift, scaled_label))
     if uniform is not None:
         grad -= jnp.where(x == -jnp.inf, 0.0, uniform[..., None] / count)
     if top_logit is not None:
         grad += jnp.where(one_hot(plan, block, row.top_class), top_logit[..., None], 0.0)
     return jnp.broadcast_to(grad, x.shape)
+
+
+@jax.custom_jvp
+def weighted_exp(x: jax.Array, shift: jax.Array, weight: jax.Array) -> jax.Array:
+    """The product exp(x - shift) weight, of logits [..., V] and two numbers per row, [...].
+
+    The exponential may be near the largest number, the weight near the smallest. The shift counts
+    as a constant.
+    """
+    return jnp.exp(x - shift[..., None]) * weight[..., None]
+
+
+@weighted_exp.defjvp
+def _weighted_exp_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    x, shift, weight = primals
+    x_dot, _, weight_dot = tangents
+    y = weighted_exp(x, shift, weight)
+    # JAX would multiply the exponential by x_dot first, which overflows for large directions.
+    return y, y * x_dot + weighted_exp(x, shift, weight_dot)
 
 
 def stats_tangents(
