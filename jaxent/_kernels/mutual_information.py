@@ -20,6 +20,8 @@ def mutual_information(joint: jax.Array) -> jax.Array:
 
 
 class _JointStats(NamedTuple):
+    """A joint distribution and how its cells differ from the product of their sums."""
+
     total: jax.Array  # [..., 1, 1]
     row_sums: jax.Array  # [..., K, 1]
     column_sums: jax.Array  # [..., 1, M]
@@ -31,6 +33,7 @@ _TwoPart = tuple[jax.Array, jax.Array]
 
 
 def _joint_stats(joint: jax.Array) -> _JointStats:
+    """Exact sums, and log-ratios that come from exact differences where they are near 0."""
     # A power of two scales the total to [1/2, 1).
     plain_total = jnp.sum(joint, axis=(-2, -1), keepdims=True)
     exponent = jnp.frexp(jnp.where(is_zero(plain_total), 1.0, plain_total))[1]

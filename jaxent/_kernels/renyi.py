@@ -43,6 +43,8 @@ def _renyi_entropy(p: jax.Array, alpha: float) -> jax.Array:
 
 
 class _EntropyStats(NamedTuple):
+    """What the entropy of an order and its derivatives are made of."""
+
     total: jax.Array  # [..., 1]
     top: jax.Array  # [..., 1], the largest probability
     over_top: jax.Array  # [..., V], p / top
@@ -51,6 +53,7 @@ class _EntropyStats(NamedTuple):
 
 
 def _entropy_stats(p: jax.Array, alpha: float) -> _EntropyStats:
+    """Sums over powers of p / top, none of which overflows."""
     exponent = alpha - 1.0
     total = blocked_sum(p)[..., None]
     total = jnp.where(is_zero(total), 1.0, total)
@@ -81,6 +84,7 @@ def _renyi_entropy_jvp(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _renyi_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
+    """-(1 + alpha `_centered_power`) / sum(p), and 0 where p**alpha has no finite derivative."""
     exponent = alpha - 1.0
     stats = _entropy_stats(p, alpha)
     centered = _centered_power(stats, exponent)
@@ -181,13 +185,14 @@ class _Pair(NamedTuple):
 
 
 def _normalize_pair(a: jax.Array, b: jax.Array) -> _Pair:
+    """Both over their totals, and the logarithm of their ratio with relative accuracy."""
     totals = [blocked_sum(x)[..., None] for x in (a, b)]
     total_a, total_b = (jnp.where(is_zero(total), 1.0, total) for total in totals)
     has_a, has_b = ~is_zero(a), ~is_zero(b)
     both = has_a & has_b
     safe_a, safe_b = (jnp.where(both, x, 1.0) for x in (a, b))
     ratio = jnp.where(both, safe_a / safe_b * (total_b / total_a), 1.0)
-    # Near 1 the ratio comes from a difference, of which what all classes have in common is taken.
+    # Near 1 the ratio comes from a difference, less what the differences of all classes share.
     difference, is_accurate = _scaled_difference(a, b, total_a / total_b)
     relative = log_fraction_jvp(b, total_b, difference, exact=True) * (total_b / total_a)
     is_near = both & is_accurate & (jnp.abs(relative) < 0.5)
@@ -212,6 +217,8 @@ def _scaled_difference(a: jax.Array, b: jax.Array, scale: jax.Array) -> tuple[ja
 
 
 class _DivergenceStats(NamedTuple):
+    """What the divergence of an order >= 1/2 and its derivatives are made of."""
+
     log_mean_power: jax.Array  # [..., 1], of (a / b)**(alpha - 1) under a
     relative_power: jax.Array  # [..., V], that power over its mean, 0 where not both are positive
     value: jax.Array  # [..., 1], the divergence
@@ -222,6 +229,7 @@ _MAX_LOG_POWER = 60.0
 
 
 def _divergence_stats(pair: _Pair, alpha: float) -> _DivergenceStats:
+    """The divergence log(mean((a / b)**e)) / e, e = alpha - 1, and what its derivatives need."""
     exponent = alpha - 1.0
     max_log_power = jnp.max(exponent * pair.log_ratio, axis=-1, keepdims=True)
     ratio = jnp.where(max_log_power > _MAX_LOG_POWER, 1.0, pair.ratio)

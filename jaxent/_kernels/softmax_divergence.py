@@ -43,6 +43,8 @@ from jaxent._parallel import AxisName, any_over, psum
 
 
 class _Comparison(NamedTuple):
+    """Two softmaxes, and the logarithm of their ratio."""
+
     p: jax.Array  # [..., V], softmax(a)
     q: jax.Array  # [..., V], softmax(b)
     eighth: jax.Array  # [..., V], log(p / q) / 8; 0 where both are 0
@@ -50,6 +52,7 @@ class _Comparison(NamedTuple):
 
 
 def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName) -> _Comparison:
+    """log(p / q): exact differences of logits, less the ratio of normalisers, less its error."""
     p, q = softmax(a, axis_name), softmax(b, axis_name)
     max_a, log_sum_a = max_and_log_sum_over_max(a, axis_name)
     max_b, log_sum_b = max_and_log_sum_over_max(b, axis_name)

@@ -22,13 +22,11 @@ def generalized_kl_divergence(
 
     .. math:: D(t \Vert q) = \sum_j \big( t_j \log (t_j / q_j) - t_j + q_j \big)
 
-    No term is negative, and each is as accurate as the logarithm of its prediction, which is
-    rounded, allows. Of distributions it is the Kullback-Leibler divergence.
+    No term is negative, and of distributions it is the Kullback-Leibler divergence.
 
     Args:
-        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point. `-inf` costs
-            0 against a target of 0, and `+inf` against a positive one; `+inf` makes its example
-            NaN.
+        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point. `-inf`
+            costs 0 against a target of 0, else `+inf`; `+inf` makes its example NaN.
         targets: Non-negative numbers, of the rank of `log_predictions`, of any total.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).

@@ -39,8 +39,7 @@ def cross_entropy(
 
     Returns:
         One number per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs); `+inf` where a positive target is predicted with 0. Where both are 0, the
-        derivative in the target is 0.
+        inputs). Where both are 0, the derivative in the target is 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -82,13 +81,12 @@ def kl_divergence(
 
     .. math:: D(t \Vert q) = \sum_j t_j (\log t_j - \log q_j)
 
-    Inputs are rounded, so that the sum may be -1e-8 for equal distributions. A negative result that
-    8 roundings of each input explain is 0; its derivatives stay, and so does what is further below
-    0, as it may be for inputs that are not normalised.
+    Rounded inputs may make the sum -1e-8 for equal distributions: a negative result that 8
+    roundings of each input explain is 0, and its derivatives stay.
 
     Args:
         log_predictions: Log-probabilities in nats, `[..., V]`, floating point. `-inf` costs 0
-            against a target of 0, and `+inf` against a positive one; `+inf` makes its example NaN.
+            against a target of 0, else `+inf`; `+inf` makes its example NaN.
         targets: Probabilities, of the rank of `log_predictions`; non-negative, of any total.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
@@ -101,8 +99,8 @@ def kl_divergence(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `jensen_shannon_divergence` and `renyi_divergence`, which keep relative accuracy where the
-        two nearly agree; `softmax_kl_divergence`, from logits; `generalized_kl_divergence`.
+        `softmax_kl_divergence` and `renyi_divergence`, which are accurate where the two nearly
+        agree; `generalized_kl_divergence`, of any total.
 
     Example:
         >>> import jax.numpy as jnp
@@ -151,7 +149,7 @@ def kl_divergence_with_log_targets(
 
     Args:
         log_predictions: Log-probabilities in nats, `[..., V]`, floating point. `-inf` costs 0
-            against a target of `-inf`, and `+inf` against another; `+inf` makes its example NaN.
+            against a target of `-inf`, else `+inf`; `+inf` makes its example NaN.
         log_targets: Log-probabilities in nats, of the rank of `log_predictions`, real.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
@@ -163,8 +161,7 @@ def kl_divergence_with_log_targets(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `kl_divergence`, from target probabilities; `softmax_kl_divergence`, from logits, exact
-        where the two nearly agree.
+        `kl_divergence`, from target probabilities; `softmax_kl_divergence`, from logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -204,9 +201,8 @@ def jensen_shannon_divergence(
         J(a, b) = \tfrac{1}{2} D(a \Vert m) + \tfrac{1}{2} D(b \Vert m), \qquad
         m = \tfrac{1}{2} (a + b)
 
-    It is symmetric bit for bit, 0 for equal distributions, at most log 2 (1 bit), and relatively
-    accurate however near the two are. A result above log 2 that 8 roundings of each input explain
-    is log 2.
+    It is symmetric bit for bit, at most log 2 (what 8 roundings of each input add is cut off), and
+    relatively accurate however near the two are.
 
     Args:
         probs_a: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
@@ -314,15 +310,14 @@ def hellinger(
 
     Returns:
         One distance per example in units in which disjoint distributions are 1 apart, `[...]`,
-        float32 (float64 for float64 inputs). The gradient is 0 at equal distributions, and so is
-        the derivative in a probability of 0.
+        float32 (float64 for float64 inputs). Derivatives at equal distributions and in a
+        probability of 0 are 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `total_variation`, the other distance; `renyi_divergence`, whose order 1/2 is
-        :math:`-2 \log(1 - h^2)`.
+        `total_variation`; `renyi_divergence`, of which order 1/2 is :math:`-2 \log(1 - h^2)`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -35,8 +35,7 @@ def entropy(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `softmax_entropy`, from logits; `binary_entropy`, per element; `renyi_entropy` and
-        `tsallis_entropy`, of other orders.
+        `softmax_entropy`, from logits; `renyi_entropy` and `tsallis_entropy`, of other orders.
 
     Example:
         >>> import jax.numpy as jnp
@@ -112,8 +111,7 @@ def softmax_entropy(
 
     .. math:: H = -\sum_j p_j \log p_j, \qquad p = \mathrm{softmax}(x)
 
-    A sure model has a tiny entropy, not 0: it is a sum of two terms that are not negative, the
-    log-normaliser less the largest logit, and the mean distance to that logit.
+    It is a sum of non-negative terms, so that a sure model has a tiny entropy, and not 0.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`. An example without a possible

@@ -30,8 +30,8 @@ def renyi_entropy(
 
     .. math:: H_\alpha(p) = \frac{1}{1 - \alpha} \log \frac{\sum_j p_j^\alpha}{\sum_j p_j}
 
-    Order 0 is the logarithm of the number of possible classes (of a distribution), order 1
-    Shannon's entropy, infinity :math:`-\log \max_j p_j`. It and its gradients are smooth at 1 too.
+    Order 0 is the logarithm of the number of possible classes, infinity :math:`-\log \max_j p_j`,
+    order 1 Shannon's entropy, which the others and their gradients approach smoothly.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, floating point; a total of 0 gives NaN.
@@ -91,10 +91,9 @@ def renyi_divergence(
         \Big( \frac{a_j}{A} \Big)^{\alpha} \Big( \frac{b_j}{B} \Big)^{1 - \alpha}, \qquad
         A = \sum_j a_j, \quad B = \sum_j b_j
 
-    Order 0 is minus the logarithm of the probability under b that a is positive, order 1 the
-    Kullback-Leibler divergence, infinity the largest log-ratio; it and its gradients are smooth at
-    1 too. It is never negative. If the totals are about equal, it keeps its relative accuracy
-    however near the two are.
+    Order 0 is -log of the fraction of b where a is positive, order 1 the Kullback-Leibler
+    divergence, which the others and their gradients approach smoothly, infinity the largest
+    log-ratio. For about equal totals it is relatively accurate however near the two are.
 
     Args:
         probs_a: Non-negative numbers, `[..., V]`, floating point: probabilities or counts. A total
@@ -159,9 +158,8 @@ def tsallis_entropy(
         alpha: The order, a finite Python number from 0.
 
     Returns:
-        One entropy per example in units of probability (nats for order 1), `[...]`, float32
-        (float64 for float64 inputs). For orders up to 1 the derivative at a probability of 0 is
-        given as 0.
+        One entropy per example in units of probability, `[...]`, float32 (float64 for float64
+        inputs). For orders up to 1 the derivative at a probability of 0 is given as 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.

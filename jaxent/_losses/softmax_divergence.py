@@ -23,8 +23,7 @@ def softmax_kl_divergence(
         D(t \| p) = \sum_j t_j \log \frac{t_j}{p_j}, \qquad
         t = \mathrm{softmax}(x^{target}), \quad p = \mathrm{softmax}(x)
 
-    It is never negative and keeps its relative accuracy where the two nearly agree, as do its
-    gradients in both.
+    It and its gradients are relatively accurate where the two nearly agree; it is not negative.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`. Where a class is impossible here
@@ -42,8 +41,7 @@ def softmax_kl_divergence(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `kl_divergence`, from probabilities; `softmax_jensen_shannon`, which is bounded;
-        `linear_kl_divergence`, which makes no logits `[..., V]`.
+        `kl_divergence`, from probabilities; `softmax_jensen_shannon`; `linear_kl_divergence`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,9 +81,8 @@ def softmax_jensen_shannon(
         J = \beta D(p \| m) + (1 - \beta) D(q \| m), \qquad m = \beta p + (1 - \beta) q, \quad
         p = \mathrm{softmax}(a), \quad q = \mathrm{softmax}(b)
 
-    D is the Kullback-Leibler divergence. J is finite for all pairs, at most the entropy of the
-    weights (log 2 for equal ones, with which it is symmetric), and relatively accurate where the
-    two nearly agree.
+    D is the Kullback-Leibler divergence. J is at most the entropy of the weights, and relatively
+    accurate where the two nearly agree. With equal weights it is symmetric and at most log 2.
 
     Args:
         logits_a: Unnormalised log-probabilities in nats, `[..., V]`. Without a possible class, here
@@ -105,8 +102,7 @@ def softmax_jensen_shannon(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `jensen_shannon_divergence`, from probabilities; `softmax_kl_divergence`;
-        `linear_jensen_shannon`, which makes no logits `[..., V]`.
+        `jensen_shannon_divergence`, from probabilities; `linear_jensen_shannon`, through a head.
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,12 +135,11 @@ def sigmoid_kl_divergence(
         D(t \| p) = t \log \frac{t}{p} + (1 - t) \log \frac{1 - t}{1 - p}, \qquad
         t = \sigma(x^{target}), \quad p = \sigma(x)
 
-    It is never negative and keeps its relative accuracy where the two nearly agree, as do its
-    gradients in both.
+    It and its gradients are relatively accurate where the two nearly agree; it is not negative.
 
     Args:
         logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target is
-            the same, and `+inf` elsewhere.
+            the same, else `+inf`.
         target_logits: The same of the target, of the rank of `logits`, or a floating-point number.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
 
@@ -156,8 +151,7 @@ def sigmoid_kl_divergence(
         ArgumentError: If dtypes, shapes or options are refused.
 
     See Also:
-        `sigmoid_binary_cross_entropy`, of targets in [0, 1]; `softmax_kl_divergence`, of several
-        classes.
+        `sigmoid_binary_cross_entropy`, of targets in [0, 1]; `softmax_kl_divergence`.
 
     Example:
         >>> import jax.numpy as jnp
