@@ -152,7 +152,8 @@ def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
     require(
         len(ranks) <= 1,
         f"arguments must have one rank or be scalars, got {given}; "
-        "drop an axis with `[:, 0]`, or add the missing ones with `[:, None]` or `[None, :]`.",
+        "drop a last axis of size 1 with `[..., 0]`, or add the missing ones with `[:, None]` or "
+        "`[None, :]`.",
     )
     full = [array.shape for array in arrays.values() if array.ndim]
     sizes_of_axes = zip(*full, strict=True)
@@ -161,6 +162,25 @@ def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
         for each in full:
             chex.assert_is_broadcastable(each, shape)
     return shape
+
+
+def check_labels_shape(labels: jax.Array, shape: tuple[int, ...], name: str, array: Shaped) -> None:
+    """Refuses labels that are not one for each of the examples, `shape`, of the argument `name`.
+
+    Labels never broadcast: one of size 1 would train all positions on the first token.
+    """
+    if labels.shape == shape:
+        return
+    if labels.shape == (*shape, 1):
+        remedy = "drop the last axis with `labels[..., 0]`."
+    elif labels.shape == array.shape or labels.shape[:-1] == shape:
+        remedy = "make one-hot targets class indices with `jnp.argmax(labels, axis)`."
+    else:
+        remedy = "labels do not broadcast: pass one for each example."
+    raise UnnamedArgumentError(
+        f"`labels` {describe(labels)} must have the shape {shape} of the examples of `{name}` "
+        f"{describe(array)}; {remedy}"
+    )
 
 
 def normalize_axes(name: str, array: jax.Array, axis: Axis) -> tuple[int, ...]:

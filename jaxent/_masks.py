@@ -250,7 +250,7 @@ def check_labelled_arguments(
     Args:
         name: what `array` is called.
         array: floating point, with the class axis.
-        labels: integers, one per example.
+        labels: integers, one per example, or a scalar.
         axis: the class axis or axes as given.
         where: the mask as given.
         remedy: what to use for labels that are no integers.
@@ -260,7 +260,8 @@ def check_labelled_arguments(
     array = _checks.as_floating(name, array)
     labels = _checks.as_integer("labels", labels, remedy)
     axes = _checks.normalize_axes(name, array, axis)
-    _checks.check_broadcastable(labels=labels, examples=example_struct(array, axes))
+    if labels.ndim > 0:
+        _checks.check_labels_shape(labels, example_struct(array, axes).shape, name, array)
     return LabelledArguments(array, labels, check_mask(where, axes, {name: array}, labels), axes)
 
 

@@ -113,11 +113,7 @@ def check_row_argument(argument: str, value: ArrayLike, head: Head) -> jax.Array
 def check_labels(labels: ArrayLike, head: Head) -> jax.Array:
     """`labels` as an array, refused unless they are integers, one per row of `hidden`."""
     labels = _checks.as_integer("labels", labels, "pass the index of each row's true class.")
-    _checks.require(
-        labels.shape == head.leading_shape,
-        f"`labels` {_checks.describe(labels)} must have the leading shape {head.leading_shape} of "
-        f"`hidden` {_checks.describe(head.hidden)}.",
-    )
+    _checks.check_labels_shape(labels, head.leading_shape, "hidden", head.hidden)
     return labels
 
 

@@ -319,11 +319,7 @@ def _check_labels(labels: ArrayLike, own: str, queries: jax.Array, other: str) -
     """`labels` as integers, refused unless there is one for each query."""
     remedy = f"pass the index of each row's partner in `{other}`."
     labels = _checks.as_integer("labels", labels, remedy)
-    _checks.require(
-        labels.shape == queries.shape[:1],
-        f"`labels` {_checks.describe(labels)} must be [{len(queries)}], one for each row of "
-        f"`{own}` {_checks.describe(queries)}.",
-    )
+    _checks.check_labels_shape(labels, queries.shape[:1], own, queries)
     return labels
 
 

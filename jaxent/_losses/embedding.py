@@ -263,11 +263,7 @@ def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | No
     labels = _checks.as_integer(
         "labels", _number_groups(labels), "number the groups with `jnp.unique`'s inverse."
     )
-    _checks.require(
-        labels.shape == embeddings.shape[:1],
-        f"`labels` {_checks.describe(labels)} must be [{len(embeddings)}], one for each row of "
-        f"{given}.",
-    )
+    _checks.check_labels_shape(labels, embeddings.shape[:1], "embeddings", embeddings)
     if where is not None:
         where = _checks.as_boolean("where", where)
         where = _checks.broadcast_per_row("where", where, embeddings.shape[:1], "embeddings")

@@ -55,11 +55,7 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         f"`logits` {_checks.describe(logits)} must have an axis of images and one of pixels; "
         "for one image use `logits[None]`.",
     )
-    _checks.require(
-        logits.shape == labels.shape,
-        f"`labels` {_checks.describe(labels)} must have the shape of `logits` "
-        f"{_checks.describe(logits)}.",
-    )
+    _checks.check_labels_shape(labels, logits.shape, "logits", logits)
     return _lovasz_hinge(logits, labels, _check_pixel_mask(where, logits, logits.shape))
 
 
@@ -117,11 +113,7 @@ def lovasz_softmax(
         f"pixels beside `axis` {axis} of classes; for one image use `logits[None]`.",
     )
     shape = _masks.example_struct(given.array, given.axes).shape
-    _checks.require(
-        given.labels.shape == shape,
-        f"`labels` {_checks.describe(given.labels)} must have the shape {shape} of the pixels of "
-        f"`logits` {_checks.describe(given.array)}.",
-    )
+    _checks.check_labels_shape(given.labels, shape, "logits", given.array)
     pixel_mask = _check_pixel_mask(where, given.array, shape)
     return _lovasz_softmax(given.array, given.labels, pixel_mask, given.axes, classes)
 

@@ -31,7 +31,7 @@ def ranking_softmax_loss(
 
     Args:
         logits: Scores :math:`s` of the items in nats, `[..., items]`; `-inf` is no item.
-        labels: Relevance :math:`y \ge 0` of the items, of any total, of the rank of `logits`.
+        labels: Relevance :math:`y \ge 0` of the items, of any total, of the shape of `logits`.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1.
         reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
@@ -83,7 +83,7 @@ def pairwise_logistic_loss(
     Args:
         logits: Scores :math:`s` of the items in nats, `[..., items]`. An infinite score has no
             gradient, and ties with another one of the same sign.
-        labels: Relevance :math:`y` of the items, of the rank of `logits`; only their order matters.
+        labels: Relevance :math:`y` of the items, of the shape of `logits`; only the order matters.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1. A pair
             has that of its more relevant item.
@@ -137,7 +137,7 @@ def listmle_loss(
     Args:
         logits: Scores :math:`s` of the items in nats, `[..., items]`. `-inf` is an item that is
             never drawn before others: it costs `+inf` if it should be.
-        labels: Relevance of the items, of the rank of `logits`; only their order matters.
+        labels: Relevance of the items, of the shape of `logits`; only their order matters.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, of the rank of
             `logits`; None is 1.
@@ -181,6 +181,7 @@ def _check_lists(
     if weights is not None:
         arrays["weights"] = weights = _checks.as_real("weights", weights)
     axes = _checks.normalize_axes("logits", logits, -1)
+    _checks.check_labels_shape(labels, logits.shape, "logits", logits)
     _checks.check_broadcastable(**arrays)
     _checks.check_same_classes(axes, **arrays)
     return logits, labels, _masks.check_mask(where, axes, arrays), weights

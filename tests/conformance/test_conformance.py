@@ -731,7 +731,7 @@ def refuses_what_does_not_fit(case: Case) -> None:
         given = good[position]
         wrong = [given[:2], np.concatenate([given, given]), given[None], given[..., None]]
         if argument is CLASS:
-            wrong += [given.astype(np.float32), given > 1]
+            wrong += [given.astype(np.float32), given > 1, given[:1]]
         else:
             wrong += [given[0], given[:, :2], given[:, 0]]
         for value in wrong:
@@ -785,12 +785,36 @@ def refused(case: Case, arguments, name: str, shape: tuple | None = None, **keyw
 
 
 @obligation(
-    second(lambda y: y * int(jnp.shape(y)[:1] != (1,))),
+    lambda loss: lambda x, y, **k: loss(x, jnp.broadcast_to(y, jnp.shape(x)[:-1]), **k),
     second(lambda y: y if jnp.ndim(y) else 0 * y),
-    to=lambda case: len(case.arguments) > 1,
+    to=has_labels,
+    fails_with=(AssertionError, ValueError, pytest.fail.Exception),
+)
+def takes_one_label_per_example(case: Case) -> None:
+    """Labels do not broadcast over positions; masks of the positions do."""
+    logits, labels = case.inputs((2, 3))
+    for wrong in (labels[:, :1], labels[:1], labels[:1, :1], labels.T, labels[..., None]):
+        refused(case, (logits, wrong), "labels", wrong.shape)
+    refused(case, (logits[:1], labels), "labels", labels.shape)
+    with pytest.raises(AssertionError, match=re.escape("`labels[..., 0]`")):
+        case.loss(logits, labels[..., None])
+    sequences = np.array([[True], [False]])
+    narrow, wide = (
+        compiled(case, (logits, labels), mask)
+        for mask in (sequences, np.broadcast_to(sequences, (2, 3)))
+    )
+    close(narrow, wide)
+    for label in (labels[0, 1], int(labels[0, 1])):
+        expected, _ = compiled(case, (logits, np.full_like(labels, label)))
+        close(values(case, (logits, label)), expected)
+
+
+@obligation(
+    second(lambda y: y * int(jnp.shape(y)[:1] != (1,))),
+    to=lambda case: len(case.arguments) > 1 and not has_labels(case),
 )
 def broadcasts_equal_ranks(case: Case) -> None:
-    """Axes of size 1 spread, and so does a number for an argument without a class axis."""
+    """Axes of size 1 spread, and so does a number in a loss without a class axis."""
     arguments = case.inputs()
     for position, given in enumerate(arguments):
         narrow = with_one(arguments, position, given[:1])
@@ -801,7 +825,7 @@ def broadcasts_equal_ranks(case: Case) -> None:
         for slope, wide_slope in zip(slopes, expected_slopes, strict=True):
             whole = len(slope) == len(wide_slope)
             close(slope, wide_slope if whole else wide_slope.sum(0, keepdims=True), rtol=3e-6)
-    if case.arguments[1] is CLASS or not case.has_class_axis:
+    if not case.has_class_axis:
         number = arguments[1].ravel()[0]
         scalar = values(case, with_one(arguments, 1, number))
         close(scalar, compiled(case, with_one(arguments, 1, np.full_like(arguments[1], number)))[0])

@@ -583,7 +583,7 @@ REFUSALS = {
     "without a partner": {"keys": np.zeros((PAIRS - 1, FEATURES), np.float32)},
     "has no rows": {"keys": np.zeros((0, FEATURES), np.float32)},
     "`labels` must be integers, got float32[13]": {"labels": np.zeros(PAIRS, np.float32)},
-    "`labels` int32[12] must be [13]": {"labels": np.zeros(PAIRS - 1, np.int32)},
+    "`labels` int32[12] must have the shape (13,)": {"labels": np.zeros(PAIRS - 1, np.int32)},
     "`where` bool[12] must have the leading shape (13,) of `queries`": {
         "where": np.zeros(PAIRS - 1, bool)
     },

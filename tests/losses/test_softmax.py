@@ -405,7 +405,7 @@ def test_a_class_mask_never_makes_more_classes():
 
 
 def test_a_class_mask_and_labels_for_unlike_numbers_of_examples_are_refused():
-    with pytest.raises(AssertionError, match="do not match"):
+    with pytest.raises(AssertionError, match="labels do not broadcast"):
         INTEGER(np.zeros((1, 4), np.float32), np.array([0, 1, 2]), where=np.ones((2, 4), bool))
 
 

@@ -78,7 +78,13 @@ def test_survives_pickling_and_copying(through):
     assert str(again) == str(error)
 
 
+LIST = jnp.zeros((2, 3))
 SILENTLY_WRONG = {
+    "labels of one position for all": lambda: cross_entropy(
+        jnp.zeros((2, 4, 3)), jnp.zeros((2, 1), jnp.int32)
+    ),
+    "labels of all for one position": lambda: cross_entropy(LOGITS[:1], LABELS),
+    "labels of one list for all": lambda: jaxent.listmle_loss(LIST, jnp.zeros((1, 3))),
     "float labels": lambda: cross_entropy(LOGITS, jnp.zeros(4)),
     "integer logits": lambda: cross_entropy(jnp.zeros((4, 3), jnp.int32), LABELS),
     "labels of another rank": lambda: cross_entropy(LOGITS, LABELS[:, None]),
