@@ -22,6 +22,15 @@ def log_or_zero(x: jax.Array) -> jax.Array:
     return jnp.log(jnp.where(is_zero(x), 1.0, x))
 
 
+def zero_or_inf(x: jax.Array) -> jax.Array:
+    """0 where an entry of `x >= 0` is 0, inf elsewhere, in arithmetic that CPUs fuse into sums.
+
+    It bounds what x multiplies, so that 0 * inf does not arise.
+    """
+    is_positive = jnp.floor(jnp.minimum(x / smallest_normal(x.dtype), 1.0))
+    return is_positive / (1.0 - is_positive)
+
+
 def _scale_up_subnormal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """|x| as a normal number or 0, and whether that is |x| over the smallest normal number."""
     size, info = jax.lax.abs(x), jnp.finfo(x.dtype)

@@ -1,6 +1,7 @@
 """Sums over classes, and what is divided by them."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,42 @@ from jaxent._float.limits import is_zero
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 
 
+# The same sums suit chips differently, and only this file knows how. A CPU sums long rows one term
+# after the other, and it is slow where sums share intermediate results or are over selections. An
+# accelerator sums in trees, and whatever it can do in one pass over the logits costs one pass.
+
+
 def blocked_sum(values: jax.Array) -> jax.Array:
-    """The sum over the last axis, in blocks where it is long, so that roundings do not add up."""
-    size, block = values.shape[-1], 512
-    if size < 2**15:
+    """The sum over the last axis; on CPUs in blocks if it is long: else roundings add up."""
+    if values.shape[-1] < 2**15:
         return jnp.sum(values, axis=-1)
+    # On a TPU the blocks would be a copy of the array.
+    return jax.lax.platform_dependent(
+        values, cpu=_sum_in_blocks, default=functools.partial(jnp.sum, axis=-1)
+    )
+
+
+def _sum_in_blocks(values: jax.Array) -> jax.Array:
+    size, block = values.shape[-1], 512
     whole = size - size % block
     blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
     # Without the barrier the compiler would make one sum of the two.
     partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))
     return jnp.sum(partial, axis=-1) + jnp.sum(values[..., whole:], axis=-1)
+
+
+def compute_if_any(
+    condition: jax.Array, function: Callable[..., jax.Array], *arrays: jax.Array
+) -> jax.Array:
+    """`function(*arrays)` [...], on CPUs only if the condition [...] holds anywhere, else 0."""
+
+    def if_any(condition: jax.Array, *arrays: jax.Array) -> jax.Array:
+        nothing = jnp.zeros_like(condition, dtype=arrays[0].dtype)
+        return jax.lax.cond(jnp.any(condition), function, lambda *_: nothing, *arrays)
+
+    return jax.lax.platform_dependent(
+        condition, *arrays, cpu=if_any, default=lambda _, *arrays: function(*arrays)
+    )
 
 
 def safe_reciprocal(total: jax.Array) -> jax.Array:

@@ -8,14 +8,16 @@ derivative in a class that neither of the two has.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from jaxent._compat import log1p
-from jaxent._float.limits import is_zero, log_or_zero
+from jaxent._float.dtypes import smallest_normal
+from jaxent._float.limits import is_zero, log_or_zero, zero_or_inf
 from jaxent._float.series import polynomial, terms_for
-from jaxent._float.sums import blocked_sum
+from jaxent._float.sums import blocked_sum, compute_if_any
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 from jaxent._kernels.softmax import pivot_entry, sum_classes
 
@@ -29,16 +31,31 @@ def kl_divergence(log_p: jax.Array, targets: jax.Array, tolerance: float) -> jax
     Inputs that were rounded have relative errors of up to `tolerance`. A negative result that such
     errors explain is 0; derivatives do not change.
     """
-    log_targets = log_or_zero(targets)
-    log_p = jnp.where(is_zero(targets), 0.0, log_p)
-    size = jnp.sum(targets * (1.0 + jnp.abs(log_targets) + jnp.abs(log_p)), axis=-1)
-    value = blocked_sum(targets * (log_targets - log_p))
-    return _zero_where_rounding(value, tolerance, size)
+    return _kl_divergence(log_p, targets, tolerance, _logs_of_targets)
 
 
-def _zero_where_rounding(value: jax.Array, tolerance: float, size: jax.Array) -> jax.Array:
-    """`value`, and 0 where it is negative by no more than `tolerance` times `size`."""
-    return jnp.where((value < 0.0) & (value >= -tolerance * size), 0.0, value)
+def _kl_divergence(
+    log_p: jax.Array,
+    targets: jax.Array,
+    tolerance: float,
+    terms: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+) -> jax.Array:
+    """The divergence from what `terms` makes of the targets, in arithmetic that CPUs fuse."""
+    t, log_t, bound = terms(targets)
+    value = blocked_sum(t * jnp.minimum(log_t - log_p, bound))
+
+    def size(log_p: jax.Array, targets: jax.Array) -> jax.Array:
+        t, log_t, bound = terms(targets)
+        return jnp.sum(t * (1.0 + jnp.abs(log_t) + jnp.minimum(jnp.abs(log_p), bound)), axis=-1)
+
+    smallest = -tolerance * compute_if_any(value < 0.0, size, log_p, targets)
+    return jnp.where((value < 0.0) & (value >= smallest), 0.0, value)
+
+
+def _logs_of_targets(targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Targets, their logarithms, finite at 0, and a bound for what they multiply, 0 at 0."""
+    log_targets = jnp.log(jnp.maximum(targets, smallest_normal(targets.dtype)))
+    return targets, log_targets, zero_or_inf(targets)
 
 
 @functools.partial(kl_divergence.defjvp, symbolic_zeros=True)
@@ -62,10 +79,16 @@ def kl_divergence_with_log_targets(
 
     Negative results that rounding explains are 0, as in `kl_divergence`.
     """
-    targets, log_ratio = _targets_and_log_ratio(log_p, log_targets)
-    log_p, log_targets = (jnp.where(targets > 0.0, x, 0.0) for x in (log_p, log_targets))
-    size = jnp.sum(targets * (1.0 + jnp.abs(log_p) + jnp.abs(log_targets)), axis=-1)
-    return _zero_where_rounding(blocked_sum(targets * log_ratio), tolerance, size)
+    return _kl_divergence(log_p, log_targets, tolerance, _exp_of_log_targets)
+
+
+def _exp_of_log_targets(log_targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same as `_logs_of_targets`, from the logarithms."""
+    low = math.log(smallest_normal(log_targets.dtype))
+    finite = jnp.maximum(log_targets, 2.0 * low)
+    # CPUs would keep an exponential with two uses in a buffer. So the bound comes from logarithms,
+    # and this exponential is not written as that of the derivatives is.
+    return jnp.exp(finite), finite, zero_or_inf(jnp.maximum(finite - low, 0.0))
 
 
 def _targets_and_log_ratio(log_p: jax.Array, log_targets: jax.Array) -> tuple[jax.Array, jax.Array]:
