@@ -10,7 +10,6 @@ from jaxent._float.dtypes import smallest_normal
 from jaxent._float.limits import is_zero
 from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
 
-
 # The same sums suit chips differently, and only this file knows how. A CPU sums long rows one term
 # after the other, and it is slow where sums share intermediate results or are over selections. An
 # accelerator sums in trees, and whatever it can do in one pass over the logits costs one pass.
