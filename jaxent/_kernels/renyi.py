@@ -192,7 +192,7 @@ def _normalize_pair(a: jax.Array, b: jax.Array) -> _Pair:
     both = has_a & has_b
     safe_a, safe_b = (jnp.where(both, x, 1.0) for x in (a, b))
     ratio = jnp.where(both, safe_a / safe_b * (total_b / total_a), 1.0)
-    # Near 1 the ratio comes from a difference, less what the differences of all classes share.
+    # Near 1 the ratio comes from a difference, less the part common to all classes.
     difference, is_accurate = _scaled_difference(a, b, total_a / total_b)
     relative = log_fraction_jvp(b, total_b, difference, exact=True) * (total_b / total_a)
     is_near = both & is_accurate & (jnp.abs(relative) < 0.5)

@@ -98,10 +98,10 @@ def _log_sum_ratio(
     eighth: jax.Array,
     axis_name: AxisName,
 ) -> jax.Array:
-    """log_sum_a - log_sum_b, the logarithms of the normalisers over their largest terms.
+    """log_sum_a - log_sum_b, of logarithms of two normalisers over their largest terms, [...].
 
-    `eighth` is that of the terms' log-ratios. Near 0 the result comes from r = (A - B) / (A + B),
-    with A and B the normalisers: a mean of the same ratio of the terms.
+    Near 0 it comes from (A - B) / (A + B), for the normalisers A and B. That is a mean over the
+    classes of tanh(r / 2), with r the log-ratio of their terms, of which an eighth is given.
     """
     total_a, total_b = jnp.exp(log_sum_a), jnp.exp(log_sum_b)
     weight_a, weight_b = (total / (total_a + total_b) for total in (total_a, total_b))

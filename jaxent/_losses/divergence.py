@@ -202,7 +202,7 @@ def jensen_shannon_divergence(
         J(a, b) = \tfrac{1}{2} D(a \Vert m) + \tfrac{1}{2} D(b \Vert m), \qquad
         m = \tfrac{1}{2} (a + b)
 
-    It is symmetric bit for bit, at most log 2 (what 8 roundings of each input add is cut off), and
+    It is symmetric bit for bit, at most log 2 (8 roundings of each input do not count), and
     relatively accurate however near the two are.
 
     Args:
