@@ -43,53 +43,44 @@ def linear_loss(
     .. math:: \ell_i = f(h_i W + b, \ a_i), \qquad \sum_i w_i \ell_i \Big/ \sum_i w_i
 
     For "mean" and "sum" the gradients come out of the same sweep over chunks of rows, at the price
-    of three matrix products and of float32 accumulators of the shape of what is differentiated.
-    Heads reduce by default, unlike the dense losses, because only a scalar allows that.
+    of three matrix products and float32 accumulators. Only a scalar allows that, so heads reduce by
+    default, unlike the dense losses.
 
     Args:
         loss_fn: Maps float32 logits `[chunk, V]` (float64 for float64 inputs) and a chunk of each
-            of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays
-            that it closes over are differentiated like arguments. Its program is kept for the next
-            call if all that it reads from outside are functions, numbers and words; if it reads
-            arrays or objects it is traced at every call. Inside `jax.shard_map` it sees the classes
-            of its device: a loss with an `axis_name` completes its sums. Over explicit mesh axes it
-            must close over nothing that is on the mesh; make such arrays `row_args`.
+            of `row_args` to losses `[chunk]`, each of its own row alone. Floating point arrays that
+            it closes over are differentiated like arguments. Its program is kept for the next call
+            if all that it reads from outside are functions, numbers and words. Inside
+            `jax.shard_map` it sees the classes of its device, and completes its sums with an
+            `axis_name`. Over explicit mesh axes it must close over nothing that is on the mesh;
+            make such arrays `row_args`.
         hidden: Input of the head, `[..., D]`, floating point.
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
-            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
         *row_args: Arrays `[..., *rest]`, such as labels or targets.
         bias: Added to the logits, `[V]`; None for none.
-        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
-            are the kernel.
+        vocab_axis: The vocabulary's axis of `kernel`: -1 (or 1), or 0 for tied embeddings.
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        chunk_size: The largest number of rows in a chunk. None makes 64 MiB of float32 logits, but
-            at least 256 rows.
+        chunk_size: The most rows in a chunk; None: 64 MiB of float32 logits, at least 256 rows.
 
     Returns:
-        A scalar in the unit of `loss_fn`, or `[...]` for "none"; float32 (float64 for float64
+        In the unit of `loss_fn`, a scalar or `[...]` ("none"), float32 (float64 for float64
         inputs).
 
     Raises:
-        ArgumentError: If dtypes, shapes or options are refused, or `loss_fn` does not return one
-            floating point loss per row.
-
-    See Also:
-        `linear_softmax_cross_entropy`, which can also go by columns, and `linear_softmax`.
+        ArgumentError: If dtypes, shapes or options, or what `loss_fn` returns, are refused.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
-        >>> labels = jnp.array([4, 3, 2, 1])
         >>> loss_fn = jaxent.softmax_cross_entropy_with_integer_labels
-        >>> print(jaxent.linear_loss(loss_fn, hidden, kernel, labels).round(4))
+        >>> print(jaxent.linear_loss(loss_fn, hidden, kernel, jnp.array([4, 3, 2, 1])).round(4))
         1.4913
 
     References:
-        Chunks of rows: Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024,
-        section 3.2. The derivative in the same sweep follows from the linearity of the mean.
+        Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024, section 3.2.
     """
     _checks.require(callable(loss_fn), f"`loss_fn` must be a function, got {loss_fn!r}.")
     head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
@@ -125,40 +116,33 @@ def linear_softmax_cross_entropy(
 ) -> jax.Array:
     r"""Softmax cross-entropy with integer labels of a linear head, the logits never held at once.
 
-    .. math::
-        x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
-        \ell_i = \sum_j t_{ij} \Big( \log \sum_k e^{x_{ik}} - x_{ij} \Big)
-        + z \Big( \log \sum_k e^{x_{ik}} \Big)^2
+    .. math:: x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
+        \ell_i = \sum_j t_{ij} (n_i - x_{ij}) + z\, n_i^2, \qquad n_i = \log \sum_k e^{x_{ik}}
 
-    By rows it takes three matrix products for a mean or a sum, two if the kernel is not
-    differentiated, and holds a chunk of the logits and a float32 copy of the kernel's gradient. By
-    columns it takes four, and holds about 16 MiB beside the gradients on a CPU.
+    By rows it takes three matrix products, and holds a chunk of logits and a float32 gradient of
+    the kernel; by columns four, and about 16 MiB on a CPU. For other losses: `linear_loss`.
 
     Args:
         hidden: Input of the head, `[..., D]`, floating point. Rows, classes and features may be
             sharded in any combination, and so may the last two leading axes, as [batch, time].
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
-            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
         labels: Index of the true class of each row, integers `[...]`.
         bias: Added to the logits, `[V]`; None for none. `-inf` removes a class.
-        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
-            are the kernel.
+        vocab_axis: The vocabulary's axis of `kernel`: -1 (or 1), or 0 for tied embeddings.
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
-        label_smoothing: The part of the target in [0, 1] that is spread evenly over all classes.
+        label_smoothing: Fraction of the target in [0, 1] that is spread evenly over all classes.
         z_loss: The weight :math:`z \ge 0` of the squared log-normaliser, a scalar.
         soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
         temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        shift: How many places later on the last leading axis the label of a row stands: 1 trains a
-            causal language model on its own tokens. The mask and the weights move with the labels;
-            the last `shift` rows are masked.
+        shift: How many places later on the last leading axis the label of a row stands: 1 for a
+            causal language model. Mask and weights move along; the last `shift` rows are masked.
         sweep: "rows" or "columns". None is rows for a mean or a sum of D > 256 or of 16 bits, else
             columns. A `chunk_size` asks for rows, a `block_size` for columns.
         chunk_size: The largest number of rows in a chunk, see `linear_loss`.
         block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` count all classes.
 
     Returns:
         A scalar in nats, or `[...]` for "none"; float32 (float64 for float64 inputs).
@@ -166,25 +150,18 @@ def linear_softmax_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `linear_loss`, for any loss of logits; `linear_softmax`, for statistics of each row.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> hidden, kernel = jnp.eye(4, 3), jnp.tile(jnp.arange(5.0), (3, 1))
         >>> labels = jnp.array([4, 3, 2, -100])
-        >>> print(
-        ...     jaxent.linear_softmax_cross_entropy(
-        ...         hidden, kernel, labels, where=labels >= 0
-        ...     ).round(4)
-        ... )
+        >>> loss = jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, where=labels >= 0)
+        >>> print(loss.round(4))
         1.4519
 
     References:
-        Chunked heads: Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024; Wijmans
-        et al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024. Soft cap: Gemma Team,
-        `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2.
+        Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024; Wijmans et al., `Cut
+        Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
     """
     _checks.check_mesh_axis(axis_name)
     head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
@@ -253,31 +230,25 @@ def linear_softmax(
 ) -> LinearSoftmax:
     r"""Statistics of each row's softmax, with the logits never held at once.
 
-    .. math::
-        x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
+    .. math:: x_i = c \tanh\big((h_i W + b) / c\big) / \tau, \qquad
         z_i = \log \sum_j e^{x_{ij}}, \qquad p_{ij} = e^{x_{ij} - z_i}
 
-    Any loss that is a function of these numbers is ordinary JAX on the results: label smoothing is
-    `(1 - a) * cross_entropy + a * uniform_cross_entropy`, z-loss `log_normalizer ** 2`, an entropy
-    bonus `-entropy`, accuracy `mean(top_class == labels)`. Results that are not used cost nothing
-    once compiled.
+    Losses are ordinary JAX on the results: label smoothing is `(1 - a) * cross_entropy + a *
+    uniform_cross_entropy`, z-loss `log_normalizer ** 2`, accuracy `mean(top_class == labels)`.
+    Results that are not used cost nothing once compiled.
 
     Args:
         hidden: Input of the head, `[..., D]`, floating point.
-        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products are taken
-            in the common dtype of `hidden` and `kernel` and accumulated in float32.
+        kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
         labels: Index of the true class of each row, integers `[...]`.
         bias: Added to the logits, `[V]`; None for none.
-        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
-            are the kernel.
+        vocab_axis: The vocabulary's axis of `kernel`: -1 (or 1), or 0 for tied embeddings.
         soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
         temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
         where: Mask of the rows, `[...]`; every result of a masked row is 0.
         class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
-        block_size: The largest number of classes in a tile of logits: 1024 on a CPU and 8192
-            elsewhere if None. A tile has about :math:`2^{20}` (elsewhere :math:`2^{24}`) logits.
+        block_size: The most classes in a tile of logits; None: 1024 on a CPU, 8192 elsewhere.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` and `top_class` count all classes.
 
     Returns:
         A named tuple of arrays `[...]` in nats, float32 (float64 for float64 inputs):
@@ -288,9 +259,6 @@ def linear_softmax(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `linear_softmax_cross_entropy`, a reduced loss; `linear_log_prob`, for policies.
 
     Example:
         >>> import jax.numpy as jnp
@@ -304,9 +272,8 @@ def linear_softmax(
         [ True False False False]
 
     References:
-        Sums relative to a running maximum: Milakov and Gimelshein, `Online normalizer calculation
-        for softmax <https://arxiv.org/abs/1805.02867>`_, 2018. Blocks of a vocabulary: Wijmans et
-        al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
+        Milakov, Gimelshein, `Online normalizer <https://arxiv.org/abs/1805.02867>`_, 2018; Wijmans
+        et al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
     """
     _checks.check_mesh_axis(axis_name)
     head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
@@ -343,39 +310,32 @@ def linear_log_prob(
 ) -> LinearLogProb:
     r"""Log-probability of each row's label, and the entropy of its distribution.
 
-    .. math::
-        \log p_{i y_i} = x_{i y_i} - \log \sum_j e^{x_{ij}}, \qquad
-        H_i = -\sum_j p_{ij} \log p_{ij}
+    .. math:: \log p_i = x_{i y_i} - \log \sum_j e^{x_{ij}}, \quad H_i = -\sum_j p_{ij} \log p_{ij}
 
-    What `jaxent.policy_gradient_loss` and its kind ask of a language model's head, without ever
-    holding its logits :math:`x`. A result that is not used costs nothing once compiled.
+    It is what `jaxent.policy_gradient_loss` and its kind ask of a language model's head. A result
+    that is not used costs nothing once compiled. Further statistics: `linear_softmax`.
 
     Args:
         hidden: Input of the head, `[..., D]`, floating point.
         kernel: Weights of the head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
         labels: Index of the class (the token, the action) of each row, integers `[...]`.
         bias: Added to the logits, `[V]`; None for none.
-        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
-            are the kernel.
+        vocab_axis: The vocabulary's axis of `kernel`: -1 (or 1), or 0 for tied embeddings.
         soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
         temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
         where: Mask of the rows, `[...]`; both results of a masked row are 0.
         class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
-        shift: How many places later on the last leading axis the label of a row stands, as in
-            `linear_softmax_cross_entropy`; `where` moves with the labels.
+        shift: How many places later the label of a row stands, as in
+            `linear_softmax_cross_entropy`.
         block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` count all classes.
 
     Returns:
-        A named tuple of `log_prob` and `entropy`, `[...]`, in nats, float32 (float64 for float64
-        inputs), both differentiable.
+        The tuple `(log_prob, entropy)`, `[...]` each, in nats, float32 (float64 for float64
+        inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `linear_softmax`, for further statistics.
 
     Example:
         >>> import jax.numpy as jnp
@@ -387,8 +347,7 @@ def linear_log_prob(
         [-0.4519 -1.4519 -2.4519  0.    ]
 
     References:
-        The entropy bonus: Mnih et al., `Asynchronous Methods for Deep Reinforcement Learning
-        <https://arxiv.org/abs/1602.01783>`_, 2016, section 4.
+        With the entropy bonus: Mnih et al., `A3C <https://arxiv.org/abs/1602.01783>`_, 2016.
     """
     _checks.check_mesh_axis(axis_name)
     head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)

@@ -40,39 +40,32 @@ def info_nce(
 ) -> jax.Array:
     r"""InfoNCE: cross-entropy of finding each query's own key among all keys, by dot products.
 
-    .. math::
-        x_{ij} = \langle q_i, k_j \rangle / \tau, \qquad
+    .. math:: x_{ij} = \langle q_i, k_j \rangle / \tau, \qquad
         \ell_i = \log \sum_j e^{x_{ij}} - x_{i y_i}
 
     The keys of the other queries are the negatives; further negatives, such as a queue of earlier
-    keys, are more keys. Value and gradients take three matrix products. Inside `jax.shard_map`
-    gather the keys with `keys = jax.lax.all_gather(keys, axis_name, tiled=True)` and pass
-    `labels = jnp.arange(N) + N * jax.lax.axis_index(axis_name)` for N local queries.
+    keys, are more keys. In both directions: `clip_loss`. Inside `jax.shard_map` gather the keys
+    with `keys = jax.lax.all_gather(keys, axis_name, tiled=True)` and pass `labels = jnp.arange(N) +
+    N * jax.lax.axis_index(axis_name)` for N local queries.
 
     Args:
         queries: Embeddings `[N, D]`, floating point.
-        keys: Embeddings `[M, D]`. Key i belongs to query i, and M >= N, unless `labels` say
-            otherwise.
-        temperature: The divisor :math:`\tau > 0` of the products, a scalar; an array can be
-            learned. 0.07 is common for vectors of unit length.
+        keys: Embeddings `[M, D]`; without `labels`, key i belongs to query i, and M >= N.
+        temperature: The divisor :math:`\tau > 0` of the products, a scalar, which can be learned.
         labels: Index of each query's key, integers `[N]`; None for 0, 1, 2, ...
         where: Mask of the queries, `[N]` or a scalar.
-        key_where: Mask of the keys, `[M]` or a scalar; a masked key is in no sum. None, where
-            `labels` is None too, masks the keys of masked queries and no others.
+        key_where: Mask of the keys, `[M]` or a scalar. None, where `labels` is None too, masks the
+            keys of masked queries and no others.
         weights: Weights of the queries, `[N]` or a scalar, real; None for 1.
         normalize: Whether to divide every embedding by its length first (zeros stay zeros).
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The largest number of queries in a chunk. None makes 64 MiB of float32
-            similarities, but at least 256 rows.
+        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `clip_loss`, in both directions; `sigmoid_contrastive_loss`; `ntxent`, for small batches.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,10 +76,8 @@ def info_nce(
         0.8921
 
     References:
-        van den Oord et al., `Representation Learning with Contrastive Predictive Coding
-        <https://arxiv.org/abs/1807.03748>`_, 2018, equation 4. Temperature: Wu et al.,
-        `Unsupervised Feature Learning via Non-Parametric Instance Discrimination
-        <https://arxiv.org/abs/1805.01978>`_, 2018, section 3.1.
+        van den Oord et al., `CPC <https://arxiv.org/abs/1807.03748>`_, 2018, equation 4; Wu et al.,
+        `Instance Discrimination <https://arxiv.org/abs/1805.01978>`_, 2018, section 3.1.
     """
     batch = _check_batch(
         {"queries": queries, "keys": keys},
@@ -114,28 +105,24 @@ def clip_loss(
 ) -> jax.Array:
     r"""CLIP: each image is to find its text among all texts, and each text its image.
 
-    .. math::
-        x_{ij} = e^{-t} \langle a_i, b_j \rangle, \qquad
+    .. math:: x_{ij} = e^{-t} \langle a_i, b_j \rangle, \qquad
         \ell_i = \tfrac{1}{2} \Big( \log \sum_j e^{x_{ij}} - x_{ii} \Big)
         + \tfrac{1}{2} \Big( \log \sum_j e^{x_{ji}} - x_{ii} \Big)
 
-    It is the mean of `info_nce` of the two directions, each of which takes three matrix products
-    for value and gradients. Inside `jax.shard_map` take that mean yourself, of local images among
-    gathered texts and of local texts among gathered images.
+    It is the mean of `info_nce` of the two directions. Inside `jax.shard_map` take that mean
+    yourself, of local images among gathered texts and of local texts among gathered images.
 
     Args:
         images: Embeddings `[N, D]`, floating point.
         texts: Embeddings `[N, D]`; text i belongs to image i.
-        log_temperature: Logarithm :math:`t` of the temperature that divides the products, a scalar;
-            an array can be learned. OpenAI's `logit_scale`, whose exponential multiplies them, is
-            its negative: start from `log(0.07)`, and bound it from below by `-log(100)`.
+        log_temperature: Logarithm t of the temperature, a scalar; an array can be learned. It is
+            the negative of OpenAI's `logit_scale`: start from `log(0.07)`, and bound it from below
+            by `-log(100)`.
         where: Mask of the pairs, `[N]` or a scalar; a masked pair is no negative of the others.
         weights: Weights of the pairs, `[N]` or a scalar, real; None for 1.
-        normalize: Whether to divide every embedding by its length first (zeros stay zeros). CLIP is
-            defined on such vectors.
+        normalize: Whether embeddings are divided by their lengths first (zeros stay), as in CLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The largest number of rows in a chunk. None makes 64 MiB of float32
-            similarities, but at least 256 rows.
+        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -143,20 +130,15 @@ def clip_loss(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `info_nce`, in one direction; `sigmoid_contrastive_loss`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> images = jnp.eye(2)
-        >>> texts = jnp.array([[1.0, 0.0], [0.6, 0.8]])
+        >>> images, texts = jnp.eye(2), jnp.array([[1.0, 0.0], [0.6, 0.8]])
         >>> print(jaxent.clip_loss(images, texts, jnp.log(0.07)).round(4))
         0.0148
 
     References:
-        Radford et al., `Learning Transferable Visual Models From Natural Language Supervision
-        <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3 and section 2.5.
+        Radford et al., `CLIP <https://arxiv.org/abs/2103.00020>`_, 2021, figure 3 and section 2.5.
     """
     batch = _check_batch(
         {"images": images, "texts": texts},
@@ -191,41 +173,32 @@ def sigmoid_contrastive_loss(
 ) -> jax.Array:
     r"""SigLIP: for every image and every text, the yes/no question whether they are a pair.
 
-    .. math::
-        x_{ij} = e^{-t} \langle a_i, b_j \rangle + b, \qquad
+    .. math:: x_{ij} = e^{-t} \langle a_i, b_j \rangle + b, \qquad
         \ell_i = \log(1 + e^{-x_{i y_i}}) + \sum_{j \ne y_i} \log(1 + e^{x_{ij}})
 
-    The mean over images is the paper's loss: the sum over all pairs divided by the batch. Value and
-    gradients take three matrix products. Inside `jax.shard_map` gather the texts, as in `info_nce`.
+    The mean over images is the paper's loss: the sum over all pairs divided by the batch. Inside
+    `jax.shard_map` gather the texts, as in `info_nce`.
 
     Args:
         images: Embeddings `[N, D]`, floating point.
-        texts: Embeddings `[M, D]`. Text i belongs to image i, and M >= N, unless `labels` say
-            otherwise; further texts are further negatives.
-        log_temperature: Logarithm :math:`t` of the temperature that divides the products, a scalar;
-            an array can be learned. The paper's :math:`t'`, whose exponential multiplies them, is
-            its negative and starts from :math:`\log 10`, so here from `-log(10)`.
-        bias: Added to every logit, :math:`b`, a scalar; an array can be learned. The paper starts
-            from -10, since nearly all pairs are negatives.
+        texts: Embeddings `[M, D]`; without `labels`, text i belongs to image i, and M >= N.
+        log_temperature: Logarithm t of the temperature, a scalar; an array can be learned. It is
+            the negative of the paper's :math:`t'`: start from `-log(10)`.
+        bias: Added to every logit, b, a scalar; an array can be learned. The paper starts from -10.
         labels: Index of each image's text, integers `[N]`; None for 0, 1, 2, ...
         where: Mask of the images, `[N]` or a scalar.
-        text_where: Mask of the texts, `[M]` or a scalar; a masked text is in no sum. None, where
-            `labels` is None too, masks the texts of masked images and no others.
+        text_where: Mask of the texts, `[M]` or a scalar. None, where `labels` is None too, masks
+            the texts of masked images and no others.
         weights: Weights of the images, `[N]` or a scalar, real; None for 1.
-        normalize: Whether to divide every embedding by its length first (zeros stay zeros). SigLIP
-            is defined on such vectors.
+        normalize: Whether embeddings are divided by their lengths first (zeros stay), as in SigLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The largest number of images in a chunk. None makes 64 MiB of float32
-            similarities, but at least 256 rows.
+        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `clip_loss` and `info_nce`, with a softmax instead.
 
     Example:
         >>> import jax.numpy as jnp
@@ -235,8 +208,7 @@ def sigmoid_contrastive_loss(
         0.6932
 
     References:
-        Zhai et al., `Sigmoid Loss for Language Image Pre-Training
-        <https://arxiv.org/abs/2303.15343>`_, 2023, section 3.2 and algorithm 1.
+        Zhai et al., `SigLIP <https://arxiv.org/abs/2303.15343>`_, 2023, section 3.2.
     """
     batch = _check_batch(
         {"images": images, "texts": texts},

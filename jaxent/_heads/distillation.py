@@ -43,69 +43,51 @@ def linear_kl_divergence(
 ) -> jax.Array:
     r"""Kullback-Leibler divergence between two linear heads, the logits of neither held at once.
 
-    .. math::
-        p_i = \mathrm{softmax}(h_i W + b), \quad \tau\text{: at temperature } \tau, \qquad
-        \ell_i = (1 - \alpha) \, D\big(p^{teacher}_{i,\tau} \,\|\, p^{student}_{i,\tau}\big)
-        - \alpha \log p^{student}_{i, y_i}
+    .. math:: \ell_i = (1 - \alpha) \, D\big(p^{teacher}_{i,\tau} \| p^{student}_{i,\tau}\big)
+        - \alpha \log p^{student}_{i, y_i}, \qquad
+        p_{i,\tau} = \mathrm{softmax}\big((h_i W + b) / \tau\big)
 
-    With a frozen teacher, value and gradients take four matrix products.
+    Bounded: `linear_jensen_shannon`. From logits: `softmax_kl_divergence`.
 
     Args:
         student_hidden: Input of the student's head, `[..., D]`, floating point.
         student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
-            Products are taken in the common dtype of a head and accumulated in float32.
         teacher_hidden: Input of the teacher's head, `[..., D']`.
         teacher_kernel: Weights of the teacher's head, `[D', V]` or `[V, D']`.
         student_bias: Added to the student's logits, `[V]`; None for none.
         teacher_bias: Added to the teacher's logits, `[V]`; None for none.
-        vocab_axis: The axis of the kernels that is the vocabulary: -1 (or 1), or 0 if tied
-            embeddings are the kernels; a pair (student, teacher) where they differ.
-        student_soft_cap: The bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
-            None for none.
-        teacher_soft_cap: The same for the teacher's.
-        temperature: The divisor :math:`\tau > 0` of the (capped) logits of both in the divergence,
-            a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
-            gradients shrink with :math:`1 / \tau^2`. It is not done unless asked for.
-        direction: "forward" for the divergence above, of the student from the teacher, which asks
-            for all that the teacher expects; "reverse" for
-            :math:`D(p^{student} \| p^{teacher})`, which asks for nothing that it does not.
+        vocab_axis: The vocabulary's axis: -1 (or 1) or 0; a pair (student, teacher) if they differ.
+        student_soft_cap: The bound :math:`c > 0` of the student's logits by tanh; None for none.
+        teacher_soft_cap: The same of the teacher's.
+        temperature: The divisor :math:`\tau > 0` of (capped) logits in the divergence, a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`.
+        direction: "forward" as above, or "reverse" for :math:`D(p^{student} \| p^{teacher})`.
         labels: Index of the true class of each row, integers `[...]`; None for none.
-        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
-            labels, at temperature 1; a scalar. It needs no further product.
+        label_weight: Weight :math:`\alpha` in [0, 1] of the cross-entropy (at temperature 1).
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
-            but at least 64 rows; a divergence takes some twenty arrays of their size.
+        chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows. A
+            divergence takes some twenty arrays of that size.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` count all classes.
 
     Returns:
-        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
-        is never negative, and 0 with gradient 0 for equal heads.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_kl_divergence` of plain logits; `linear_jensen_shannon`, which is bounded.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> student, teacher = jnp.eye(2, 3), jnp.eye(2)
-        >>> print(
-        ...     jaxent.linear_kl_divergence(
-        ...         student, jnp.ones((3, 5)), teacher, jnp.tile(jnp.arange(5.0), (2, 1))
-        ...     ).round(4)
-        ... )
+        >>> student = (jnp.eye(2, 3), jnp.ones((3, 5)))
+        >>> teacher = (jnp.eye(2), jnp.tile(jnp.arange(5.0), (2, 1)))
+        >>> print(jaxent.linear_kl_divergence(*student, *teacher).round(4))
         0.6095
 
     References:
-        Hinton, Vinyals, Dean, `Distilling the Knowledge in a Neural Network
-        <https://arxiv.org/abs/1503.02531>`_, 2015, with the factor :math:`\tau^2` in section 2.
-        Reverse: Gu et al., `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2023.
+        Hinton et al., `Distillation <https://arxiv.org/abs/1503.02531>`_, 2015; reverse: Gu et al.,
+        `MiniLLM <https://arxiv.org/abs/2306.08543>`_, 2023.
     """
     _checks.check_mesh_axis(axis_name)
     _checks.check_one_of("direction", direction, ("forward", "reverse"))
@@ -156,69 +138,51 @@ def linear_jensen_shannon(
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between two linear heads, the logits of neither held at once.
 
-    .. math::
-        J_\beta = \beta D(p^{teacher} \| m) + (1 - \beta) D(p^{student} \| m), \qquad
+    .. math:: J_\beta = \beta D(p^{teacher} \| m) + (1 - \beta) D(p^{student} \| m), \qquad
         m = \beta p^{teacher} + (1 - \beta) p^{student}, \qquad
         \ell_i = (1 - \alpha) J_{\beta,i} - \alpha \log p^{student}_{i, y_i}
 
-    It is bounded, also where one of the two is sure that a class is impossible. Its limits are the
-    two divergences of `linear_kl_divergence`: :math:`J_\beta / \beta` tends to the forward one as
+    It is bounded. :math:`J_\beta / \beta` tends to the forward `linear_kl_divergence` as
     :math:`\beta` tends to 0, and :math:`J_\beta / (1 - \beta)` to the reverse one as it tends to 1.
 
     Args:
         student_hidden: Input of the student's head, `[..., D]`, floating point.
         student_kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
-            Products are taken in the common dtype of a head and accumulated in float32.
         teacher_hidden: Input of the teacher's head, `[..., D']`.
         teacher_kernel: Weights of the teacher's head, `[D', V]` or `[V, D']`.
         student_bias: Added to the student's logits, `[V]`; None for none.
         teacher_bias: Added to the teacher's logits, `[V]`; None for none.
-        vocab_axis: The axis of the kernels that is the vocabulary: -1 (or 1), or 0 if tied
-            embeddings are the kernels; a pair (student, teacher) where they differ.
-        student_soft_cap: The bound :math:`c > 0` that tanh puts on the student's logits, a scalar;
-            None for none.
-        teacher_soft_cap: The same for the teacher's.
-        temperature: The divisor :math:`\tau > 0` of the (capped) logits of both in the divergence,
-            a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
-            gradients shrink with :math:`1 / \tau^2`.
-        beta: The teacher's weight in the mixture, a Python number strictly between 0 and 1. At
-            either end the divergence would be 0: use `linear_kl_divergence`.
+        vocab_axis: The vocabulary's axis: -1 (or 1) or 0; a pair (student, teacher) if they differ.
+        student_soft_cap: The bound :math:`c > 0` of the student's logits by tanh; None for none.
+        teacher_soft_cap: The same of the teacher's.
+        temperature: The divisor :math:`\tau > 0` of (capped) logits in the divergence, a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`.
+        beta: The teacher's weight in the mixture, a Python number strictly between 0 and 1.
         labels: Index of the true class of each row, integers `[...]`; None for none.
-        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
-            labels, at temperature 1; a scalar. It needs no further product.
+        label_weight: Weight :math:`\alpha` in [0, 1] of the cross-entropy (at temperature 1).
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
-            but at least 64 rows; a divergence takes some twenty arrays of their size.
+        chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows. A
+            divergence takes some twenty arrays of that size.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` count all classes.
 
     Returns:
-        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
-        is from 0 (for equal heads, with gradient 0) to the entropy of (beta, 1 - beta).
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_jensen_shannon` of plain logits; `linear_kl_divergence`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> student, teacher = jnp.eye(2, 3), jnp.eye(2)
-        >>> print(
-        ...     jaxent.linear_jensen_shannon(
-        ...         student, jnp.ones((3, 5)), teacher, jnp.tile(jnp.arange(5.0), (2, 1)), beta=0.1
-        ...     ).round(4)
-        ... )
+        >>> student = (jnp.eye(2, 3), jnp.ones((3, 5)))
+        >>> teacher = (jnp.eye(2), jnp.tile(jnp.arange(5.0), (2, 1)))
+        >>> print(jaxent.linear_jensen_shannon(*student, *teacher, beta=0.1).round(4))
         0.0545
 
     References:
-        Agarwal et al., `On-Policy Distillation of Language Models: Learning from Self-Generated
-        Mistakes <https://arxiv.org/abs/2306.13649>`_, 2024, section 2.
+        Agarwal et al., `On-Policy Distillation <https://arxiv.org/abs/2306.13649>`_, 2024.
     """
     _checks.check_mesh_axis(axis_name)
     keywords = (("beta", _checks.as_fraction("beta", beta)),)
@@ -267,54 +231,39 @@ def linear_top_k_kl_divergence(
 ) -> jax.Array:
     r"""Divergence of a linear head from a teacher of whom only the likeliest classes are known.
 
-    .. math::
-        \ell_i = (1 - \alpha) \Big( \sum_{j \in K_i} t_{ij} \log \frac{t_{ij}}{p_{ij}}
+    .. math:: \ell_i = (1 - \alpha) \Big( \sum_{j \in K_i} t_{ij} \log \frac{t_{ij}}{p_{ij}}
         + r_i \log \frac{r_i}{1 - \sum_{j \in K_i} p_{ij}} \Big) - \alpha \log p_{i, y_i}, \qquad
         r_i = 1 - \sum_{j \in K_i} t_{ij}
 
-    It is the forward divergence of `linear_kl_divergence` with all classes that the teacher does
-    not list taken for one; listed in full, the two are the same. The teacher is stored as k numbers
-    per row instead of V.
+    It is the forward `linear_kl_divergence`, with all classes that the teacher does not list taken
+    for one: k numbers per row instead of V.
 
     Args:
         hidden: Input of the student's head, `[..., D]`, floating point.
-        kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`. Products
-            are taken in the common dtype of `hidden` and `kernel` and accumulated in float32.
-        teacher_log_probs: Log-probabilities in nats of the classes that the teacher lists,
-            `[..., k]`, at this temperature. `-inf` is padding, whose index does not matter. A row
-            whose total exceeds 1 by more than rounding is NaN.
-        teacher_indices: The classes that they belong to, integers `[..., k]` in any order. An
-            index outside `[0, V)`, or one listed twice, makes its row NaN.
+        kernel: Weights of the student's head, `[D, V]`, or `[V, D]` with `vocab_axis=0`.
+        teacher_log_probs: Log-probabilities of the listed classes in nats, `[..., k]`, at this
+            temperature; `-inf` is padding. A total above 1 by more than rounding is NaN.
+        teacher_indices: Their classes, integers `[..., k]`; one out of range, or twice, makes NaN.
         bias: Added to the student's logits, `[V]`; None for none.
-        vocab_axis: The axis of `kernel` that is the vocabulary: -1 (or 1), or 0 if tied embeddings
-            are the kernel.
+        vocab_axis: The vocabulary's axis of `kernel`: -1 (or 1), or 0 for tied embeddings.
         soft_cap: The bound :math:`c > 0` that tanh puts on the logits, a scalar; None for none.
-        temperature: The divisor :math:`\tau > 0` of the student's (capped) logits in the
-            divergence, a scalar.
-        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`, since its
-            gradients shrink with :math:`1 / \tau^2`.
-        rest: The classes that the teacher does not list are one class, as above, for "bucket". For
-            "renormalize" it never expects them, and what it lists is scaled to a total of 1.
+        temperature: The divisor :math:`\tau > 0` of (capped) logits in the divergence, a scalar.
+        times_squared_temperature: Whether the divergence is multiplied by :math:`\tau^2`.
+        rest: "bucket" takes the other classes for one, as above. For "renormalize" the teacher
+            never expects them, and what it lists is scaled to a total of 1.
         labels: Index of the true class of each row, integers `[...]`; None for none.
-        label_weight: The weight :math:`\alpha` in [0, 1] of the student's cross-entropy with the
-            labels, at temperature 1; a scalar. It needs no further product.
+        label_weight: Weight :math:`\alpha` in [0, 1] of the cross-entropy (at temperature 1).
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        chunk_size: The largest number of rows in a chunk. None makes 16 MiB of float32 logits,
-            but at least 64 rows.
+        chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
-            `labels` and indices count all classes.
 
     Returns:
-        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is). The divergence
-        is never negative.
+        A scalar in nats, or `[...]` for "none"; float32 (float64 if any input is).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `linear_kl_divergence`, from a teacher of whom all is known.
 
     Example:
         >>> import jax.numpy as jnp
@@ -326,11 +275,8 @@ def linear_top_k_kl_divergence(
         0.7905
 
     References:
-        Renormalised: Tan et al., `Multilingual Neural Machine Translation with Knowledge
-        Distillation <https://arxiv.org/abs/1902.10461>`_, 2019, section 3. How that misleads the
-        student: Anshumann et al., `Sparse Logit Sampling <https://arxiv.org/abs/2503.16870>`_,
-        2025. Grouping classes never adds to a divergence: Kullback, Leibler, `On Information and
-        Sufficiency <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
+        Tan et al., `Multilingual Distillation <https://arxiv.org/abs/1902.10461>`_, 2019; Anshumann
+        et al., `Sparse Logit Sampling <https://arxiv.org/abs/2503.16870>`_, 2025.
     """
     _checks.check_mesh_axis(axis_name)
     _checks.check_one_of("rest", rest, ("bucket", "renormalize"))

@@ -22,24 +22,19 @@ def generalized_kl_divergence(
 
     .. math:: D(t \Vert q) = \sum_j \big( t_j \log (t_j / q_j) - t_j + q_j \big)
 
-    No term is negative, and of distributions it is the Kullback-Leibler divergence.
+    No term is negative. Of distributions it is `kl_divergence`; for counts see `poisson_nll`.
 
     Args:
-        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point. `-inf`
-            costs 0 against a target of 0, else `+inf`; `+inf` makes its example NaN.
+        log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point.
         targets: Non-negative numbers, of the rank of `log_predictions`, of any total.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
 
     Returns:
-        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs). The
-        derivative in a target of 0, infinite on paper, is 0.
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `kl_divergence`, of distributions; `poisson_nll`, of counts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -49,9 +44,7 @@ def generalized_kl_divergence(
         0.1890698
 
     References:
-        Csiszar, `Why Least Squares and Maximum Entropy?
-        <https://doi.org/10.1214/aos/1176348385>`_, 1991; Boyd, Vandenberghe, *Convex
-        Optimization*, 2004, page 90.
+        Csiszar, `Least Squares, Maximum Entropy <https://doi.org/10.1214/aos/1176348385>`_, 1991.
     """
     return _generalized_kl_divergence(log_predictions, targets, axis, where)
 
@@ -63,11 +56,9 @@ def convex_kl_divergence(
     axis: int | tuple[int, ...] | None = -1,
     where: ArrayLike | None = None,
 ) -> jax.Array:
-    r"""Deprecated name of `generalized_kl_divergence`, kept for those who come from optax.
+    r"""Deprecated name of `generalized_kl_divergence`, as in optax; a call warns.
 
     .. math:: D(t \Vert q) = \sum_j \big( t_j \log (t_j / q_j) - t_j + q_j \big)
-
-    A call warns with a `DeprecationWarning`.
 
     Args:
         log_predictions: Logarithms of predictions in nats, `[..., V]`, floating point.

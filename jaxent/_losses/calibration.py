@@ -21,13 +21,11 @@ def expected_calibration_error(
 ) -> jax.Array:
     r"""Mean gap between confidence and accuracy, over bins of equal width.
 
-    .. math::
-        \sum_{m=1}^{M} \frac{|B_m|}{n}
-        \Big| \mathrm{accuracy}(B_m) - \mathrm{confidence}(B_m) \Big|, \qquad
-        B_m = \Big\{ i : \frac{m - 1}{M} < \max_j p_{ij} \le \frac{m}{M} \Big\}
+    .. math:: \sum_m \frac{|B_m|}{n} \big| \mathrm{accuracy}(B_m) - \mathrm{confidence}(B_m) \big|,
+        \quad B_m = \big\{ i : (m - 1) / M < \max_j p_{ij} \le m / M \big\}
 
     It jumps where an example changes its bin: a measure, not a loss to train on. For a yes/no model
-    stack `1 - p` and `p`.
+    stack `1 - p` and `p`. `temperature_scaling` makes it smaller.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`. The first of several largest is the prediction.
@@ -37,14 +35,10 @@ def expected_calibration_error(
         where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
 
     Returns:
-        A scalar from 0 to 1 in units of probability, float32 (float64 for float64 inputs); 0 if no
-        example counts, NaN if a label or probability of one that does is out of range.
+        A scalar in units of probability (0 for no example), float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `temperature_scaling`, which makes it smaller.
 
     Example:
         >>> import jax.numpy as jnp
@@ -54,9 +48,8 @@ def expected_calibration_error(
         0.35
 
     References:
-        Naeini, Cooper, Hauskrecht, `Obtaining Well Calibrated Probabilities Using Bayesian Binning
-        <https://doi.org/10.1609/aaai.v29i1.9602>`_, 2015; Guo et al., `On Calibration of Modern
-        Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017, section 2.
+        Naeini et al., `Bayesian Binning <https://doi.org/10.1609/aaai.v29i1.9602>`_, 2015; Guo et
+        al., `On Calibration of Modern Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017.
     """
     remedy = "for one target per class pass the index of the largest."
     given = _masks.check_labelled_arguments("probs", probs, labels, axis, where, remedy)

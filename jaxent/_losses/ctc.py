@@ -30,11 +30,10 @@ def ctc_loss(
 
     :math:`\mathcal{A}(y)` are the alignments of the labels: sequences of one class per frame that
     spell the labels once repeats are merged and blanks are taken out. A batch in which a sequence
-    has a probability above 1/2 takes about three times as long, to keep the digits of its loss.
+    has a probability above 1/2 takes about three times as long.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[B, T, K]` (sequences, frames, classes),
-            floating point. For more leading axes use `jax.vmap`.
+        logits: Unnormalised log-probabilities in nats, `[B, T, K]` (sequences, frames, classes).
         logit_paddings: 1 where a frame is padding, 0 elsewhere, `[B, T]`; in any order.
         labels: Indices of classes other than the blank, integers `[B, N]`.
         label_paddings: 1 where a label is padding, 0 elsewhere, `[B, N]`; in any order.
@@ -59,8 +58,7 @@ def ctc_loss(
         [2.54944515e+00 1.44280765e-08]
 
     References:
-        Graves, Fernandez, Gomez, Schmidhuber, `Connectionist temporal classification
-        <https://doi.org/10.1145/1143844.1143891>`_, 2006.
+        Graves et al., `CTC <https://doi.org/10.1145/1143844.1143891>`_, 2006.
     """
     del log_epsilon
     return _ctc(_check(logits, logit_paddings, labels, label_paddings, blank_id, where))
@@ -82,8 +80,7 @@ def ctc_loss_with_forward_probs(
     .. math:: \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
         \alpha_{label}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = y_n)
 
-    with :math:`\pi_t` drawn from :math:`\operatorname{softmax}(x_t)`. As in optax, the last row of
-    the first is :math:`\alpha_{blank} + \alpha_{label}`.
+    As in optax, the last row of the first is :math:`\alpha_{blank} + \alpha_{label}`.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[B, T, K]`, as in `ctc_loss`.
@@ -95,9 +92,8 @@ def ctc_loss_with_forward_probs(
         where: Mask of the sequences, `[B]`; all results of a masked one are 0.
 
     Returns:
-        The losses in nats, `[B]`; the logarithms of :math:`\alpha_{blank}` in nats,
-        `[T, B, N + 1]`, n from 0; those of :math:`\alpha_{label}` in nats, `[T, B, N]`, n from 1.
-        All float32 (float64 for float64 inputs); `-inf`, with gradient 0, for what is impossible.
+        Losses `[B]`, and logarithms of :math:`\alpha_{blank}`, `[T, B, N + 1]`, n from 0, and
+        :math:`\alpha_{label}`, `[T, B, N]`, n from 1, in nats, float32 or float64.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -105,19 +101,15 @@ def ctc_loss_with_forward_probs(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits, labels = jnp.zeros((1, 2, 2)), jnp.array([[1]])
-        >>> paddings = jnp.zeros((1, 2)), jnp.zeros((1, 1))
-        >>> _, blank, label = jaxent.ctc_loss_with_forward_probs(
-        ...     logits, paddings[0], labels, paddings[1]
-        ... )
+        >>> args = (jnp.zeros((1, 2, 2)), jnp.zeros((1, 2)), jnp.array([[1]]), jnp.zeros((1, 1)))
+        >>> _, blank, label = jaxent.ctc_loss_with_forward_probs(*args)
         >>> print(jnp.exp(blank[:, 0]), jnp.exp(label[:, 0]))
         [[0.5  0.  ]
          [0.25 0.75]] [[0.5]
          [0.5]]
 
     References:
-        Graves, Fernandez, Gomez, Schmidhuber, `Connectionist temporal classification
-        <https://doi.org/10.1145/1143844.1143891>`_, 2006, equations 5 to 8.
+        Graves et al., `CTC <https://doi.org/10.1145/1143844.1143891>`_, 2006, equations 5 to 8.
     """
     del log_epsilon
     return _ctc_with_forward(

@@ -34,29 +34,22 @@ def dice_loss(
         \qquad TP_c = \sum_i p_{ic} t_{ic}, \quad FP_c = \sum_i p_{ic} (1 - t_{ic}), \quad
         FN_c = \sum_i (1 - p_{ic})\, t_{ic}
 
-    This is 1 minus the smoothed Dice coefficient, without the subtraction.
-
     Args:
-        predictions: Logits in nats, `[images, ..., C]`, floating point: of a softmax over the last
-            axis, or with C = 1 of a sigmoid.
-        targets: Numbers t in [0, 1], such as one-hot labels, of the shape of `predictions`. With
-            C = 1 either may lack the last axis.
+        predictions: Logits in nats, `[images, ..., C]`: of a softmax, or with C = 1 of a sigmoid.
+        targets: Numbers t in [0, 1] (one-hot labels, say), of the shape of `predictions`. With C =
+            1, either may lack the last axis.
         class_weights: Factors of the losses, `[C]`, finite and not negative.
-        smooth: The number :math:`s \ge 0`, a scalar. With 0, a class neither predicted nor true has
-            loss 0 and gradient 0.
+        smooth: :math:`s \ge 0`, a scalar. With 0, a class neither predicted nor true costs 0.
         alpha: Weight of false positives, :math:`\alpha \ge 0`, a scalar.
         beta: Weight of false negatives, :math:`\beta \ge 0`, a scalar.
-        apply_softmax: False for predictions that are probabilities. With C > 1 those of a pixel
-            must sum to 1, within 1e-5 or the epsilon of 16 bits.
+        apply_softmax: False for probabilities, of sum 1 (to 1e-5 or a 16-bit epsilon) if C > 1.
         reduction: "mean" or "sum" over the classes, or "none".
         ignore_background: Whether class 0 is left out, unless it is the only one.
         axis: The axes of the pixels; None for all but the first and the last.
-        where: Mask of the pixels (no class axis), or of their classes (rank of `predictions`). A
-            class that is masked at all pixels does not count in the mean.
+        where: Mask of the pixels (no class axis), or of their classes (rank of `predictions`).
 
     Returns:
-        One loss per image in units of overlap, `[images]` (`[images, C]` for "none"), float32
-        (float64 for float64 inputs).
+        Losses in units of overlap, `[images]` (`[images, C]` for "none"), float32 or float64.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -64,17 +57,12 @@ def dice_loss(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits = 9.0 * jnp.array([[[1.0, -1.0], [1.0, -1.0]], [[1.0, -1.0], [0.0, 0.0]]])
-        >>> targets = jnp.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]]])
-        >>> print(jaxent.dice_loss(logits, targets))
+        >>> logits = jnp.array([[[9.0, -9.0], [9.0, -9.0]], [[9.0, -9.0], [0.0, 0.0]]])
+        >>> print(jaxent.dice_loss(logits, jnp.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]]])))
         [1.0153320e-08 1.4545456e-01]
 
-    See Also:
-        `binary_dice_loss`, `multiclass_generalized_dice_loss`, `tversky_loss`, `lovasz_softmax`.
-
     References:
-        Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016; with the weights:
-        Salehi et al., `Tversky loss <https://arxiv.org/abs/1706.05721>`_, 2017.
+        Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016.
     """
     options = {"smooth": smooth, "alpha": alpha, "beta": beta}
     regions, layout = check_regions(predictions, targets, where, axis, apply_softmax, options)
@@ -112,12 +100,8 @@ def binary_dice_loss(
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> logits = jnp.array([[[20.0, -20.0], [-20.0, 20.0]], [[0.0, 0.0], [0.0, 0.0]]])
-        >>> targets = jnp.array([[[1, 0], [0, 1]], [[1, 0], [0, 1]]])
-        >>> print(jaxent.binary_dice_loss(logits, targets))
+        >>> print(jaxent.binary_dice_loss(logits, jnp.array([[[1, 0], [0, 1]]] * 2)))
         [1.3741025e-09 3.3333334e-01]
-
-    See Also:
-        `dice_loss` (many regions, weights), `lovasz_hinge`.
 
     References:
         Milletari et al., `V-Net <https://arxiv.org/abs/1606.04797>`_, 2016.
@@ -144,15 +128,14 @@ def multiclass_generalized_dice_loss(
 ) -> jax.Array:
     r"""Dice loss in which a class weighs the more, the fewer pixels of the batch belong to it.
 
-    .. math:: \ell = \operatorname{mean}_{b,c} w_c\, \ell_{bc}, \qquad
-        w_c = \frac{C\, r_c}{\sum_k r_k}, \quad r_c = \frac{1}{f_c^2 + 10^{-7}}, \quad
-        f_c = \sum_{b,i} t_{bic}
+    .. math:: \ell = \operatorname{mean}_{b,c} w_c\, \ell_{bc}, \qquad w_c = C r_c \Big/ \sum_k r_k,
+        \quad r_c = 1 / (f_c^2 + 10^{-7}), \quad f_c = \sum_{b,i} t_{bic}
 
     with :math:`\ell_{bc}` the `dice_loss` of a class in an image. A class without pixels in the
     whole batch takes all of the weight, as in optax. If that may happen, give `dice_loss` weights.
 
     Args:
-        predictions: Logits in nats, `[images, ..., C]`, floating point, as in `dice_loss`.
+        predictions: Logits in nats, `[images, ..., C]`, as in `dice_loss`.
         targets: Numbers t in [0, 1], of the shape of `predictions`.
         smooth: The number :math:`s \ge 0` of `dice_loss`, a scalar.
         apply_softmax: False for predictions that are probabilities, as in `dice_loss`.
@@ -161,8 +144,7 @@ def multiclass_generalized_dice_loss(
             Images without pixels, and classes masked at all pixels, do not count in the mean.
 
     Returns:
-        The mean over images and classes in units of overlap, a scalar, float32 (float64 for float64
-        inputs).
+        The mean over images and classes in units of overlap, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -176,8 +158,7 @@ def multiclass_generalized_dice_loss(
         0.107391305
 
     References:
-        Sudre et al., `Generalised Dice overlap as a deep learning loss function
-        <https://arxiv.org/abs/1707.03237>`_, 2017.
+        Sudre et al., `Generalised Dice overlap <https://arxiv.org/abs/1707.03237>`_, 2017.
     """
     options = {"smooth": smooth, "alpha": 0.5, "beta": 0.5}
     regions, layout = check_regions(predictions, targets, where, None, apply_softmax, options)
@@ -202,20 +183,16 @@ def tversky_loss(
 ) -> jax.Array:
     r"""Tversky loss: a Dice loss that minds what is missed more than what is wrongly predicted.
 
-    .. math:: \ell_c = \bigg( \frac{\alpha\, FP_c + \beta\, FN_c}
-        {TP_c + \alpha\, FP_c + \beta\, FN_c + s} \bigg)^{1 / \gamma}
-
-    with the sums of `dice_loss`; with :math:`\gamma > 1` it is the focal Tversky loss.
+    .. math:: \ell_c^\gamma = \frac{\alpha FP_c + \beta FN_c}{TP_c + \alpha FP_c + \beta FN_c + s}
 
     Args:
-        predictions: Logits in nats, `[images, ..., C]`, floating point, as in `dice_loss`.
+        predictions: Logits in nats, `[images, ..., C]`; TP, FP and FN are those of `dice_loss`.
         targets: Numbers t in [0, 1], of the shape of `predictions`, as in `dice_loss`.
         class_weights: Factors of the losses, `[C]`, finite and not negative.
         smooth: The number :math:`s \ge 0`, a scalar.
         alpha: Weight of false positives, :math:`\alpha \ge 0`, a scalar.
         beta: Weight of false negatives, :math:`\beta \ge 0`, a scalar.
-        gamma: The focal parameter, :math:`\gamma > 0`, a scalar; the paper takes 4/3. A loss of 0
-            has gradient 0.
+        gamma: The focal parameter :math:`\gamma > 0`, a scalar; the second paper takes 4/3.
         apply_softmax: False for predictions that are probabilities, as in `dice_loss`.
         reduction: "mean" or "sum" over the classes, or "none".
         ignore_background: Whether class 0 is left out, unless it is the only one.
@@ -223,8 +200,7 @@ def tversky_loss(
         where: Mask of the pixels (no class axis), or of their classes (rank of `predictions`).
 
     Returns:
-        One loss per image in units of overlap, `[images]` (`[images, C]` for "none"), float32
-        (float64 for float64 inputs).
+        Losses in units of overlap, `[images]` (`[images, C]` for "none"), float32 or float64.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -232,15 +208,13 @@ def tversky_loss(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits = jnp.array([[[20.0, -20.0], [-20.0, 20.0]], [[-20.0, -20.0], [-20.0, 20.0]]])
-        >>> targets = jnp.array([[[1, 0], [0, 1]], [[1, 0], [0, 1]]])
-        >>> print(jaxent.tversky_loss(logits[..., None], targets[..., None]))
+        >>> logits = jnp.array([[20.0, -20.0, -20.0, 20.0], [-20.0, -20.0, -20.0, 20.0]])
+        >>> print(jaxent.tversky_loss(logits[..., None], jnp.array([[1, 0, 0, 1]] * 2)))
         [1.3741025e-09 2.5925925e-01]
 
     References:
-        Salehi et al., `Tversky loss function for image segmentation using 3D fully convolutional
-        deep networks <https://arxiv.org/abs/1706.05721>`_, 2017. With gamma: Abraham and Khan,
-        `A Novel Focal Tversky Loss Function <https://arxiv.org/abs/1810.07842>`_, 2018.
+        Salehi et al., `Tversky loss <https://arxiv.org/abs/1706.05721>`_, 2017; Abraham, Khan,
+        `Focal Tversky loss <https://arxiv.org/abs/1810.07842>`_, 2018.
     """
     _checks.check_open_interval("gamma", gamma, 0.0, math.inf)
     options = {"smooth": smooth, "alpha": alpha, "beta": beta}

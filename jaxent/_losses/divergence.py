@@ -28,24 +28,18 @@ def cross_entropy(
 
     .. math:: H(t, q) = -\sum_j t_j \log q_j = H(t) + D(t \Vert q)
 
-    Unlike losses, it takes the true distribution first, as in its formula.
-
     Args:
-        targets: The true distribution, probabilities in [0, 1], `[..., V]`, floating point.
+        targets: The true distribution (first, unlike in losses), probabilities, `[..., V]`.
         predictions: The other distribution, probabilities in [0, 1], of the rank of `targets`.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `targets`).
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        One number per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs). Where both are 0, the derivative in the target is 0.
+        Cross-entropies in nats (bits for base 2), `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `categorical_cross_entropy`, the loss; `softmax_cross_entropy`, from logits; `perplexity`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,26 +75,21 @@ def kl_divergence(
 
     .. math:: D(t \Vert q) = \sum_j t_j (\log t_j - \log q_j)
 
-    Rounded inputs may make the sum -1e-8 for equal distributions: a negative result that 8
-    roundings of each input explain is 0, and its derivatives stay.
+    Inputs are rounded, so that the sum may be -1e-8 for equal distributions. A negative result that
+    8 roundings of each input explain is 0. From logits, use `softmax_kl_divergence`; it and
+    `jensen_shannon_divergence` keep their relative accuracy where the two nearly agree.
 
     Args:
-        log_predictions: Log-probabilities in nats, `[..., V]`, floating point. `-inf` costs 0
-            against a target of 0, else `+inf`; `+inf` makes its example NaN.
+        log_predictions: Log-probabilities in nats, `[..., V]`, floating point.
         targets: Probabilities, of the rank of `log_predictions`; non-negative, of any total.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
 
     Returns:
-        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs). The
-        derivative in a target of 0 is 0.
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `softmax_kl_divergence` and `renyi_divergence`, which are accurate where the two nearly
-        agree; `generalized_kl_divergence`, of any total.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,12 +134,11 @@ def kl_divergence_with_log_targets(
 
     .. math:: D(t \Vert q) = \sum_j t_j (\log t_j - \log q_j)
 
-    The logarithm of each ratio is a difference of two inputs. As in `kl_divergence`, a negative
-    result that 8 roundings of each input explain is 0, and its derivatives stay.
+    As in `kl_divergence`, a negative result that 8 roundings of each input explain is 0. From
+    logits, use `softmax_kl_divergence`, which is exact where the two nearly agree.
 
     Args:
-        log_predictions: Log-probabilities in nats, `[..., V]`, floating point. `-inf` costs 0
-            against a target of `-inf`, else `+inf`; `+inf` makes its example NaN.
+        log_predictions: Log-probabilities in nats, `[..., V]`, floating point.
         log_targets: Log-probabilities in nats, of the rank of `log_predictions`, real.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
@@ -160,9 +148,6 @@ def kl_divergence_with_log_targets(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `kl_divergence`, from target probabilities; `softmax_kl_divergence`, from logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -198,12 +183,10 @@ def jensen_shannon_divergence(
 ) -> jax.Array:
     r"""Mean Kullback-Leibler divergence of two distributions from their mean.
 
-    .. math::
-        J(a, b) = \tfrac{1}{2} D(a \Vert m) + \tfrac{1}{2} D(b \Vert m), \qquad
-        m = \tfrac{1}{2} (a + b)
+    .. math:: J(a, b) = \frac{D(a \Vert m) + D(b \Vert m)}{2}, \qquad m = \frac{a + b}{2}
 
-    It is symmetric bit for bit, at most log 2 (8 roundings of each input do not count), and
-    relatively accurate however near the two are.
+    It is symmetric bit for bit, 0 for equal distributions, and at most log 2 (8 roundings of each
+    input do not count). From logits: `softmax_jensen_shannon`.
 
     Args:
         probs_a: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
@@ -213,26 +196,20 @@ def jensen_shannon_divergence(
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        One divergence per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs). The derivative in a probability of 0 is 0, also where it is infinite on paper.
+        Divergences in nats (bits for base 2), `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_jensen_shannon`, from logits, with weights; `kl_divergence`; `renyi_divergence`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> probs_a = jnp.array([[1.0, 0.0], [0.5, 0.5]])
         >>> probs_b = jnp.array([[0.0, 1.0], [0.5001, 0.4999]])
-        >>> print(jaxent.jensen_shannon_divergence(probs_a, probs_b))
+        >>> print(jaxent.jensen_shannon_divergence(jnp.array([[1.0, 0.0], [0.5, 0.5]]), probs_b))
         [6.931472e-01 5.000169e-09]
 
     References:
-        Lin, `Divergence Measures Based on the Shannon Entropy
-        <https://doi.org/10.1109/18.61115>`_, 1991, section 4.
+        Lin, `Divergence Measures <https://doi.org/10.1109/18.61115>`_, 1991, section 4.
     """
     arrays = as_floating_and_real(probs_a=probs_a, probs_b=probs_b)
     check_base(base)
@@ -267,13 +244,10 @@ def total_variation(
 
     Returns:
         One distance per example in units of probability, `[...]`, float32 (float64 for float64
-        inputs). The derivative in a class on which the two agree is 0.
+        inputs). Where the two are equal the derivative is 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `hellinger`, the other distance; `jensen_shannon_divergence`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -301,8 +275,6 @@ def hellinger(
 
     .. math:: h(a, b) = \sqrt{\tfrac{1}{2} \sum_j \big( \sqrt{a_j} - \sqrt{b_j} \big)^2}
 
-    It keeps its relative accuracy however near the two are.
-
     Args:
         probs_a: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
         probs_b: The other distribution, probabilities in [0, 1], of the rank of `probs_a`.
@@ -310,22 +282,17 @@ def hellinger(
         where: Mask of the examples `[...]`, or of the classes (the shape of `probs_a`).
 
     Returns:
-        One distance per example in units in which disjoint distributions are 1 apart, `[...]`,
-        float32 (float64 for float64 inputs). Derivatives at equal distributions and in a
-        probability of 0 are 0.
+        One distance per example, `[...]`, in units in which disjoint distributions are 1 apart,
+        float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `total_variation`; `renyi_divergence`, of which order 1/2 is :math:`-2 \log(1 - h^2)`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> probs_a = jnp.array([[1.0, 0.0], [0.5, 0.5]])
-        >>> probs_b = jnp.array([[0.0, 1.0], [0.5001, 0.4999]])
-        >>> print(jaxent.hellinger(probs_a, probs_b))
+        >>> print(jaxent.hellinger(probs_a, jnp.array([[0.0, 1.0], [0.5001, 0.4999]])))
         [1.000000e+00 7.071188e-05]
 
     References:

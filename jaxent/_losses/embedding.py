@@ -30,12 +30,11 @@ def ntxent(
 ) -> jax.Array:
     r"""NT-Xent: each pair that belongs together is told from all that its first member is not.
 
-    .. math::
-        L = \operatorname*{mean}_{(i, j):\, y_i = y_j,\, i \ne j} \log \Big( 1 +
-            \sum_{k:\, y_k \ne y_i} e^{(s_{ik} - s_{ij}) / \tau} \Big), \qquad
-        s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
+    .. math:: L = \operatorname{mean}_{i \ne j,\, y_i = y_j} \log \Big( 1 + \sum_{y_k \ne y_i}
+        e^{(s_{ik} - s_{ij}) / \tau} \Big)
 
-    A pair competes with the negatives of its first member, not with its other positives.
+    with s the cosine similarities. A pair competes with negatives alone, not with other positives
+    as in `supervised_contrastive_loss`. For matched pairs: `info_nce`.
 
     Args:
         embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
@@ -44,8 +43,7 @@ def ntxent(
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no pair.
 
     Returns:
-        The mean over all ordered pairs of equal labels in nats, a scalar, float32 (float64 for
-        float64 inputs); 0 if there is none.
+        Mean over pairs of one label in nats (0 for none), float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -57,12 +55,8 @@ def ntxent(
         >>> print(jaxent.ntxent(embeddings, jnp.array([0, 0, 1, 1]), 0.5).round(4))
         0.5276
 
-    See Also:
-        `supervised_contrastive_loss`, `info_nce` (matched pairs, in chunks).
-
     References:
-        Chen et al., `A Simple Framework for Contrastive Learning of Visual Representations
-        <https://arxiv.org/abs/2002.05709>`_, 2020, equation 1; the form for labels is that of
+        Chen et al., `SimCLR <https://arxiv.org/abs/2002.05709>`_, 2020, equation 1; with labels:
         `PyTorch Metric Learning
         <https://kevinmusgrave.github.io/pytorch-metric-learning/losses/#ntxentloss>`_.
     """
@@ -81,12 +75,9 @@ def supervised_contrastive_loss(
 ) -> jax.Array:
     r"""SupCon: each embedding is to find those of its own label among all others.
 
-    .. math::
-        \ell_i = \frac{1}{|P_i|} \sum_{j \in P_i} \Big( \log \sum_{k \ne i} e^{s_{ik} / \tau}
-            - s_{ij} / \tau \Big), \qquad
-        s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
+    .. math:: \ell_i = \log \sum_{k \ne i} e^{s_{ik}} - \operatorname{mean}_{j \in P_i} s_{ij}
 
-    with :math:`P_i` the others of the same label.
+    with :math:`P_i` the others of its label, and s the cosine similarities over :math:`\tau`.
 
     Args:
         embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
@@ -95,8 +86,7 @@ def supervised_contrastive_loss(
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
-        One loss per embedding in nats, `[N]`, float32 (float64 for float64 inputs); 0 for one that
-        is alone with its label.
+        Losses in nats, `[N]` (0 for a label that is alone), float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -104,14 +94,12 @@ def supervised_contrastive_loss(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> embeddings = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 2.0]])
-        >>> labels = jnp.array([0, 0, 1, 1])
-        >>> print(jaxent.supervised_contrastive_loss(embeddings, labels, temperature=0.5).round(4))
+        >>> z, y = jnp.array([[1, 0], [0.8, 0.6], [0, 1], [0, 2]]), jnp.array([0, 0, 1, 1])
+        >>> print(jaxent.supervised_contrastive_loss(z, y, temperature=0.5).round(4))
         [0.3392 0.8504 0.4604 0.4604]
 
     References:
-        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020,
-        equation 2.
+        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
     """
     batch = _check_batch(embeddings, labels, where)
     _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
@@ -129,26 +117,22 @@ def circle_loss(
 ) -> jax.Array:
     r"""Circle loss: similarities that are far from where they should be are pushed the hardest.
 
-    .. math::
-        \ell_i = \log \Big( 1 + \sum_{k \in N_i} e^{\gamma\, \alpha_{ik} (s_{ik} - m)}
-            \sum_{j \in P_i} e^{-\gamma\, \alpha_{ij} (s_{ij} - 1 + m)} \Big), \qquad
-        s_{ij} = \frac{\langle z_i, z_j \rangle}{|z_i|\, |z_j|}
+    .. math:: \ell_i = \log \Big( 1 + \sum_{k \in N_i} e^{\gamma\, \alpha_{ik} (s_{ik} - m)}
+        \sum_{j \in P_i} e^{-\gamma\, \alpha_{ij} (s_{ij} - 1 + m)} \Big)
 
-    with :math:`P_i` the others of the same label and :math:`N_i` those of other labels. Derivatives
-    take the weights :math:`\alpha_{ik} = \max(s_{ik} + m, 0)` of negatives and
-    :math:`\alpha_{ij} = \max(1 + m - s_{ij}, 0)` of positives for constants.
+    with :math:`P_i` the others of the same label, :math:`N_i` those of other labels and s the
+    cosine similarities. Derivatives take the weights :math:`\alpha_{ik} = \max(s_{ik} + m, 0)` of
+    negatives and :math:`\alpha_{ij} = \max(1 + m - s_{ij}, 0)` of positives for constants.
 
     Args:
         embeddings: Vectors z, `[N, D]`, floating point, of any finite length.
-        labels: Labels y, integers of any value or booleans, `[N]`.
+        labels: Labels, integers of any value or booleans, `[N]`.
         margin: How far from 1 and 0 similarities may stay, m, finite; a scalar.
-        gamma: The scale of the similarities, :math:`\gamma > 0`, a scalar. The default is the
-            paper's for faces; small batches take less.
+        gamma: Scale of the similarities, :math:`\gamma > 0`, a scalar; less for small batches.
         where: Mask of the embeddings, `[N]`, or a scalar; a masked one is in no sum of others.
 
     Returns:
-        One loss per embedding in nats, `[N]`, float32 (float64 for float64 inputs); 0 for one
-        without positives or without negatives.
+        Losses in nats, `[N]` (0 where P or N is empty), float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -156,14 +140,12 @@ def circle_loss(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> embeddings = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.0, 2.0]])
-        >>> labels = jnp.array([0, 0, 1, 1])
-        >>> print(jaxent.circle_loss(embeddings, labels, gamma=10.0).round(4))
+        >>> z, y = jnp.array([[1, 0], [0.8, 0.6], [0, 1], [0, 2]]), jnp.array([0, 0, 1, 1])
+        >>> print(jaxent.circle_loss(z, y, gamma=10.0).round(4))
         [0.6178 3.4746 2.4657 2.4657]
 
     References:
-        Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
-        <https://arxiv.org/abs/2002.10857>`_, 2020, section 3.
+        Sun et al., `Circle Loss <https://arxiv.org/abs/2002.10857>`_, 2020, section 3.
     """
     batch = _check_batch(embeddings, labels, where)
     _checks.check_finite("margin", margin)
@@ -185,13 +167,11 @@ def triplet_margin_loss(
 ) -> jax.Array:
     r"""Triplet loss: an anchor is to be nearer to its positive than to its negative, by a margin.
 
-    .. math::
-        \ell = \max\big( d(a, p) - d(a, n) + m,\, 0 \big), \qquad
-        d(x, y) = \Big( \sum_j |x_j - y_j|^k + \epsilon \Big)^{1/k}
+    .. math:: \ell = \max(0, d(a, p) - d(a, n) + m), \ d(x, y)^k = \sum_j |x_j - y_j|^k + \epsilon
 
     Args:
         anchors: Vectors a, `[..., V]`, floating point.
-        positives: Vectors p that belong to the anchors, real, of the rank and the V of `anchors`.
+        positives: Vectors p that belong to the anchors, real, of the rank and V of `anchors`.
         negatives: Vectors n that do not, likewise.
         axis: The feature axis, or axes; None for all.
         norm_degree: The degree k of the norm, a number of at least 1, finite.
@@ -200,8 +180,8 @@ def triplet_margin_loss(
         where: Mask of the examples `[...]`, or of the features (the shape of `anchors`).
 
     Returns:
-        One loss per triplet in units of the distance, `[...]`, float32 (float64 for float64
-        inputs). Where d(a, n) - d(a, p) is exactly m the gradient is 0; so is that of a distance 0.
+        One loss per triplet in units of distance, `[...]`, float32 (float64 for float64 inputs).
+        Where the loss is 0, so is its gradient.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -216,9 +196,8 @@ def triplet_margin_loss(
         [4.  0.5]
 
     References:
-        Balntas et al., `Learning local feature descriptors with triplets and shallow convolutional
-        neural networks <https://bmva-archive.org.uk/bmvc/2016/papers/paper119/abstract119.pdf>`_,
-        2016.
+        Balntas et al., `Learning local feature descriptors with triplets
+        <https://bmva-archive.org.uk/bmvc/2016/papers/paper119/abstract119.pdf>`_, 2016.
     """
     given = {"anchors": anchors, "positives": positives, "negatives": negatives}
     vectors = check_vectors(given, axis, where)

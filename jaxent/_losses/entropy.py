@@ -21,6 +21,8 @@ def entropy(
 
     .. math:: H(p) = -\sum_j p_j \log p_j
 
+    From logits: `softmax_entropy`. Per element, of yes or no: `binary_entropy`.
+
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
         axis: The class axis, or axes; None for all.
@@ -28,14 +30,10 @@ def entropy(
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        One entropy per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs). The derivative at a probability of 0, infinite on paper, is 0.
+        Entropies in nats (bits for base 2), `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `softmax_entropy`, from logits; `renyi_entropy` and `tsallis_entropy`, of other orders.
 
     Example:
         >>> import jax.numpy as jnp
@@ -63,6 +61,8 @@ def binary_entropy(
 
     .. math:: H(p) = -p \log p - (1 - p) \log(1 - p)
 
+    From logits: `sigmoid_entropy`.
+
     Args:
         probs: Probabilities of "yes" in [0, 1], any shape, floating point.
         where: Mask of the elements, of the rank of `probs`, or a scalar.
@@ -70,13 +70,9 @@ def binary_entropy(
 
     Returns:
         One entropy per element in nats (bits for base 2), float32 (float64 for float64 inputs).
-        The derivative at 0 and 1, infinite on paper, is 0.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `sigmoid_entropy`, from logits; `entropy`, of several classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -111,11 +107,10 @@ def softmax_entropy(
 
     .. math:: H = -\sum_j p_j \log p_j, \qquad p = \mathrm{softmax}(x)
 
-    It is a sum of non-negative terms, so that a sure model has a tiny entropy, and not 0.
+    From probabilities: `entropy`. Without logits `[..., V]`: `linear_log_prob`.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`. An example without a possible
-            class gives NaN.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`. With no possible class: NaN.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
@@ -126,9 +121,6 @@ def softmax_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `entropy`, from probabilities; `linear_log_prob`, which has it without logits `[..., V]`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -137,9 +129,7 @@ def softmax_entropy(
 
     References:
         Shannon, `A Mathematical Theory of Communication
-        <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6. As a bonus that
-        keeps a policy exploring: Mnih et al., `Asynchronous Methods for Deep Reinforcement
-        Learning <https://arxiv.org/abs/1602.01783>`_, 2016.
+        <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6.
     """
     arrays = {"logits": _checks.as_floating("logits", logits)}
     kernel, fills = entropy_kernels.softmax_entropy, (_masks.LOGITS,)
@@ -152,6 +142,8 @@ def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Ar
 
     .. math:: H = -p \log p - (1 - p) \log (1 - p), \qquad p = \sigma(x)
 
+    From probabilities: `binary_entropy`.
+
     Args:
         logits: Log-odds of "yes" in nats, any shape. An infinite one is certain: entropy 0.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
@@ -161,9 +153,6 @@ def sigmoid_entropy(logits: ArrayLike, where: ArrayLike | None = None) -> jax.Ar
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `binary_entropy`, from probabilities; `softmax_entropy`, of several classes.
 
     Example:
         >>> import jax.numpy as jnp

@@ -15,42 +15,35 @@ from jaxent._float import dtypes, sums
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., jax.Array]:
     r"""Makes the Fenchel-Young loss of a regularised maximum, which predicts by its gradient.
 
-    .. math::
-        \ell(x, t) = \Omega^*(x) - \sum_j t_j x_j, \qquad
+    .. math:: \ell(x, t) = \Omega^*(x) - \sum_j t_j x_j, \qquad
         \Omega^*(x) = \max_p \Big( \sum_j p_j x_j - \Omega(p) \Big)
 
-    The gradient of the loss is the maximal p less the target. The term :math:`\Omega(t)`, which
-    does not depend on the scores, is left out, as in optax. The loss is a difference of two numbers
-    that may be nearly equal, and as exact as such a difference.
+    Its gradient is the maximal p less the target. The term :math:`\Omega(t)` is left out, as in
+    optax. It is a difference, and no more exact than one: for logsumexp use
+    `softmax_cross_entropy`.
 
     Args:
-        max_fun: The function :math:`\Omega^*` of the scores `[V]` of one example, in their unit:
-            differentiable, with a scalar as its result.
+        max_fun: The function :math:`\Omega^*` of the scores `[V]` of one example: differentiable,
+            with a scalar as its result, in the unit of the scores.
 
     Returns:
-        A function `(scores, targets, *args, **kwargs)` of scores and targets, `[..., V]` each, in
-        units of the scores, with one loss per example, `[...]`, float32 (float64 for float64
-        inputs). A target of 0 on a score of `-inf` counts 0, if `max_fun` takes such scores.
-        Other arguments go to `max_fun`. It has no mask; `jaxent.mean` has one.
+        A function `(scores, targets, *args, **kwargs)` of scores and targets, `[..., V]` each, with
+        one loss per example in units of the scores, `[...]`, float32 (float64 for float64 inputs).
+        The other arguments go to `max_fun`. For masks use `jaxent.mean`.
 
     Raises:
         ArgumentError: If `max_fun` is not callable.
-
-    See Also:
-        `softmax_cross_entropy`, for logsumexp, and `multiclass_sparsemax_loss`, which are exact.
 
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> loss = jaxent.make_fenchel_young_loss(jax.scipy.special.logsumexp)
-        >>> scores, targets = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[0.0, 1.0]] * 2)
-        >>> print(loss(scores, targets))
+        >>> print(loss(jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[0.0, 1.0]] * 2)))
         [0.31326175 0.6931472 ]
 
     References:
-        Blondel, Martins, Niculae, `Learning with Fenchel-Young Losses
-        <https://arxiv.org/abs/1901.02324>`_, 2020.
+        Blondel et al., `Fenchel-Young Losses <https://arxiv.org/abs/1901.02324>`_, 2020.
     """
     _checks.require(
         callable(max_fun), f"`max_fun` must be a function of scores [V], got {max_fun!r}."

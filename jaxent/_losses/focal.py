@@ -24,32 +24,26 @@ def sigmoid_focal_loss(
 ) -> jax.Array:
     r"""Element-wise cross-entropy of yes/no targets in which easy elements weigh little.
 
-    .. math::
-        \ell = \alpha_t\, (1 - p_t)^\gamma \big({-t} \log p - (1 - t) \log (1 - p)\big), \qquad
-        p = \sigma(x)
+    .. math:: \ell = \alpha_t\, (1 - p_t)^\gamma \big({-t} \log p - (1 - t) \log (1 - p)\big), \quad
+        p = \sigma(x), \quad p_t = p t + (1 - p)(1 - t), \quad
+        \alpha_t = \alpha t + (1 - \alpha)(1 - t)
 
-    with :math:`p_t = p t + (1 - p)(1 - t)` and :math:`\alpha_t = \alpha t + (1 - \alpha)(1 - t)`.
-    Value, gradient and the Hessian in the logits are finite for every finite logit. Second
-    derivatives in `labels` and `gamma` are less exact, and may be infinite from a logit of 87 on.
+    Second derivatives in `labels` and `gamma` are less exact, and may be infinite from a logit of
+    87.
 
     Args:
-        logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target
-            agrees, and `+inf` elsewhere.
+        logits: Log-odds of "yes" in nats, any shape.
         labels: Targets t in [0, 1], real or boolean, of the rank of `logits`, or a scalar.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
-        alpha: Weight of "yes" in [0, 1], of the rank of `logits`, or a scalar; "no" has the rest.
-            None weighs both by 1.
+        alpha: Weight of "yes" in [0, 1] ("no": the rest), of that rank, or a scalar; None for none.
         gamma: How much easy elements are discounted, at least 0, finite, a number (fastest are
-            small multiples of 1/2) or a scalar array. Relative errors grow with it.
+            small multiples of 1/2) or a scalar array.
 
     Returns:
         One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `sigmoid_binary_cross_entropy`, for a gamma of 0; `softmax_focal_loss`, for several classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,8 +53,7 @@ def sigmoid_focal_loss(
         [1.09283326e-04 1.73286796e-01 1.65007806e+00]
 
     References:
-        Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
-        2017, equations 4 and 5.
+        Lin et al., `Focal Loss <https://arxiv.org/abs/1708.02002>`_, 2017, equations 4 and 5.
     """
     given = {
         "logits": _checks.as_floating("logits", logits),
@@ -87,16 +80,14 @@ def softmax_focal_loss(
 ) -> jax.Array:
     r"""Cross-entropy against one true class per example, in which easy examples weigh little.
 
-    .. math::
-        \ell = -(1 - p_y)^\gamma \log p_y, \qquad p = \mathrm{softmax}(x)
+    .. math:: \ell = -(1 - p_y)^\gamma \log p_y, \qquad p = \mathrm{softmax}(x)
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
         labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        gamma: How much easy examples are discounted, at least 0, finite, a number or a scalar
-            array. Relative errors grow with it.
+        gamma: How much easy examples are discounted, at least 0, a number or a scalar array.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -104,10 +95,6 @@ def softmax_focal_loss(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `softmax_cross_entropy_with_integer_labels`, for a gamma of 0; `sigmoid_focal_loss`, for
-        yes or no.
 
     Example:
         >>> import jax.numpy as jnp
@@ -117,9 +104,8 @@ def softmax_focal_loss(
         [7.7842223e-04 8.0294776e-01]
 
     References:
-        Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_,
-        2017, equation 4. For several classes: Mukhoti et al., `Calibrating Deep Neural Networks
-        using Focal Loss <https://arxiv.org/abs/2002.09437>`_, 2020, section 4.
+        Lin et al., `Focal Loss <https://arxiv.org/abs/1708.02002>`_, 2017; Mukhoti et al.,
+        `Calibrating Deep Neural Networks <https://arxiv.org/abs/2002.09437>`_, 2020, section 4.
     """
     remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
     given = _masks.check_labelled_arguments(

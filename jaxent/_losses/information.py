@@ -24,11 +24,8 @@ def mutual_information(
 ) -> jax.Array:
     r"""Mutual information of two variables, from their joint distribution or a table of counts.
 
-    .. math::
-        I(x; y) = \sum_{jk} p_{jk} \log \frac{p_{jk}}{p_{j \cdot}\, p_{\cdot k}}, \qquad
-        p_{jk} = \frac{n_{jk}}{\sum_{lm} n_{lm}}
-
-    It is never negative and keeps its relative accuracy however near the two are to independence.
+    .. math:: I(x; y) = \sum_{jk} p_{jk} \log \frac{p_{jk}}{p_{j \cdot}\, p_{\cdot k}}, \qquad
+        p_{jk} = n_{jk} \Big/ \sum_{lm} n_{lm}
 
     Args:
         joint: Non-negative numbers, `[..., J, K]`, real. A total of 0 or infinity gives NaN.
@@ -37,14 +34,10 @@ def mutual_information(
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        One number per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs). The derivative in an empty cell, infinite on paper, is 0.
+        Numbers in nats (bits for base 2), `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `entropy`; `kl_divergence`, which it is, of the joint distribution from the product.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,21 +80,17 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
 
     .. math:: \operatorname{perplexity} = b^{H}
 
-    Take the mean of the cross-entropies first, and the perplexity of that.
+    Take the mean of the cross-entropies first (`jaxent.mean`), and the perplexity of that.
 
     Args:
         cross_entropy: Cross-entropies in nats (bits for base 2), any shape, floating point.
         base: Base of their logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        Perplexities in units of classes, of the shape of `cross_entropy`, float32 (float64 for
-        float64 inputs).
+        Perplexities in units of classes, of that shape, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `cross_entropy`; `mean`, of the losses of many tokens; `bits_per_byte`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,8 +99,7 @@ def perplexity(cross_entropy: ArrayLike, *, base: float | None = None) -> jax.Ar
         [1. 8.]
 
     References:
-        Jelinek, Mercer, Bahl, Baker, `Perplexity - a Measure of the Difficulty of Speech
-        Recognition Tasks <https://doi.org/10.1121/1.2016299>`_, 1977.
+        Jelinek et al., `Perplexity <https://doi.org/10.1121/1.2016299>`_, 1977.
     """
     check_base(base)
     given = _checks.as_floating("cross_entropy", cross_entropy)
@@ -138,9 +126,6 @@ def nats_to_bits(nats: ArrayLike) -> jax.Array:
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `bits_per_byte`, of texts; `perplexity`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -161,20 +146,14 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
     .. math:: \operatorname{bits\ per\ byte} = \frac{\operatorname{nats}}{n \log 2}
 
     Args:
-        nats: Total cross-entropy of each text in nats (the sum over its tokens), any shape,
-            floating point.
-        num_bytes: The number n of bytes of each text (in UTF-8, say), real, of the rank of `nats`,
-            or a scalar. Where it is not positive the result is NaN.
+        nats: Total cross-entropy of each text in nats (the sum over its tokens), floating point.
+        num_bytes: The number n > 0 of bytes of each text, real, of the rank of `nats`, or a scalar.
 
     Returns:
-        One number per text in bits per byte, of the common shape, float32 (float64 for float64
-        inputs).
+        One number per text in bits per byte, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `nats_to_bits`; `sum_and_weight`, for the total of each text.
 
     Example:
         >>> import jax.numpy as jnp

@@ -39,7 +39,7 @@ def soft_cap(logits: ArrayLike, cap: ArrayLike) -> jax.Array:
 
     References:
         Gemma Team, `Gemma 2 <https://arxiv.org/abs/2408.00118>`_, 2024, section 2; Bello et al.,
-        `Neural Combinatorial Optimization <https://arxiv.org/abs/1611.09940>`_, 2016, appendix A.
+        `Neural Combinatorial Optimization <https://arxiv.org/abs/1611.09940>`_, 2016.
     """
     return _transform(logits_kernels.soft_cap, logits, "cap", cap)
 
@@ -50,8 +50,7 @@ def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
 
     .. math:: x' = x / T
 
-    The temperature is fitted by minimising a loss on held-out data. An infinite logit stays
-    infinite, with derivative 0.
+    Fit the temperature by minimising a loss on held-out data. An infinite logit stays infinite.
 
     Args:
         logits: Unnormalised log-probabilities in nats, any shape.
@@ -70,8 +69,7 @@ def temperature_scaling(logits: ArrayLike, temperature: ArrayLike) -> jax.Array:
         [ 0.5  1.5 -inf]
 
     References:
-        Guo et al., `On Calibration of Modern Neural Networks <https://arxiv.org/abs/1706.04599>`_,
-        2017, section 4.2.
+        Guo et al., `On Calibration of Neural Networks <https://arxiv.org/abs/1706.04599>`_, 2017.
     """
     return _transform(logits_kernels.scale_by_temperature, logits, "temperature", temperature)
 
@@ -92,8 +90,7 @@ def logit_adjustment(
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
-        class_priors: Frequencies :math:`\pi_j \ge 0`, `[V]` or of the rank of `logits`, of any
-            total (counts will do). A class of frequency 0 becomes impossible if `tau` is positive.
+        class_priors: Frequencies or counts :math:`\pi_j \ge 0`, `[V]` or of the rank of `logits`.
         tau: The strength :math:`\tau`, a number or a scalar array.
         axis: The class axis.
 
@@ -103,9 +100,6 @@ def logit_adjustment(
     Raises:
         ArgumentError: If dtypes, shapes or `axis` are refused.
 
-    See Also:
-        `class_balanced_weights`, which weighs examples instead.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -113,8 +107,7 @@ def logit_adjustment(
         [[ 0.8946395  -0.30258512]]
 
     References:
-        Menon et al., `Long-Tail Learning via Logit Adjustment <https://arxiv.org/abs/2007.07314>`_,
-        2021, equations 9 and 10.
+        Menon et al., `Logit Adjustment <https://arxiv.org/abs/2007.07314>`_, 2021, equation 10.
     """
     logits = _checks.as_floating("logits", logits)
     priors = _checks.as_real("class_priors", class_priors)

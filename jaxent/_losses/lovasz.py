@@ -21,8 +21,7 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         - J(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
         m_i = 1 - (2 y_i - 1)\, x_i, \quad J(M) = \frac{|M|}{|\{y = 1\} \cup M|}
 
-    with the pixels :math:`\pi` in decreasing order of their hinge errors m, and
-    :math:`J(\emptyset) = 0`. Among equal errors the gradient is that of their order in the image.
+    with the pixels :math:`\pi` in decreasing order of their hinge errors m.
 
     Args:
         logits: Scores x of belonging to the region, `[images, ...]`, floating point.
@@ -44,9 +43,8 @@ def lovasz_hinge(logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None =
         [0.5833334 0.       ]
 
     References:
-        Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,
-        2018, section 3.1; Yu and Blaschko, `Learning Submodular Losses with the Lovász Hinge
-        <https://arxiv.org/abs/1512.07797>`_, 2015.
+        Berman et al., `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_, 2018; Yu,
+        Blaschko, `Lovász Hinge <https://arxiv.org/abs/1512.07797>`_, 2015.
     """
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
@@ -74,9 +72,7 @@ def lovasz_softmax(
         - J_c(\{\pi_1, \dots, \pi_{i-1}\}) \big), \qquad
         m^c_i = \big| [y_i = c] - p_{ic} \big|, \quad J_c(M) = \frac{|M|}{|\{y = c\} \cup M|}
 
-    with p the softmax of the logits, the pixels :math:`\pi` in decreasing order of their errors
-    :math:`m^c`, and :math:`J_c(\emptyset) = 0`. Among equal errors the gradient is that of their
-    order in the image.
+    with p the softmax of the logits, and the pixels :math:`\pi` in decreasing order of :math:`m^c`.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[images, ..., C]`, floating point.
@@ -101,8 +97,7 @@ def lovasz_softmax(
         [0.3626307]
 
     References:
-        Berman, Triki, Blaschko, `The Lovász-Softmax loss <https://arxiv.org/abs/1705.08790>`_,
-        2018, section 3.2.
+        Berman et al., `Lovász-Softmax <https://arxiv.org/abs/1705.08790>`_, 2018, section 3.2.
     """
     remedy = "for one-hot targets use `jnp.argmax(targets, axis=-1)`."
     given = _masks.check_labelled_arguments("logits", logits, labels, axis, None, remedy)

@@ -23,6 +23,8 @@ def hinge_loss(
 
     .. math:: \ell = \max(0, 1 - t\, x)
 
+    Without a margin: `perceptron_loss`. Smooth: `sparsemax_loss`.
+
     Args:
         predictor_outputs: Scores x, any shape, floating point.
         targets: Signs t, -1 or 1, of the rank of `predictor_outputs`, or a scalar.
@@ -41,9 +43,6 @@ def hinge_loss(
         >>> print(jaxent.hinge_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, 1, 1])))
         [0.   0.75 4.  ]
 
-    See Also:
-        `perceptron_loss` (no margin), `sparsemax_loss` (smooth), `multiclass_hinge_loss`.
-
     References:
         Cortes, Vapnik, `Support-Vector Networks <https://doi.org/10.1007/BF00994018>`_, 1995.
     """
@@ -57,6 +56,8 @@ def perceptron_loss(
     r"""Element-wise perceptron loss: by how much a score is on the wrong side.
 
     .. math:: \ell = \max(0, -t\, x)
+
+    With a margin of 1: `hinge_loss`.
 
     Args:
         predictor_outputs: Scores x, any shape, floating point.
@@ -76,9 +77,6 @@ def perceptron_loss(
         >>> print(jaxent.perceptron_loss(jnp.array([2.0, 0.25, -3.0]), jnp.array([1, -1, 1])))
         [0.   0.25 3.  ]
 
-    See Also:
-        `hinge_loss` (with a margin of 1), `multiclass_perceptron_loss`.
-
     References:
         Rosenblatt, `The Perceptron <https://doi.org/10.1037/h0042519>`_, 1958.
     """
@@ -91,8 +89,7 @@ def sparsemax_loss(
 ) -> jax.Array:
     r"""Element-wise sparsemax loss of a yes/no outcome: exactly 0 from a margin of 1 on.
 
-    .. math::
-        \ell = s\big( (1 - 2y)\, x \big), \qquad
+    .. math:: \ell = s\big( (1 - 2y)\, x \big), \qquad
         s(z) = \begin{cases} 0 & z \le -1 \\ (z + 1)^2 / 4 & -1 < z < 1 \\ z & z \ge 1 \end{cases}
 
     Args:
@@ -109,14 +106,13 @@ def sparsemax_loss(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits, labels = jnp.array([5.0, 0.0, -0.5, -3.0]), jnp.array([1, 1, 1, 1])
-        >>> print(jaxent.sparsemax_loss(logits, labels))
+        >>> logits = jnp.array([5.0, 0.0, -0.5, -3.0])
+        >>> print(jaxent.sparsemax_loss(logits, 1))
         [0.     0.25   0.5625 3.    ]
 
     References:
-        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
-        section 3.2; Blondel, Martins, Niculae, `Learning with Fenchel-Young Losses
-        <https://arxiv.org/abs/1901.02324>`_, 2020, section 4.4.
+        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016;
+        Blondel et al., `Fenchel-Young Losses <https://arxiv.org/abs/1901.02324>`_, 2020.
     """
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
@@ -216,8 +212,7 @@ def multiclass_sparsemax_loss(
 
     .. math:: \ell = \max_p \Big( \sum_j p_j x_j + \tfrac{1}{2} \sum_j p_j (1 - p_j) \Big) - x_y
 
-    The maximal distribution p is sparsemax, the projection of the scores onto the distributions.
-    The gradient is p, less 1 at the true class: exactly 0 for classes that are far behind.
+    The gradient is the best p, less 1 at the true class: exactly 0 for classes that are far behind.
 
     Args:
         scores: Scores of the classes, `[..., V]`, floating point.
@@ -239,9 +234,7 @@ def multiclass_sparsemax_loss(
         [0.     0.0625]
 
     References:
-        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016,
-        section 3.2; Michelot, `A Finite Algorithm for Finding the Projection of a Point onto the
-        Canonical Simplex of R^n <https://doi.org/10.1007/BF00938486>`_, 1986.
+        Martins, Astudillo, `From Softmax to Sparsemax <https://arxiv.org/abs/1602.02068>`_, 2016.
     """
     return _apply_to_classes(sparsemax.multiclass_sparsemax, scores, labels, axis, where)
 

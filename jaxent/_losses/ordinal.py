@@ -19,24 +19,20 @@ def ordinal_cross_entropy(
 ) -> jax.Array:
     r"""Cross-entropy of classes in an order, from the log-odds of being at most each of them.
 
-    .. math::
-        \ell = -\log\big(\sigma(x_y) - \sigma(x_{y-1})\big), \qquad
+    .. math:: \ell = -\log\big(\sigma(x_y) - \sigma(x_{y-1})\big), \qquad
         \sigma(x_{-1}) = 0, \quad \sigma(x_{K-1}) = 1
 
-    This is the cumulative link model: usually :math:`x_k = \theta_k - s` with thresholds
+    The cumulative link model: usually :math:`x_k = \theta_k - s`, with thresholds
     :math:`\theta_0 \le \theta_1 \le \dots` that all examples share and a score s of each.
 
     Args:
-        logits: Log-odds in nats that the class is k or a lower one, for all of the K classes but
-            the last, `[..., K - 1]`. They must not decrease, or the example is NaN; they may be
-            infinite.
+        logits: Log-odds in nats that the class is at most k, `[..., K - 1]`, not decreasing.
         labels: Index y of the true class, integers `[...]`, from 0 to K - 1.
         axis: The axis of the log-odds. Given several, their entries count in their order.
         where: Mask of the examples `[...]`; classes of an order cannot be masked.
 
     Returns:
-        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs); `+inf` for a
-        class of probability 0.
+        One loss per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes or shapes are refused.

@@ -30,68 +30,39 @@ def policy_gradient_loss(
 ) -> jax.Array:
     r"""The clipped surrogate of PPO and GRPO for each token, or its mean over each sequence.
 
-    .. math::
-        \ell = -\min\big( r A,\ \operatorname{clip}(r, 1 - c_-, 1 + c_+)\, A \big)
-            + \lambda\, \big( e^{\rho - \pi} - (\rho - \pi) - 1 \big), \qquad r = e^{\pi - \pi_0}
-
-    Where the ratio :math:`r` is clipped the gradient is exactly 0, however large the ratio; at
-    either end of the interval it is still that of the ratio. The second term is an unbiased
-    estimate of the divergence from a reference that is never negative, exact near 0.
+    .. math:: \ell = -\min\big( r A,\ \operatorname{clip}(r, 1 - c_-, 1 + c_+)\, A \big)
+        + \lambda\, \big( e^{\rho - \pi} - (\rho - \pi) - 1 \big), \qquad r = e^{\pi - \pi_0}
 
     Args:
-        log_probs: Log-probabilities :math:`\pi` in nats of the sampled tokens under the policy,
-            `[..., time]` or any shape.
-        old_log_probs: Those under the policy that sampled them, :math:`\pi_0`, of the same rank, or
-            a scalar.
-        advantages: By how much each was better than expected, :math:`A`, in units of reward:
-            `[..., time]`, or `[..., 1]` for one per sequence (`advantages[:, None]` as in GRPO).
+        log_probs: Log-probabilities :math:`\pi` in nats of the sampled tokens, `[..., time]`.
+        old_log_probs: Those under the sampling policy, :math:`\pi_0`, of that rank, or a scalar.
+        advantages: Advantages A in units of reward, `[..., time]`, or `[..., 1]` as in GRPO.
         where: Mask of the tokens, of the same rank, or a scalar.
-        clip: By how much the ratio may fall below and rise above 1 before it is clipped: one number
-            in [0, 1] for both, or a pair, the second not negative, `math.inf` for never. Numbers,
-            or scalar arrays.
-        dual_clip: From which ratio, above 1, a token with a negative advantage is clipped as well;
-            None is never. A number, or a scalar array.
-        normalization: "token" gives a loss per token, whose `jaxent.mean` over all tokens is that
-            of PPO and DAPO; "sequence" the mean over the tokens of each sequence that count, 0 if
-            none does, whose `jaxent.mean` is that of GRPO.
-        reference_log_probs: Log-probabilities :math:`\rho` under a reference, of the same rank, or
-            None for no such term.
-        kl_weight: Weight :math:`\lambda \ge 0` of the divergence, a number or a scalar array.
+        clip: How far r may be below and above 1: a number in [0, 1], or a pair (`math.inf`: never).
+        dual_clip: The ratio above 1 from which negative advantages are clipped too; None: never.
+        normalization: "token" for one loss per token, whose `jaxent.mean` is that of PPO and DAPO;
+            "sequence" for the mean over the tokens of each sequence that count, as in GRPO.
+        reference_log_probs: Those under a reference, :math:`\rho`, of that rank; None for none.
+        kl_weight: Weight :math:`\lambda \ge 0` of the divergence from it; a scalar.
 
     Returns:
-        Losses in units of reward, of either sign, float32 (float64 for float64 inputs): for "token"
-        one per token, of the common shape; for "sequence" one per sequence, without the last axis.
+        Losses in units of reward, per token or sequence, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `linear_log_prob`, which gives the log-probabilities of tokens without their logits.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> old = jnp.log(jnp.array([[0.5, 0.25, 0.5], [0.5, 0.5, 0.5]]))
-        >>> new = jnp.log(jnp.array([[0.75, 0.25, 0.5], [0.25, 0.5, 0.75]]))
-        >>> advantages, where = jnp.array([1.0, -1.0]), jnp.array([[True] * 3, [True, True, False]])
-        >>> given = (new, old, advantages[:, None], where)
-        >>> losses = jaxent.policy_gradient_loss(*given, clip=0.25)
-        >>> print(losses)
-        [[-1.25 -1.   -1.  ]
-         [ 0.75  1.    0.  ]]
-        >>> print(jaxent.mean(losses, where))
-        -0.3
-        >>> print(jaxent.policy_gradient_loss(*given, clip=0.25, normalization="sequence"))
-        [-1.0833334  0.875    ]
+        >>> ratio, where = jnp.array([1.5, 1.0, 1.0, 0.5, 1.0, 1.5]), jnp.arange(6) < 5
+        >>> advantages = jnp.array([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+        >>> print(jaxent.policy_gradient_loss(jnp.log(ratio), 0.0, advantages, where, clip=0.25))
+        [-1.25 -1.   -1.    0.75  1.    0.  ]
 
     References:
-        Schulman et al., `Proximal Policy Optimization Algorithms
-        <https://arxiv.org/abs/1707.06347>`_, 2017. Per sequence: Shao et al., `DeepSeekMath
-        <https://arxiv.org/abs/2402.03300>`_, 2024. Per token, and a pair of clips: Yu et al., `DAPO
-        <https://arxiv.org/abs/2503.14476>`_, 2025. Dual clip: Ye et al., `Mastering Complex Control
-        in MOBA Games with Deep Reinforcement Learning <https://arxiv.org/abs/1912.09729>`_, 2019.
-        Divergence: Schulman, `Approximating KL Divergence
-        <http://joschu.net/blog/kl-approx.html>`_, 2020.
+        Schulman et al., `PPO <https://arxiv.org/abs/1707.06347>`_, 2017; with parts of later ones:
+        `GRPO <https://arxiv.org/abs/2402.03300>`_, `KL <http://joschu.net/blog/kl-approx.html>`_,
+        `dual clip <https://arxiv.org/abs/1912.09729>`_, `DAPO <https://arxiv.org/abs/2503.14476>`_.
     """
     options = _clip_bounds(clip, dual_clip)
     _checks.check_one_of("normalization", normalization, ("token", "sequence"))

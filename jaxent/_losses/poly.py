@@ -26,21 +26,14 @@ def poly_loss_cross_entropy(
 ) -> jax.Array:
     r"""Cross-entropy against a distribution, with the first term of its expansion reweighted.
 
-    .. math::
-        \ell = \sum_j t_j \big({-\log p_j} + \epsilon (1 - p_j)\big), \qquad
-        p = \mathrm{softmax}(x)
-
-    The logarithm is the sum of :math:`(1 - p)^k / k` over all k; this adds :math:`\epsilon` to the
-    coefficient 1 of the first term.
+    .. math:: \ell = \sum_j t_j \big( \epsilon (1 - p_j) - \log p_j \big), \ p = \mathrm{softmax}(x)
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
-        labels: Targets t, `[..., V]`, non-negative, of any total. A target of 0 on an impossible
-            class counts 0, a positive one `+inf`.
+        labels: Targets t, `[..., V]`, non-negative, of any total (1 for a distribution).
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        epsilon: What is added to the coefficient, a finite number or a scalar array. From -1 up the
-            loss is never negative.
+        epsilon: What is added to the coefficient 1 of :math:`1 - p` in the expansion; a scalar.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -49,20 +42,15 @@ def poly_loss_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_cross_entropy`, for an epsilon of 0; `softmax_focal_loss`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.6, 0.3]])
-        >>> print(jaxent.poly_loss_cross_entropy(logits, labels))
+        >>> print(jaxent.poly_loss_cross_entropy(jnp.array([[20.0, 0, 0], [0, 1, 2]]), labels))
         [1.2366922e-08 2.4967811e+00]
 
     References:
-        Leng et al., `PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions
-        <https://arxiv.org/abs/2204.12511>`_, 2022, section 4.
+        Leng et al., `PolyLoss <https://arxiv.org/abs/2204.12511>`_, 2022, section 4.
     """
     _checks.check_mesh_axis(axis_name)
     arrays = {

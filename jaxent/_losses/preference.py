@@ -30,64 +30,39 @@ def dpo_loss(
 ) -> jax.Array:
     r"""Direct preference optimisation: the policy is to prefer what people preferred.
 
-    .. math::
-        \ell = \begin{cases}
-            -(1 - \epsilon) \log \sigma(\beta m) - \epsilon \log \sigma(-\beta m)
-                & \text{sigmoid} \\
-            \max(0,\, 1 - \beta m) & \text{hinge} \\
-            \big( m - \tfrac{1}{2 \beta} \big)^2 & \text{ipo}
-        \end{cases}
-        \qquad m = (\pi_w - \pi_l) - (\rho_w - \rho_l)
+    .. math:: \ell = -(1 - \epsilon) \log \sigma(\beta m) - \epsilon \log \sigma(-\beta m), \qquad
+        m = (\pi_w - \pi_l) - (\rho_w - \rho_l)
 
-    The margin :math:`m` is by how much more than the reference the policy prefers the chosen answer
-    :math:`w` to the rejected one :math:`l`. It is formed without rounding, so that the loss of
-    log-probabilities in the hundreds is right to the last digits.
+    The margin m is by how much more than the reference the policy prefers answer w to answer l.
+    Log-probabilities are sums over the tokens of an answer (for "ipo" also means).
 
     Args:
-        policy_chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers under
-            the policy, any shape: sums over the tokens (for "ipo" also means).
-        policy_rejected_log_probs: Those of the rejected answers, :math:`\pi_l`, of the same rank,
-            or a scalar, like the two that follow.
-        reference_chosen_log_probs: Those of the chosen answers under the reference, :math:`\rho_w`.
-        reference_rejected_log_probs: Those of the rejected answers, :math:`\rho_l`. Infinite
-            log-probabilities that contradict each other make the margin NaN.
+        policy_chosen_log_probs: Those of the chosen answers, :math:`\pi_w`, in nats, any shape.
+        policy_rejected_log_probs: Of the rejected, :math:`\pi_l`, of that rank, or a scalar.
+        reference_chosen_log_probs: Those under the reference, :math:`\rho_w`, likewise.
+        reference_rejected_log_probs: Those under the reference, :math:`\rho_l`, likewise.
         where: Mask of the pairs, of the same rank, or a scalar.
-        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite, a number
-            or a scalar array.
-        label_smoothing: The fraction :math:`\epsilon` in [0, 0.5) of pairs taken to be labelled the
-            wrong way round (conservative DPO), a number or a scalar array; only for "sigmoid".
-        variant: "sigmoid" is DPO, "hinge" the loss of SLiC with a reference, "ipo" identity
-            preference optimisation, where `beta` is the regularisation.
+        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite; a scalar.
+        label_smoothing: Fraction :math:`\epsilon` in [0, 0.5) of wrong labels; only for "sigmoid".
+        variant: "sigmoid", "hinge" :math:`\max(0, 1 - \beta m)`, "ipo" :math:`(m - 1/(2 \beta))^2`.
 
     Returns:
-        One loss per pair, of the common shape, float32 (float64 for float64 inputs): in nats for
-        "sigmoid", in units of the scaled margin for "hinge", in squared nats for "ipo".
+        In nats ("sigmoid"), scaled margins ("hinge") or squared nats ("ipo"), float32 or float64.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `simpo_loss` and `orpo_loss`, without a reference; `kto_loss`, without pairs.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> token_log_probs = jnp.array([[-0.5, -1.25, -9.0], [-0.25, -0.5, -1.0]])
-        >>> is_answer = jnp.array([[True, True, False], [True, True, True]])
-        >>> chosen = jnp.sum(token_log_probs, axis=-1, where=is_answer)
-        >>> print(chosen)
-        [-1.75 -1.75]
-        >>> rejected, reference = jnp.array([-1.75, -301.75]), jnp.array([-2.0, -2.0])
-        >>> print(jaxent.dpo_loss(chosen, rejected, reference, reference))
+        >>> chosen, rejected = jnp.array([-1.75, -1.75]), jnp.array([-1.75, -301.75])
+        >>> print(jaxent.dpo_loss(chosen, rejected, -2.0, -2.0))
         [6.931472e-01 9.357623e-14]
 
     References:
-        Rafailov et al., `Direct Preference Optimization <https://arxiv.org/abs/2305.18290>`_, 2023.
-        Smoothing: Mitchell, `A note on DPO with noisy preferences
-        <https://ericmitchell.ai/cdpo.pdf>`_, 2023. Hinge: Liu et al., `Statistical Rejection
-        Sampling Improves Preference Optimization <https://arxiv.org/abs/2309.06657>`_, 2023. IPO:
-        Azar et al., `A General Theoretical Paradigm to Understand Learning from Human Preferences
-        <https://arxiv.org/abs/2310.12036>`_, 2023.
+        Rafailov et al., `DPO <https://arxiv.org/abs/2305.18290>`_, 2023; its variants, of that
+        year: `IPO <https://arxiv.org/abs/2310.12036>`_, `hinge
+        <https://arxiv.org/abs/2309.06657>`_, `label smoothing <https://ericmitchell.ai/cdpo.pdf>`_.
     """
     _checks.check_open_interval("beta", beta, 0.0, math.inf)
     _checks.check_one_of("variant", variant, ("sigmoid", "hinge", "ipo"))
@@ -131,38 +106,28 @@ def kto_loss(
 ) -> jax.Array:
     r"""Kahneman-Tversky optimisation: answers that are good or bad, without pairs.
 
-    .. math::
-        \ell = t\, \lambda_D\, \sigma(-x) + (1 - t)\, \lambda_U\, \sigma(x), \qquad
+    .. math:: \ell = t \lambda_D\, \sigma(-x) + (1 - t) \lambda_U\, \sigma(x), \qquad
         x = \beta\, (\pi - \rho - z)
 
-    Gains and losses count less the farther they are from the reference point :math:`z`.
+    Gains and losses count less the farther they are from z. For pairs: `dpo_loss`.
 
     Args:
-        policy_log_probs: Log-probabilities :math:`\pi` in nats of the answers under the policy
-            (sums over their tokens), any shape.
+        policy_log_probs: Log-probabilities :math:`\pi` of answers in nats (sums over tokens).
         reference_log_probs: Those under the reference, :math:`\rho`, of the same rank, or a scalar.
-            Two infinite ones that contradict each other make :math:`x` NaN.
-        desirable: Whether the answer is a good one, :math:`t`: booleans, or chances in [0, 1], else
-            NaN, of the same rank, or a scalar.
+        desirable: Whether an answer is good, t: boolean or probability, of that rank, or a scalar.
         where: Mask of the answers, of the same rank, or a scalar.
-        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite, a number
-            or a scalar array.
-        reference_point: The divergence :math:`z` of policy from reference in nats, which the paper
-            estimates from answers to other questions, and replaces by 0 if negative: a number, or
-            an array of the same rank. No gradient flows through it.
-        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers, finite, a number or a
-            scalar array.
-        undesirable_weight: Weight :math:`\lambda_U \ge 0` of bad ones, likewise.
+        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite; a scalar.
+        reference_point: The divergence z of policy from reference in nats, a number or an array of
+            the same rank, which the paper estimates from answers to other questions, and replaces
+            by 0 if negative. No gradient flows through it.
+        desirable_weight: Weight :math:`\lambda_D \ge 0` of good answers, finite; a scalar.
+        undesirable_weight: Weight :math:`\lambda_U \ge 0` of bad answers, finite; a scalar.
 
     Returns:
-        One loss per answer in units of value, from 0 to the weight of the answer, of the common
-        shape, float32 (float64 for float64 inputs).
+        One loss per answer, in units of value, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `dpo_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -172,8 +137,7 @@ def kto_loss(
         [5.000000e-01 9.357623e-14 7.310586e-01]
 
     References:
-        Ethayarajh et al., `KTO: Model Alignment as Prospect Theoretic Optimization
-        <https://arxiv.org/abs/2402.01306>`_, 2024.
+        Ethayarajh et al., `KTO <https://arxiv.org/abs/2402.01306>`_, 2024.
     """
     _checks.check_open_interval("beta", beta, 0.0, math.inf)
     weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
@@ -202,44 +166,31 @@ def orpo_loss(
 ) -> jax.Array:
     r"""Odds-ratio preference optimisation: fine-tuning and preference at once, no reference.
 
-    .. math::
-        \ell = -\log p_w
-            + \lambda \log \Big( 1 + \frac{\operatorname{odds}(p_l)}{\operatorname{odds}(p_w)}
-            \Big), \qquad \operatorname{odds}(p) = \frac{p}{1 - p}
+    .. math:: \ell = -\log p_w + \lambda \log \Big( 1 + \frac{p_l (1 - p_w)}{p_w (1 - p_l)} \Big)
 
-    The second term is minus the log-sigmoid of the difference of log-odds, but does not go through
-    these, and so is exact for answers that are nearly certain.
+    Means are over the tokens of an answer. Without the first term: `simpo_loss`.
 
     Args:
-        chosen_log_probs: Log-probabilities :math:`\log p_w \le 0`, else NaN, in nats of the chosen
-            answers, each the mean over its tokens, any shape.
-        rejected_log_probs: The same of the rejected answers, :math:`\log p_l`, of the same rank, or
-            a scalar. A certain answer (0) that is rejected costs `+inf`. Two certain ones, like two
-            that are equally likely, have the odds ratio 1.
+        chosen_log_probs: Mean log-probabilities :math:`\log p_w \le 0` of chosen answers, in nats.
+        rejected_log_probs: Those of rejected answers, :math:`\log p_l`, of that rank, or a scalar.
         where: Mask of the pairs, of the same rank, or a scalar.
-        weight: Weight :math:`\lambda > 0` of the odds ratio, finite, a number or a scalar array.
+        weight: Weight :math:`\lambda > 0` of the second term, the odds ratio, finite; a scalar.
 
     Returns:
-        One loss per pair in nats, of the common shape, float32 (float64 for float64 inputs).
+        One loss per pair in nats, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `simpo_loss`, without the first term; `dpo_loss`, with a reference.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> token_log_probs = jnp.array([[-0.5, -1.5, -9.0], [-1e-9, -1e-9, -1e-9]])
-        >>> is_answer = jnp.array([[True, True, False], [True, True, True]])
-        >>> chosen = jnp.mean(token_log_probs, axis=-1, where=is_answer)
-        >>> print(jaxent.orpo_loss(chosen, jnp.array([-1.0, -2.0])))
+        >>> chosen, rejected = jnp.array([-1.0, -1e-9]), jnp.array([-1.0, -2.0])
+        >>> print(jaxent.orpo_loss(chosen, rejected))
         [1.0693147e+00 1.0156518e-09]
 
     References:
-        Hong, Lee, Thorne, `ORPO: Monolithic Preference Optimization without Reference Model
-        <https://arxiv.org/abs/2403.07691>`_, 2024.
+        Hong et al., `ORPO <https://arxiv.org/abs/2403.07691>`_, 2024.
     """
     _checks.check_open_interval("weight", weight, 0.0, math.inf)
     given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
@@ -262,36 +213,27 @@ def simpo_loss(
     .. math:: \ell = -\log \sigma\big( \beta\, (\pi_w - \pi_l) - \gamma \big)
 
     Args:
-        chosen_log_probs: Log-probabilities :math:`\pi_w` in nats of the chosen answers, each the
-            mean over its tokens, any shape.
-        rejected_log_probs: The same of the rejected answers, :math:`\pi_l`, of the same rank, or a
-            scalar. Two infinite ones that contradict each other make the loss NaN.
+        chosen_log_probs: Mean log-probabilities :math:`\pi_w` of chosen answers' tokens, in nats.
+        rejected_log_probs: Those of rejected answers, :math:`\pi_l`, of the same rank, or a scalar.
         where: Mask of the pairs, of the same rank, or a scalar.
-        beta: Scale :math:`\beta > 0` of the rewards, finite, a number or a scalar array.
-        margin: By how much, :math:`\gamma \ge 0`, the reward of the chosen answer is to exceed the
-            other; the paper tunes it from 0.3 to 1.6. A number, or a scalar array.
+        beta: Scale :math:`\beta > 0` of the rewards, finite; a scalar.
+        margin: Margin :math:`\gamma \ge 0` of the rewards, a scalar; the paper takes 0.3 to 1.6.
 
     Returns:
-        One loss per pair in nats, of the common shape, float32 (float64 for float64 inputs).
+        One loss per pair in nats, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `orpo_loss`, which fine-tunes as well; `dpo_loss`, with a reference.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> token_log_probs = jnp.array([[-0.5, -1.5, -9.0], [-0.25, -0.5, -0.75]])
-        >>> is_answer = jnp.array([[True, True, False], [True, True, True]])
-        >>> chosen = jnp.mean(token_log_probs, axis=-1, where=is_answer)
-        >>> print(jaxent.simpo_loss(chosen, jnp.array([-1.5, -16.0])))
+        >>> chosen, rejected = jnp.array([-1.0, -0.5]), jnp.array([-1.5, -16.0])
+        >>> print(jaxent.simpo_loss(chosen, rejected))
         [6.931472e-01 9.357623e-14]
 
     References:
-        Meng, Xia, Chen, `SimPO: Simple Preference Optimization with a Reference-Free Reward
-        <https://arxiv.org/abs/2405.14734>`_, 2024.
+        Meng, Xia, Chen, `SimPO <https://arxiv.org/abs/2405.14734>`_, 2024.
     """
     _checks.check_open_interval("beta", beta, 0.0, math.inf)
     _checks.check_closed_interval("margin", margin, 0.0, math.inf)

@@ -20,8 +20,7 @@ def binary_cross_entropy(
 
     .. math:: \ell = -y \log p - (1 - y) \log(1 - p)
 
-    A weight of 0 on an infinite logarithm counts 0, and nothing is added inside the logarithms:
-    certain and wrong costs `+inf`. Certain and right, the derivative in the target is 0.
+    Certain and wrong costs `+inf`. From logits, finite: `sigmoid_binary_cross_entropy`.
 
     Args:
         probs: Probabilities of "yes" in [0, 1], any shape.
@@ -29,13 +28,10 @@ def binary_cross_entropy(
         where: Mask of the elements, of the rank of `probs`, or a scalar.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
+        One loss per element in nats, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes or shapes are refused.
-
-    See Also:
-        `sigmoid_binary_cross_entropy`, from logits, finite where a probability would round to 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,8 +41,7 @@ def binary_cross_entropy(
         [1.0050327e-02 2.9957323e+00 1.0000000e-30]
 
     References:
-        Goodfellow et al., *Deep Learning*, 2016, section 5.5; Good, `Rational
-        Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
+        Good, `Rational Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
     probs = _checks.as_floating("probs", probs)
     labels = _checks.as_real("labels", labels)
@@ -65,8 +60,7 @@ def categorical_cross_entropy(
 
     .. math:: \ell = -\sum_j t_j \log p_j
 
-    A target of 0 on an infinite logarithm counts 0, with derivative 0 in the target. Nothing is
-    added inside the logarithms: a probability of 0 under a positive target costs `+inf`.
+    A probability of 0 under a positive target costs `+inf`. From logits: `softmax_cross_entropy`.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, of any total.
@@ -80,20 +74,15 @@ def categorical_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_cross_entropy`, from logits; `negative_log_likelihood`, for one true class.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> probs = jnp.array([[0.4, 0.4, 0.2], [0.0, 0.5, 0.5]])
-        >>> labels = jnp.array([[0, 1, 0], [0, 0, 1]])
-        >>> print(jaxent.categorical_cross_entropy(probs, labels))
+        >>> print(jaxent.categorical_cross_entropy(probs, jnp.array([[0, 1, 0], [0, 0, 1]])))
         [0.9162907 0.6931472]
 
     References:
-        Goodfellow et al., *Deep Learning*, 2016, section 3.13; Good, `Rational
-        Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
+        Good, `Rational Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
     return _apply_to_targets(_categorical_losses, probs, labels, axis, where)
 
@@ -109,6 +98,8 @@ def negative_log_likelihood(
 
     .. math:: \ell = -\log p_y
 
+    From logits: `softmax_cross_entropy_with_integer_labels`.
+
     Args:
         log_probs: Log-probabilities in nats, at most 0, `[..., V]`, of any total.
         labels: Index of the true class, integers `[...]`; a flat index into several axes.
@@ -120,9 +111,6 @@ def negative_log_likelihood(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `softmax_cross_entropy_with_integer_labels`, from logits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,8 +138,6 @@ def brier_score(
 
     .. math:: \ell = \sum_j (p_j - t_j)^2
 
-    It is 0 for a forecast that is certain and right, and 2 for one that is certain and wrong.
-
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, of any total.
         labels: Targets in [0, 1], `[..., V]`, real or boolean.
@@ -159,8 +145,7 @@ def brier_score(
         where: Mask of the examples `[...]`, or of the classes (the shape of `probs`).
 
     Returns:
-        One score per example in squared units of probability, `[...]`, float32 (float64 for
-        float64 inputs).
+        Scores in squared units of probability, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
@@ -169,13 +154,12 @@ def brier_score(
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> probs = jnp.array([[0.75, 0.25, 0.0], [0.25, 0.25, 0.5]])
-        >>> labels = jnp.array([[1, 0, 0], [1, 0, 0]])
-        >>> print(jaxent.brier_score(probs, labels))
+        >>> print(jaxent.brier_score(probs, jnp.array([[1, 0, 0], [1, 0, 0]])))
         [0.125 0.875]
 
     References:
-        Brier, `Verification of Forecasts Expressed in Terms of Probability
-        <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950, equation 2.
+        Brier, `Verification of Forecasts
+        <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950.
     """
     return _apply_to_targets(_brier_scores, probs, labels, axis, where)
 

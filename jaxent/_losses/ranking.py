@@ -34,17 +34,13 @@ def ranking_softmax_loss(
         labels: Relevance :math:`y \ge 0` of the items, of any total, of the shape of `logits`.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
         weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1.
-        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
-            losses; the mean of `jax.numpy` over no list is 0 here.
+        reduce_fn: Called with the losses and `where`, the mask of the lists; None for no reduction.
 
     Returns:
         The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `listmle_loss`, for a whole order; `pairwise_logistic_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -55,9 +51,7 @@ def ranking_softmax_loss(
         [7.6639504e-09 6.8026966e-01]
 
     References:
-        Cao et al., `Learning to rank: from pairwise approach to listwise approach
-        <https://doi.org/10.1145/1273496.1273513>`_, 2007; Jagerman et al., `Rax
-        <https://doi.org/10.1145/3534678.3539065>`_, 2022.
+        Cao et al., `Learning to rank <https://doi.org/10.1145/1273496.1273513>`_, 2007.
     """
     arguments = _check_lists(logits, labels, where, weights)
     losses, example_mask = _softmax_losses(*arguments)
@@ -77,27 +71,20 @@ def pairwise_logistic_loss(
 
     .. math:: \ell = \sum_{i, j :\, y_i > y_j} w_i \log \big( 1 + e^{s_j - s_i} \big)
 
-    The pairs of a list are summed; `reduce_fn` sees one loss per list. It takes memory for all
-    pairs of a list at once.
+    It takes memory for all pairs of a list; `ranking_softmax_loss` and `listmle_loss` do not.
 
     Args:
-        logits: Scores :math:`s` of the items in nats, `[..., items]`. An infinite score has no
-            gradient, and ties with another one of the same sign.
+        logits: Scores :math:`s` in nats, `[..., items]`. An infinite score has no gradient.
         labels: Relevance :math:`y` of the items, of the shape of `logits`; only the order matters.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
-        weights: Weights :math:`w \ge 0` of the items, of the rank of `logits`; None is 1. A pair
-            has that of its more relevant item.
-        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
-            losses; the mean of `jax.numpy` over no list is 0 here.
+        weights: Weights :math:`w \ge 0`, by the more relevant item, `[..., items]`; None is 1.
+        reduce_fn: Called with the losses and `where`, the mask of the lists; None for no reduction.
 
     Returns:
         The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `ranking_softmax_loss` and `listmle_loss`, which take no memory for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -108,8 +95,7 @@ def pairwise_logistic_loss(
         [2.8194096e-09 7.8733867e-01]
 
     References:
-        Burges et al., `Learning to rank using gradient descent
-        <https://doi.org/10.1145/1102351.1102363>`_, 2005.
+        Burges et al., `RankNet <https://doi.org/10.1145/1102351.1102363>`_, 2005.
     """
     arguments = _check_lists(logits, labels, where, weights)
     losses, example_mask = _pairwise_losses(*arguments)
@@ -127,31 +113,23 @@ def listmle_loss(
 ) -> jax.Array:
     r"""ListMLE: how unlikely the order of relevance is if items are drawn by their scores.
 
-    .. math::
-        \ell = \sum_k w_{\pi_k} \Big( \log \sum_{l \ge k} e^{s_{\pi_l}} - s_{\pi_k} \Big)
+    .. math:: \ell = \sum_k w_{\pi_k} \Big( \log \sum_{l \ge k} e^{s_{\pi_l}} - s_{\pi_k} \Big)
 
-    with the items :math:`\pi` in decreasing order of relevance: the negative log-likelihood of that
-    permutation under the model of Plackett and Luce. Items of equal relevance are taken in the
-    order given; shuffle the list where that order means something.
+    with the items :math:`\pi` in decreasing order of relevance. Items of equal relevance are taken
+    in the order given; shuffle the list where that order means something.
 
     Args:
-        logits: Scores :math:`s` of the items in nats, `[..., items]`. `-inf` is an item that is
-            never drawn before others: it costs `+inf` if it should be.
+        logits: Scores :math:`s` of the items in nats, `[..., items]`; `-inf` is drawn last.
         labels: Relevance of the items, of the shape of `logits`; only their order matters.
         where: Mask of the items (the shape of `logits`), or of the lists `[...]`.
-        weights: Weights :math:`w \ge 0` of the draws, by the item that is drawn, of the rank of
-            `logits`; None is 1.
-        reduce_fn: Called with the losses and, as `where`, the mask of the lists. None keeps the
-            losses; the mean of `jax.numpy` over no list is 0 here.
+        weights: Weights :math:`w \ge 0` of the items drawn, of the rank of `logits`; None is 1.
+        reduce_fn: Called with the losses and `where`, the mask of the lists; None for no reduction.
 
     Returns:
         The reduced loss in nats, or one per list, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `ranking_softmax_loss`, for the top of a list; `pairwise_logistic_loss`, for pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -162,9 +140,8 @@ def listmle_loss(
         [4.1223074e-09 1.6543467e+00]
 
     References:
-        Xia et al., `Listwise approach to learning to rank
-        <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett, `The analysis of permutations
-        <https://doi.org/10.2307/2346567>`_, 1975.
+        Xia et al., `Listwise approach <https://doi.org/10.1145/1390156.1390306>`_, 2008; Plackett,
+        `The analysis of permutations <https://doi.org/10.2307/2346567>`_, 1975.
     """
     arguments = _check_lists(logits, labels, where, weights)
     losses, example_mask = _order_losses(*arguments)

@@ -27,8 +27,7 @@ def sum_and_weight(
             They are no mask: a weight of 0 on a NaN is NaN.
 
     Returns:
-        The weighted sum in nats and the sum of the weights: float32 scalars (float64 for float64
-        inputs).
+        Weighted sum in nats and total weight, scalars, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes or shapes are refused.
@@ -36,15 +35,12 @@ def sum_and_weight(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> total, weight = jaxent.sum_and_weight(
-        ...     jnp.array([1.0, 3.0, jnp.nan]), where=jnp.array([True, True, False])
-        ... )
-        >>> print(total, weight)
+        >>> losses, where = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])
+        >>> print(*jaxent.sum_and_weight(losses, where))
         4.0 2.0
 
     References:
-        The ratio estimator of a weighted mean; see
-        `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
+        Wikipedia, `Weighted mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
     """
     return _sum_and_weight(losses, where, weights)
 
@@ -78,8 +74,7 @@ def mean(
         1.5
 
     References:
-        The ratio estimator of a weighted mean; see
-        `Weighted arithmetic mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
+        Wikipedia, `Weighted mean <https://en.wikipedia.org/wiki/Weighted_arithmetic_mean>`_.
     """
     return divide(*_sum_and_weight(losses, where, weights))
 

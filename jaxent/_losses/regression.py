@@ -37,9 +37,6 @@ def squared_error(
         >>> print(jaxent.squared_error(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [ 0.    0.25 16.  ]
 
-    See Also:
-        `l2_loss` (half of it), `huber_loss` (linear in large errors), `absolute_error`.
-
     References:
         Hastie, Tibshirani, Friedman, *The Elements of Statistical Learning*, 2009, section 2.4.
     """
@@ -70,9 +67,6 @@ def l2_loss(
         >>> import jaxent
         >>> print(jaxent.l2_loss(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [0.    0.125 8.   ]
-
-    See Also:
-        `squared_error` (twice this), `huber_loss`, `gaussian_nll`.
 
     References:
         Bishop, *Pattern Recognition and Machine Learning*, 2006, section 1.1.
@@ -125,8 +119,6 @@ def huber_loss(
     .. math:: \ell = \begin{cases} e^2 / 2 & |e| \le \delta \\
         \delta\, (|e| - \delta / 2) & |e| > \delta \end{cases} \qquad e = x - y
 
-    The derivative is the error, clipped to :math:`[-\delta, \delta]`.
-
     Args:
         predictions: Predictions x, any shape, floating point.
         targets: Targets y, real, of the rank of `predictions`, or a scalar. None is 0.
@@ -144,9 +136,6 @@ def huber_loss(
         >>> import jaxent
         >>> print(jaxent.huber_loss(jnp.array([1.0, 2.5, -3.0]), jnp.array([1.0, 2.0, 1.0])))
         [0.    0.125 3.5  ]
-
-    See Also:
-        `log_cosh` (smooth everywhere), `l2_loss`, `absolute_error`.
 
     References:
         Huber, `Robust Estimation of a Location Parameter
@@ -184,8 +173,7 @@ def log_cosh(
         [5.0000001e-09 1.2011450e-01 3.3071882e+00]
 
     References:
-        Pengfei Chen, Guangyong Chen, Shengyu Zhang, `Log Hyperbolic Cosine Loss Improves
-        Variational Auto-Encoder <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
+        Chen et al., `Log Hyperbolic Cosine <https://openreview.net/forum?id=rkglvsC9Ym>`_, 2019.
     """
     return _error_loss(regression.log_cosh, predictions, targets, where)
 
@@ -200,8 +188,7 @@ def quantile_loss(
 ) -> jax.Array:
     r"""The pinball loss of each prediction; its mean is smallest at a quantile of the targets.
 
-    .. math::
-        \ell = \begin{cases} q\, (y - x) & y \ge x \\ (1 - q)\, (x - y) & y < x \end{cases}
+    .. math:: \ell = \max\big( q\, (y - x),\ (1 - q)\, (x - y) \big)
 
     Args:
         predictions: Predictions x, any shape, floating point.
@@ -289,8 +276,7 @@ def gaussian_nll(
 ) -> jax.Array:
     r"""Negative log-likelihood of a number under a normal distribution of predicted variance.
 
-    .. math:: \ell = \frac{1}{2} \Big( \log v + \frac{(y - \mu)^2}{v} \Big)
-        \; [ {} + \tfrac{1}{2} \log 2 \pi \, ]
+    .. math:: \ell = \frac{1}{2} \big( \log v + (y - \mu)^2 / v \; [ {} + \log 2 \pi \, ] \big)
 
     Args:
         means: Expected values :math:`\mu`, any shape, floating point.
@@ -300,8 +286,7 @@ def gaussian_nll(
         full: Whether the constant :math:`\frac{1}{2} \log 2 \pi` is part of the loss.
 
     Returns:
-        One loss per element in nats, float32 (float64 for float64 inputs). It may be negative, as
-        densities may exceed 1.
+        One loss per element in nats, of either sign, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.

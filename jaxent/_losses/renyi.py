@@ -30,8 +30,8 @@ def renyi_entropy(
 
     .. math:: H_\alpha(p) = \frac{1}{1 - \alpha} \log \frac{\sum_j p_j^\alpha}{\sum_j p_j}
 
-    Order 0 is the logarithm of the number of possible classes, infinity :math:`-\log \max_j p_j`,
-    order 1 Shannon's entropy, which the others and their gradients approach smoothly.
+    Order 0 is the logarithm of the number of possible classes (of a distribution), order 1
+    Shannon's `entropy`, infinity :math:`-\log \max_j p_j`.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, floating point; a total of 0 gives NaN.
@@ -41,14 +41,10 @@ def renyi_entropy(
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.
 
     Returns:
-        One entropy per example in nats (bits for base 2), `[...]`, float32 (float64 for float64
-        inputs). For orders up to 1 the derivative at a probability of 0 is given as 0.
+        Entropies in nats (bits for base 2), `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `entropy`, of order 1; `tsallis_entropy`; `renyi_divergence`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -58,8 +54,7 @@ def renyi_entropy(
         [1.5849625 1.5       1.4150375]
 
     References:
-        Renyi, `On Measures of Entropy and Information
-        <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, equation 2.7.
+        Renyi, `Measures of Entropy <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961.
     """
     arrays = {"probs": _checks.as_floating("probs", probs)}
     order = as_order(alpha)
@@ -86,33 +81,26 @@ def renyi_divergence(
 ) -> jax.Array:
     r"""Renyi's divergence of order alpha of one distribution from another.
 
-    .. math::
-        D_\alpha(a \Vert b) = \frac{1}{\alpha - 1} \log \sum_j
-        \Big( \frac{a_j}{A} \Big)^{\alpha} \Big( \frac{b_j}{B} \Big)^{1 - \alpha}, \qquad
-        A = \sum_j a_j, \quad B = \sum_j b_j
+    .. math:: D_\alpha(a \Vert b) = \frac{1}{\alpha - 1} \log \sum_j
+        \Big( \frac{a_j}{A} \Big)^{\alpha} \Big( \frac{b_j}{B} \Big)^{1 - \alpha}, \quad
+        A = \sum_j a_j, \ B = \sum_j b_j
 
-    Order 0 is -log of the fraction of b where a is positive, order 1 the Kullback-Leibler
-    divergence, which the others and their gradients approach smoothly, infinity the largest
-    log-ratio. For about equal totals it is relatively accurate however near the two are.
+    Order 0 is minus the logarithm of the probability under b that a is positive, order 1 the
+    Kullback-Leibler divergence, infinity the largest log-ratio. If the totals are about equal, it
+    keeps its relative accuracy however near the two are.
 
     Args:
-        probs_a: Non-negative numbers, `[..., V]`, floating point: probabilities or counts. A total
-            of 0 or infinity gives NaN.
+        probs_a: Non-negative numbers, `[..., V]`, floating point; a total of 0 or infinity: NaN.
         probs_b: The other distribution, of the rank of `probs_a`.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `probs_a`).
         alpha: The order, a Python number from 0 to infinity.
 
     Returns:
-        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs); `+inf`
-        for orders from 1 where b is 0 and a is not, and for disjoint distributions. A derivative
-        that is infinite while the divergence is not is given as 0.
+        One divergence per example in nats, `[...]`, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `kl_divergence`, from log-predictions; `jensen_shannon_divergence`; `renyi_entropy`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -123,10 +111,8 @@ def renyi_divergence(
         [0.28768207 0.34657362 0.4054651  0.6931472 ]
 
     References:
-        Renyi, `On Measures of Entropy and Information
-        <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, section 3; van Erven,
-        Harremoes, `Renyi Divergence and Kullback-Leibler Divergence
-        <https://arxiv.org/abs/1206.2459>`_, 2014.
+        van Erven, Harremoes, `Renyi Divergence <https://arxiv.org/abs/1206.2459>`_, 2014; Renyi,
+        `Measures of Entropy <https://projecteuclid.org/euclid.bsmsp/1200512181>`_, 1961, section 3.
     """
     arrays = as_floating_and_real(probs_a=probs_a, probs_b=probs_b)
     order = as_order(alpha)
@@ -148,8 +134,7 @@ def tsallis_entropy(
 
     .. math:: S_\alpha(p) = \frac{\sum_j p_j - p_j^\alpha}{\alpha - 1}
 
-    Order 1 is Shannon's entropy, which the others and their gradients approach smoothly; order 2
-    is the Gini impurity.
+    Order 1 is Shannon's `entropy`, order 2 the Gini impurity.
 
     Args:
         probs: Probabilities in [0, 1], `[..., V]`, floating point, of any total.
@@ -158,14 +143,10 @@ def tsallis_entropy(
         alpha: The order, a finite Python number from 0.
 
     Returns:
-        One entropy per example in units of probability, `[...]`, float32 (float64 for float64
-        inputs). For orders up to 1 the derivative at a probability of 0 is given as 0.
+        Entropies in units of probability (order 1: nats), float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `renyi_entropy`, a logarithm of the same sum; `entropy`, of order 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -175,8 +156,7 @@ def tsallis_entropy(
         [2.        1.0397208 0.625    ]
 
     References:
-        Tsallis, `Possible Generalization of Boltzmann-Gibbs Statistics
-        <https://doi.org/10.1007/BF01016429>`_, 1988, equation 1.
+        Tsallis, `Boltzmann-Gibbs Statistics <https://doi.org/10.1007/BF01016429>`_, 1988.
     """
     arrays = {"probs": _checks.as_floating("probs", probs)}
     order = as_order(alpha)

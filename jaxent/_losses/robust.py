@@ -26,27 +26,21 @@ def generalized_cross_entropy(
 ) -> jax.Array:
     r"""A bounded loss between cross-entropy and absolute error, for labels that may be wrong.
 
-    .. math::
-        \ell = \frac{1 - p_y^q}{q}, \qquad p = \mathrm{softmax}(x)
+    .. math:: \ell = (1 - p_y^q) / q, \qquad p = \mathrm{softmax}(x)
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
         labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        q: The exponent in [0, 1], a number or a scalar array: 0 is cross-entropy, and 1 is
-            :math:`1 - p_y`, half of the absolute error.
+        q: The exponent in [0, 1], a scalar: 0 is cross-entropy, and 1 is :math:`1 - p_y`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
-        One loss per example, `[...]`, at most 1/q, float32 (float64 for float64 inputs); in nats
-        where q is 0 and without a unit where it is 1.
+        Losses `[...]`, in nats for q = 0, no unit for 1, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `symmetric_cross_entropy`, another one for such labels.
 
     Example:
         >>> import jax.numpy as jnp
@@ -56,8 +50,7 @@ def generalized_cross_entropy(
         [4.1223074e-09 1.4285715e+00]
 
     References:
-        Zhang, Sabuncu, `Generalized Cross Entropy Loss for Training Deep Neural Networks with
-        Noisy Labels <https://arxiv.org/abs/1805.07836>`_, 2018, equation 6.
+        Zhang, Sabuncu, `Generalized Cross Entropy <https://arxiv.org/abs/1805.07836>`_, 2018.
     """
     given = _masks.check_labelled_arguments(
         "logits", logits, labels, axis, where, _REMEDY, axis_name
@@ -80,21 +73,18 @@ def symmetric_cross_entropy(
 ) -> jax.Array:
     r"""Cross-entropy in both directions between prediction and label, which may be wrong.
 
-    .. math::
-        \ell = -\alpha \log p_y - \beta A \sum_{j \ne y} p_j, \qquad p = \mathrm{softmax}(x)
+    .. math:: \ell = -\alpha \log p_y - \beta A \sum_{j \ne y} p_j, \qquad p = \mathrm{softmax}(x)
 
-    The second term takes the prediction for the truth and the label for the prediction, with A in
-    the place of log 0.
+    The second term swaps prediction and label, with A in the place of log 0.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
         labels: Index y of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
-        alpha: Weight of the cross-entropy, at least 0. It, `beta` and `log_zero` are finite numbers
-            or scalar arrays.
-        beta: Weight of the reverse cross-entropy, at least 0.
-        log_zero: A in nats, at most 0.
+        alpha: Weight of the cross-entropy, at least 0, finite; a scalar.
+        beta: Weight of the reverse cross-entropy, at least 0, finite; a scalar.
+        log_zero: A in nats, at most 0, finite; a scalar.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -102,9 +92,6 @@ def symmetric_cross_entropy(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `generalized_cross_entropy`, which is bounded.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,8 +101,7 @@ def symmetric_cross_entropy(
         [1.6901460e-08 3.1618466e+00]
 
     References:
-        Wang et al., `Symmetric Cross Entropy for Robust Learning with Noisy Labels
-        <https://arxiv.org/abs/1908.06112>`_, 2019, equations 5 and 7.
+        Wang et al., `Symmetric Cross Entropy <https://arxiv.org/abs/1908.06112>`_, 2019.
     """
     given = _masks.check_labelled_arguments(
         "logits", logits, labels, axis, where, _REMEDY, axis_name

@@ -23,27 +23,21 @@ def sigmoid_binary_cross_entropy(
 ) -> jax.Array:
     r"""Element-wise cross-entropy between the sigmoid of each logit and a yes/no target.
 
-    .. math::
-        \ell = -w\, t \log \sigma(x) - (1 - t) \log \sigma(-x), \qquad
+    .. math:: \ell = -w t \log \sigma(x) - (1 - t) \log \sigma(-x), \qquad
         t = (1 - \epsilon)\, y + \epsilon / 2
 
     Args:
-        logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target
-            agrees, and `+inf` elsewhere.
+        logits: Log-odds of "yes" in nats, any shape.
         labels: Targets in [0, 1], real or boolean, of the rank of `logits`, or a scalar.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
         label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over yes and no.
-        pos_weight: Weight :math:`w \ge 0` of the "yes" term, finite, of the rank of `logits`, or a
-            scalar; None is 1.
+        pos_weight: Weight :math:`w \ge 0` of "yes", of that rank, or a scalar; None is 1.
 
     Returns:
-        One loss per element in nats, of the common shape, float32 (float64 for float64 inputs).
+        One loss per element in nats, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `binary_cross_entropy`, for probabilities; `sigmoid_focal_loss`, for rare "yes".
 
     Example:
         >>> import jax.numpy as jnp
@@ -53,9 +47,8 @@ def sigmoid_binary_cross_entropy(
         [9.3576229e-14 6.9314718e-01 1.2692802e-01]
 
     References:
-        Goodfellow et al., *Deep Learning*, 2016, section 6.2.2.2; for weights King, Zeng,
-        `Logistic Regression in Rare Events Data
-        <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
+        Goodfellow et al., *Deep Learning*, 2016, section 6.2.2.2; with weights: King, Zeng, `Rare
+        Events Data <https://doi.org/10.1093/oxfordjournals.pan.a004868>`_, 2001.
     """
     given = {
         "logits": _checks.as_floating("logits", logits),

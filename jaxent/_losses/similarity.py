@@ -28,8 +28,7 @@ def cosine_similarity(
 ) -> jax.Array:
     r"""The cosine of the angle between two vectors, from -1 (opposite) to 1 (alike).
 
-    .. math:: s = \frac{\sum_j a_j b_j}
-        {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
+    .. math:: s = \frac{\sum_j a_j b_j}{\max(|a|, \sqrt{\epsilon})\ \max(|b|, \sqrt{\epsilon})}
 
     A vector of zeros has similarity 0 to everything, and gradient 0 unless :math:`\epsilon > 0`.
 
@@ -49,9 +48,8 @@ def cosine_similarity(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> predictions = jnp.array([[3.0, 4.0], [1e30, 0.0], [0.0, 0.0]])
-        >>> targets = jnp.array([[4.0, 3.0], [-2.0, 0.0], [1.0, 2.0]])
-        >>> print(jaxent.cosine_similarity(predictions, targets))
+        >>> a = jnp.array([[3.0, 4.0], [1e30, 0.0], [0.0, 0.0]])
+        >>> print(jaxent.cosine_similarity(a, jnp.array([[4.0, 3.0], [-2.0, 0.0], [1.0, 2.0]])))
         [ 0.96 -1.    0.  ]
 
     References:
@@ -71,10 +69,7 @@ def cosine_distance(
 ) -> jax.Array:
     r"""One minus the cosine of the angle between two vectors, from 0 (alike) to 2 (opposite).
 
-    .. math:: d = 1 - \frac{\sum_j a_j b_j}
-        {\sqrt{\max(\sum_j a_j^2, \epsilon)}\ \sqrt{\max(\sum_j b_j^2, \epsilon)}}
-
-    For nearly parallel vectors it is :math:`\sin^2\theta / (1 + \cos\theta)`, without cancellation.
+    .. math:: d = 1 - \frac{\sum_j a_j b_j}{\max(|a|, \sqrt{\epsilon})\ \max(|b|, \sqrt{\epsilon})}
 
     Args:
         predictions: Vectors a, `[..., V]`, floating point, of any finite length.
@@ -92,13 +87,9 @@ def cosine_distance(
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
-        >>> targets = jnp.array([[1.0, 1e-6], [4.0, 3.0], [1.0, 2.0]])
-        >>> print(jaxent.cosine_distance(predictions, targets))
+        >>> a = jnp.array([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+        >>> print(jaxent.cosine_distance(a, jnp.array([[1.0, 1e-6], [4.0, 3.0], [1.0, 2.0]])))
         [5.e-13 4.e-02 1.e+00]
-
-    See Also:
-        `cosine_similarity` (1 minus this).
 
     References:
         Manning, Raghavan, Schütze, *Introduction to Information Retrieval*, 2008, section 6.3.1.

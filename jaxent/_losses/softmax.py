@@ -24,12 +24,10 @@ def softmax_cross_entropy_with_integer_labels(
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and one true class per example.
 
-    .. math::
-        \ell = \log \sum_j e^{x_j} - \sum_j t_j x_j, \qquad
-        t_j = (1 - \epsilon)\,[j = y] + \epsilon / K
+    .. math:: \ell = -\sum_j t_j \log p_j, \qquad t_j = (1 - \epsilon)\, [j = y] + \epsilon / K
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`; p is their softmax.
         labels: Index of the true class, integers `[...]`; a flat index into several axes.
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
@@ -42,20 +40,16 @@ def softmax_cross_entropy_with_integer_labels(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_cross_entropy`, for distributions; `linear_softmax_cross_entropy`, without logits.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
-        >>> labels = jnp.array([0, 1])
-        >>> print(jaxent.softmax_cross_entropy_with_integer_labels(logits, labels))
+        >>> print(jaxent.softmax_cross_entropy_with_integer_labels(logits, jnp.array([0, 1])))
         [4.1223074e-09 1.4076060e+00]
 
     References:
-        Goodfellow et al., *Deep Learning*, 2016, section 6.2.2.3; for smoothing Szegedy et al.,
-        `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_, 2015, sec. 7.
+        Goodfellow et al., *Deep Learning*, 2016; Szegedy et al., `Inception
+        <https://arxiv.org/abs/1512.00567>`_, 2015.
     """
     remedy = "for one target per class use `jaxent.softmax_cross_entropy`."
     given = _masks.check_labelled_arguments(
@@ -77,14 +71,11 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and a distribution over the classes.
 
-    .. math::
-        \ell = \sum_j t_j \Big( \log \sum_k e^{x_k} - x_j \Big), \qquad
-        t_j = (1 - \epsilon)\, y_j + \epsilon / K
+    .. math:: \ell = -\sum_j t_j \log p_j, \qquad t_j = (1 - \epsilon)\, y_j + \epsilon / K
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`.
-        labels: Targets, `[..., V]`, non-negative, of any total (1 for a distribution). A target
-            of 0 on an impossible class counts 0, a positive one `+inf`.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`; p is their softmax.
+        labels: Targets, `[..., V]`, non-negative, of any total (1 for a distribution).
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over K classes.
@@ -96,20 +87,16 @@ def softmax_cross_entropy(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `softmax_cross_entropy_with_integer_labels`; `softmax_kl_divergence`, for two logits.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
-        >>> logits = jnp.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]])
         >>> labels = jnp.array([[1.0, 0.0, 0.0], [0.1, 0.6, 0.3]])
-        >>> print(jaxent.softmax_cross_entropy(logits, labels))
+        >>> print(jaxent.softmax_cross_entropy(jnp.array([[20.0, 0, 0], [0, 1, 2]]), labels))
         [4.1223074e-09 1.2076060e+00]
 
     References:
-        Goodfellow et al., *Deep Learning*, 2016, section 3.13; for smoothing Szegedy et al.,
-        `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_, 2015, sec. 7.
+        Goodfellow et al., *Deep Learning*, 2016; Szegedy et al., `Inception
+        <https://arxiv.org/abs/1512.00567>`_, 2015.
     """
     return _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name)
 
@@ -126,8 +113,6 @@ def safe_softmax_cross_entropy(
     r"""Another name of `jaxent.softmax_cross_entropy`, which is safe, for those from optax.
 
     .. math:: \ell = \sum_j t_j \Big( \log \sum_k e^{x_k} - x_j \Big)
-
-    In optax only the function of this name takes 0 of an impossible class as 0. Here both do.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.

@@ -19,17 +19,14 @@ def softmax_kl_divergence(
 ) -> jax.Array:
     r"""Kullback-Leibler divergence of softmax of the logits from softmax of the target's logits.
 
-    .. math::
-        D(t \| p) = \sum_j t_j \log \frac{t_j}{p_j}, \qquad
+    .. math:: D(t \| p) = \sum_j t_j \log \frac{t_j}{p_j}, \qquad
         t = \mathrm{softmax}(x^{target}), \quad p = \mathrm{softmax}(x)
 
-    It and its gradients are relatively accurate where the two nearly agree; it is not negative.
+    It is never negative. From probabilities: `kl_divergence`. Bounded: `softmax_jensen_shannon`.
 
     Args:
-        logits: Unnormalised log-probabilities in nats, `[..., V]`. Where a class is impossible here
-            and possible for the target, the divergence is `+inf`.
-        target_logits: The same of the target (a teacher, an older policy), of the rank of `logits`,
-            or a floating-point number for a uniform one. Without a possible class it gives NaN.
+        logits: Unnormalised log-probabilities in nats, `[..., V]`.
+        target_logits: Those of the target (a teacher), of that rank, or a float for a uniform one.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
@@ -40,9 +37,6 @@ def softmax_kl_divergence(
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
 
-    See Also:
-        `kl_divergence`, from probabilities; `softmax_jensen_shannon`; `linear_kl_divergence`.
-
     Example:
         >>> import jax.numpy as jnp
         >>> import jaxent
@@ -52,10 +46,8 @@ def softmax_kl_divergence(
         [1.1111685e-09 1.1504207e+00]
 
     References:
-        Kullback, Leibler, `On Information and Sufficiency
-        <https://doi.org/10.1214/aoms/1177729694>`_, 1951. Between teacher and student: Hinton,
-        Vinyals, Dean, `Distilling the Knowledge in a Neural Network
-        <https://arxiv.org/abs/1503.02531>`_, 2015.
+        Hinton et al., `Distillation <https://arxiv.org/abs/1503.02531>`_, 2015; Kullback, Leibler,
+        `On Information and Sufficiency <https://doi.org/10.1214/aoms/1177729694>`_, 1951.
     """
     arrays = {
         "logits": _checks.as_floating("logits", logits),
@@ -77,22 +69,18 @@ def softmax_jensen_shannon(
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between the softmaxes of two vectors of logits.
 
-    .. math::
-        J = \beta D(p \| m) + (1 - \beta) D(q \| m), \qquad m = \beta p + (1 - \beta) q, \quad
+    .. math:: J = \beta D(p \| m) + (1 - \beta) D(q \| m), \qquad m = \beta p + (1 - \beta) q, \quad
         p = \mathrm{softmax}(a), \quad q = \mathrm{softmax}(b)
 
-    D is the Kullback-Leibler divergence. J is at most the entropy of the weights, and relatively
-    accurate where the two nearly agree. With equal weights it is symmetric and at most log 2.
+    It is finite for all pairs, and at most the entropy of the weights (log 2 for equal ones). From
+    probabilities: `jensen_shannon_divergence`. Not bounded: `softmax_kl_divergence`.
 
     Args:
-        logits_a: Unnormalised log-probabilities in nats, `[..., V]`. Without a possible class, here
-            or in `logits_b`, an example gives NaN.
-        logits_b: The same of the other distribution, of the rank of `logits_a`, or a floating-point
-            number for a uniform one.
+        logits_a: Unnormalised log-probabilities in nats, `[..., V]`.
+        logits_b: Those of the other distribution, of the rank of `logits_a`, or a float (uniform).
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits_a`).
-        beta: The weight of p in the mixture, a Python number strictly between 0 and 1. Divided by
-            `beta`, J tends to :math:`D(p \| q)` as `beta` tends to 0.
+        beta: The weight of p in the mixture, a Python number strictly between 0 and 1.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -100,9 +88,6 @@ def softmax_jensen_shannon(
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `jensen_shannon_divergence`, from probabilities; `linear_jensen_shannon`, through a head.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,8 +98,7 @@ def softmax_jensen_shannon(
         [2.457311e-08 6.931472e-01]
 
     References:
-        Lin, `Divergence Measures Based on the Shannon Entropy
-        <https://doi.org/10.1109/18.61115>`_, 1991.
+        Lin, `Divergence Measures <https://doi.org/10.1109/18.61115>`_, 1991.
     """
     arrays = {
         "logits_a": _checks.as_floating("logits_a", logits_a),
@@ -131,27 +115,20 @@ def sigmoid_kl_divergence(
 ) -> jax.Array:
     r"""Element-wise Kullback-Leibler divergence between two yes/no answers, from their log-odds.
 
-    .. math::
-        D(t \| p) = t \log \frac{t}{p} + (1 - t) \log \frac{1 - t}{1 - p}, \qquad
-        t = \sigma(x^{target}), \quad p = \sigma(x)
+    .. math:: D(t \| p) = t \log \frac{t}{p} + (1 - t) \log \frac{1 - t}{1 - p}
 
-    It and its gradients are relatively accurate where the two nearly agree; it is not negative.
+    It is never negative. For targets in [0, 1]: `sigmoid_binary_cross_entropy`.
 
     Args:
-        logits: Log-odds of "yes" in nats, any shape. An infinite one costs 0 where the target is
-            the same, else `+inf`.
-        target_logits: The same of the target, of the rank of `logits`, or a floating-point number.
+        logits: Log-odds of "yes" in nats, any shape; p is their sigmoid.
+        target_logits: Those of the target t, of the rank of `logits`, or a floating-point number.
         where: Mask of the elements, of the rank of `logits`, or a scalar.
 
     Returns:
-        One divergence per element in nats, of the common shape, float32 (float64 for float64
-        inputs).
+        One divergence per element in nats, float32 (float64 for float64 inputs).
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `sigmoid_binary_cross_entropy`, of targets in [0, 1]; `softmax_kl_divergence`.
 
     Example:
         >>> import jax.numpy as jnp

@@ -23,11 +23,9 @@ def smooth_labels(
 
     .. math:: t_j = (1 - \alpha)\, y_j + \alpha / K
 
-    Losses that take `label_smoothing` do the same without writing the targets down.
-
     Args:
         labels: Targets, `[..., V]`, real or boolean, non-negative; a negative one becomes NaN.
-        alpha: The fraction :math:`\alpha` in [0, 1], a number or a scalar array.
+        alpha: The fraction :math:`\alpha` in [0, 1], a scalar, like `label_smoothing` of losses.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the K classes; what is masked becomes 0.
 
@@ -47,9 +45,7 @@ def smooth_labels(
         [0.05 0.95 0.   0.  ]
 
     References:
-        Szegedy et al., `Rethinking the Inception Architecture <https://arxiv.org/abs/1512.00567>`_,
-        2015, section 7; Müller et al., `When Does Label Smoothing Help?
-        <https://arxiv.org/abs/1906.02629>`_, 2019.
+        Szegedy et al., `Inception <https://arxiv.org/abs/1512.00567>`_, 2015, section 7.
     """
     labels = _checks.as_real("labels", labels)
     axes = _checks.normalize_axes("labels", labels, axis)
@@ -65,23 +61,19 @@ def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Ar
 
     .. math:: w_j \propto \frac{1 - \beta}{1 - \beta^{n_j}}
 
-    With :math:`\beta = 0` all classes weigh the same; as :math:`\beta` tends to 1 the weights tend
-    to be inverse to the counts. Take `weights[labels]` as the `weights` of `jaxent.mean`.
+    Take `weights[labels]` as the `weights` of `jaxent.mean`. With :math:`\beta = 0` all classes
+    weigh the same; as it tends to 1 the weights tend to be inverse to the counts.
 
     Args:
-        counts: Number of examples :math:`n_j` of each class, `[V]` or `[..., V]`. A class without
-            examples has weight 0. A negative count makes all of its `[V]` NaN.
+        counts: Number of examples :math:`n_j` of each class, `[..., V]`; with 0 the weight is 0.
         beta: :math:`\beta` in [0, 1), a number or a scalar array.
 
     Returns:
-        Weights of the shape of `counts`, without a unit, float32 (float64 for float64 counts).
+        Weights without a unit, of the shape of `counts`, float32 (float64 for float64 counts).
         Their mean over the classes that have examples is 1.
 
     Raises:
         ArgumentError: If dtypes, shapes or options are refused.
-
-    See Also:
-        `logit_adjustment`, which moves logits instead.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,8 +82,7 @@ def class_balanced_weights(counts: ArrayLike, beta: ArrayLike = 0.999) -> jax.Ar
         [0.04216039 0.28000012 2.6778395  0.        ]
 
     References:
-        Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
-        <https://arxiv.org/abs/1901.05555>`_, 2019, section 3.
+        Cui et al., `Class-Balanced Loss <https://arxiv.org/abs/1901.05555>`_, 2019, section 3.
     """
     counts = _checks.as_real("counts", counts)
     _checks.require(
