@@ -2,9 +2,9 @@
 
 Run `python benchmarks/beside_optax.py`. Both contestants are jitted, run in one process, and take
 turns in random order; a figure is jaxent's median time over optax's, so below 1 is faster. The
-gradient is that of the mean with respect to the first argument. The last column says what is
-wrong with optax's result on the inputs of jaxent's tests, where something is: there the time buys
-a right one. Sizes of their own, dtypes and CTC are in dense.py and ctc.py.
+gradient is that of the mean with respect to the first argument. The last column says what, if
+anything, is wrong with optax's result on the inputs of jaxent's tests: there the time buys a right
+result. Other sizes, dtypes and CTC are in dense.py and ctc.py.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def zeros(*shape):
 LOGITS, CLASS = normal(ROWS, CLASSES), classes(ROWS, count=CLASSES)
 ELEMENTS, PIXELS = (ROWS, CLASSES), (16, 96, 96)
 
-# Name: what makes its arguments, what is wrong with optax's result, and options.
+# Name: a function that makes its arguments, what is wrong with optax's result, and options.
 CASES = {
     "softmax_cross_entropy": ((LOGITS, distributions(*ELEMENTS)), TINY, {}),
     "softmax_cross_entropy_with_integer_labels": ((LOGITS, CLASS), TINY, {}),
@@ -141,7 +141,7 @@ def contestant(module, name, options):
 
 
 def ratios(name, arguments, options, repeats):
-    """Our time over theirs: of the result, and of its mean with the gradient."""
+    """The time of jaxent over that of optax: of the result, and of its mean with the gradient."""
 
     def mean_of(loss):
         def of(*arguments):

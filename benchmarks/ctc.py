@@ -1,9 +1,9 @@
 """CTC beside optax's and PyTorch's: time of the losses, and of their sum with its gradient.
 
 Run `python benchmarks/ctc.py`. The contestants run in one process and take turns in random order;
-the times are medians, and a ratio below 1 is jaxent being faster. PyTorch is optional, on the CPU,
-and gets log-probabilities from its own log_softmax, as its users do. "Sure" logits lead by 20 along
-an alignment; there jaxent computes the loss from what its probability is short of 1.
+the times are medians, and below a ratio of 1 jaxent is faster. PyTorch is optional, on the CPU, and
+gets log-probabilities from its own log_softmax, as its users do. "Sure" logits lead by 20 along an
+alignment; there jaxent computes the loss from 1 minus its probability.
 """
 
 import argparse

@@ -69,10 +69,10 @@ CASES = [
 
 
 def ratios(ours, theirs, arguments, repeats):
-    """Our time over theirs: of the losses alone, and of their mean with its gradient."""
+    """The time of jaxent over that of optax: of the losses, and of their mean with its gradient."""
 
     def mean_of(loss):
-        # In float32, or the mean of a bfloat16 loss would be a rough one.
+        # In float32, since the mean of bfloat16 losses would be a rough one.
         return lambda *a: jnp.mean(loss(*a).astype(jnp.float32))
 
     for wrap in (lambda loss: loss, lambda loss: jax.value_and_grad(mean_of(loss))):

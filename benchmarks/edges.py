@@ -1,8 +1,8 @@
 """What each library does at the edges: sure and right, impossible classes, bad labels, no rows.
 
 Run `python benchmarks/edges.py`. Columns are jaxent, optax, and PyTorch and tokamax where they are
-installed. The dense losses are cross-entropies of one row of three logits; tokamax has none. Then
-come the streamed heads, for which the dense loss of the same logits is the judge.
+installed. The dense losses are cross-entropies of one row of three logits; tokamax has none. The
+streamed heads follow; their results are compared with the dense loss of the same logits.
 """
 
 import importlib.metadata
@@ -41,7 +41,7 @@ LABELS = np.arange(8)
 
 
 def answer(question):
-    """What it says, in a few characters."""
+    """The answer of a contestant, in a few characters."""
     try:
         said = question()
     except Exception as error:
@@ -55,7 +55,7 @@ def judged(found, dense):
 
 
 def of_jax(integer, soft):
-    """The questions about dense losses, to functions of JAX arrays that return one per row."""
+    """A call for each question about dense losses, functions of JAX arrays: one loss per row."""
     sure = jnp.array(SURE)
     return [
         lambda: integer(sure, 0),
@@ -67,7 +67,7 @@ def of_jax(integer, soft):
 
 
 def of_head(head):
-    """The questions about a streamed head, a function of hidden states, labels and a kernel."""
+    """A call for each question about a head, a function of hidden states, labels and a kernel."""
 
     def total(hidden):
         return head(hidden, jnp.asarray(LABELS), jnp.asarray(KERNEL))

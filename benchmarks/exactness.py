@@ -1,11 +1,11 @@
 """Worst errors of every loss on the hard inputs of the tests, beside the peers'.
 
 Run `python benchmarks/exactness.py` from a clone. The truth is mpmath's on the exact inputs. A cell
-reads value / gradient, in units in the last place of float32; where the truth is a difference, of
-the sum of its absolute terms, for all contestants alike. A loss rounded to 0 where the truth is
-not is off by 8e6 to 2e7 units. "lost" counts the rows with a NaN or an infinity that should not be
-there, which have no error in units. Gradients at logits of -inf are left out: there a convention
-says what is right (jaxent's is 0).
+reads value / gradient. The unit is the last place of the true value in float32; where the truth is
+a difference, that of the sum of its absolute terms, for all contestants alike. A loss that is
+rounded to 0 where the truth is not 0 is off by 8e6 to 2e7 units. "lost" counts the rows with a NaN
+or an infinity that should not be there; they have no error in units. Gradients at logits of -inf
+are left out: there a convention says what is right (jaxent's is 0).
 """
 
 import argparse
@@ -31,13 +31,13 @@ def errors(case, losses, slope):
     value = oracle.scaled_ulps(losses, truth.value, truth.value_scale, np.float32)
     expected, scale = truth.gradients[0], truth.gradient_scales[0]
     gradient = oracle.scaled_ulps(slope, expected, scale, np.float32)
-    # The slope along the target of an impossible class is infinite; 0 is as good.
+    # The derivative in the target of an impossible class is infinite on paper; 0 is as good.
     gradient = np.where((expected == np.inf) & (slope == 0) | np.isneginf(first), 0.0, gradient)
     return value, gradient.reshape(len(value), -1).max(-1)
 
 
 def cell(batches):
-    """The worst of all batches, as it stands in the table."""
+    """The worst of all batches, as text for the table."""
     value, gradient = (np.concatenate(column) for column in zip(*batches, strict=True))
     worst = " / ".join(number(column) for column in (value, gradient))
     lost = np.sum(~np.isfinite(value) | ~np.isfinite(gradient))
@@ -51,7 +51,7 @@ def number(column):
 
 
 def contestants(row):
-    """Everybody who has this loss: a name, how to run, the function, its options."""
+    """The contestants that have this loss: a name, how to run it, the function, its options."""
     options = dict(row.options)
     yield "jaxent", peers.by_jax, row.function, options
     if row.peer is not None:

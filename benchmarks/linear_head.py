@@ -5,15 +5,15 @@ process, contestants interleaved:
 
 * plain: optax's cross-entropy of all the logits at once;
 * columns, rows: `linear_softmax_cross_entropy` with that sweep and its own choice of sizes;
-* bare: nothing but three matrix products, of chunks of rows, which bound what is possible;
+* bare: three matrix products of chunks of rows and nothing else, the least time that is possible;
 * jax-cce and tokamax (its `chunked_xla`), where they are installed (tokamax needs Python 3.12).
 
 `--of` asks for the value alone, a frozen kernel, or one loss per row instead (plain and the two
 sweeps). The first table is of seconds, the second of the memory that the compiled program needs
 beside its inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at
 sizes that no block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what
-PyTorch needs, to be run by itself, and on a GPU also Liger-Kernel and cut-cross-entropy where they
-are installed.
+PyTorch needs (run it in a process of its own), and on a GPU also Liger-Kernel and cut-cross-entropy
+where they are installed.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def bare_products(hidden, kernel, labels):
     """The logits of each chunk, and two products with them, accumulated."""
     count, features = hidden.shape
     chunk = rows_per_chunk([Head(hidden, kernel, None, None, None, 1)], None)
-    steps = count // chunk  # a ragged rest is left out, in favour of the bare products
+    steps = count // chunk  # rows that do not fill a chunk are left out, which makes bare faster
     del labels
 
     def step(kernel_sum, hidden):
@@ -105,7 +105,7 @@ def inputs(shape, dtype):
 
 
 def per_row(sweep):
-    """The sum of the losses of each row, one by one, with some cotangent."""
+    """The losses of single rows, summed with different weights, so that cotangents differ."""
 
     def loss(hidden, kernel, labels):
         if sweep is None:
@@ -140,7 +140,7 @@ def programs(functions, arguments):
     for name, function in functions.items():
         try:
             compiled[name] = jax.jit(function).lower(*arguments).compile()
-        except Exception as error:  # a peer's own: the table goes on without it
+        except Exception as error:  # an error of a peer: the table goes on without it
             print(f"{name}: {type(error).__name__}", flush=True)
     return compiled
 
@@ -186,7 +186,7 @@ def print_errors():
             try:
                 value = float(jax.jit(loss)(hidden, kernel, labels))
                 cells[name] = f"{abs(value / truth - 1):.1e}"
-            except Exception as error:  # a peer's own
+            except Exception as error:  # an error of a peer
                 cells[name] = type(error).__name__
         print_row(shape, names, cells)
 
@@ -235,7 +235,7 @@ def torch_contestants(torch):
 
 
 def print_torch(shapes, dtype, repeats):
-    """Median seconds and growth of the process (or of the GPU's memory) in MiB, by itself."""
+    """Median seconds and growth of the process (or of the GPU's memory) in MiB."""
     torch = importlib.import_module("torch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
@@ -249,7 +249,7 @@ def print_torch(shapes, dtype, repeats):
         hidden, kernel = (a.to(device, getattr(torch, dtype)) for a in (hidden, kernel.T))
         hidden, kernel = hidden.requires_grad_(), kernel.contiguous().requires_grad_()
         labels, cells = labels.to(device), {}
-        # What needs least comes first: a process never shrinks.
+        # Contestants that need least come first, since the memory of a process never shrinks.
         for name in reversed(names):
             loss, seconds = torch_contestants(torch)[name], []
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -3,9 +3,9 @@
 Run `python benchmarks/mesh.py`. Value and gradients of the mean cross-entropy, compiled for devices
 that are parts of a CPU, for each way of sharding hidden states [B, T, D] and the kernel [D, V].
 Nothing is run. MiB of temporaries and, after the slash, MiB that each device sends; collectives in
-loops count as often as the loops run. Left to themselves, chunks and tiles are as large on each of
-many devices as on one, to have few of them: XLA for CPUs sums the gradient of the kernel over
-data-parallel devices once in each.
+loops count as often as the loops run. By default, chunks and tiles are as large on each of many
+devices as on one, so that there are few of them: XLA for CPUs sums the gradient of the kernel over
+data-parallel devices once in each of them.
 """
 
 import jax

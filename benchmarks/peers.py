@@ -66,7 +66,7 @@ def _huber(predictions, targets, delta=1.0):
     return jnp.where(error < delta, error**2 / 2, delta * (error - delta / 2))
 
 
-# With jax.nn and jax.numpy, as one writes it on the spot.
+# With jax.nn and jax.numpy, as a user would write it without thinking of rounding.
 BY_HAND = {
     "softmax_cross_entropy_with_integer_labels": _integer,
     "softmax_cross_entropy": _soft,
@@ -107,7 +107,7 @@ BY_HAND = {
 
 
 def _torch() -> Any:
-    """PyTorch, which need not be installed; nothing is known of its types."""
+    """PyTorch, which may be absent, so that its types are unknown."""
     return importlib.import_module("torch")
 
 
@@ -178,7 +178,7 @@ def by_jax(function, arguments, options):
 
 
 def by_torch(function, arguments, options):
-    """The same by PyTorch."""
+    """Values and the gradient in the first argument, by PyTorch."""
     torch = _torch()
     first, *rest = (torch.tensor(np.asarray(argument)) for argument in arguments)
     first.requires_grad_()

@@ -3,9 +3,8 @@
 Run `python benchmarks/picture.py`. It prints the figures and draws them into
 docs/_static/memory.svg. On the left is the memory that the compiled value and gradients of the mean
 cross-entropy need beside inputs and outputs, of plain logits (with optax's loss) and of both sweeps
-of jaxent; nothing is run for it. On the right is the time of a smaller batch: medians, of turns in
-random order. The memory is the same on every machine with the same JAX; the time is that of the
-machine.
+of jaxent; nothing is run for it. On the right is the time of a smaller batch: medians of turns in
+random order. The memory is the same on every machine with the same JAX; the time is not.
 """
 
 import argparse
@@ -69,7 +68,7 @@ def print_table(heading, sizes, figures, shown):
 
 
 def finish(axis, sizes, tokens, on):
-    """A vocabulary is told in thousands, of 1024 as they come."""
+    """Labels the vocabulary axis in thousands of 1024."""
     axis.set_xticks(sizes, [f"{classes // 1024}k" for classes in sizes])
     axis.set_xlabel(f"vocabulary ({tokens:,} tokens\nof width {FEATURES}, {on})")
 
@@ -101,7 +100,7 @@ def draw_time(axis, seconds):
 
 
 def lean(svg):
-    """Without comments and indentation, and with coordinates to a hundredth of a point."""
+    """The SVG without comments and indentation, with coordinates to a hundredth of a point."""
     svg = re.sub(r"<!--.*?-->|^ +", "", svg, flags=re.MULTILINE)
     svg = re.sub(r"(?<!scale\()(?<![\d.])\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
     return re.sub(r"\s*\n+", "\n", svg)
@@ -120,7 +119,7 @@ def main():
         f"seconds, {TOKENS_TIMED} x {FEATURES}", VOCABULARIES_TIMED, seconds, "{:.2f}".format
     )
     plt.style.use(STYLE)
-    # Letters as outlines look the same everywhere; a fixed salt makes the same file every time.
+    # Letters as outlines look the same everywhere. The fixed salt makes the file reproducible.
     mpl.rcParams.update({"svg.fonttype": "path", "svg.hashsalt": "jaxent"})
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 4), width_ratios=(1.3, 1))
     draw_memory(left, needed)

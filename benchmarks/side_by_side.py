@@ -24,13 +24,13 @@ def medians(contestants, arguments, repeats, seed=0):
 
 
 def temporary_mebibytes(program):
-    """What a compiled program needs beside its inputs and outputs."""
+    """The memory that a compiled program needs beside its inputs and outputs."""
     analysis = program.memory_analysis()
     return float("nan") if analysis is None else analysis.temp_size_in_bytes / 2**20
 
 
 def environment():
-    """What the numbers depend on, in a line."""
+    """The versions and the machine that the numbers depend on, in a line."""
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("jax", "optax"))
     device = jax.devices()[0]
     return f"{versions}; {device.platform} ({device.device_kind}), {os.cpu_count()} cores"

@@ -72,7 +72,7 @@ class Collective(NamedTuple):
     shape: str  # of its result
     size: int  # bytes of its result
     devices: int  # in each group that takes part
-    times: int  # that it is run
+    times: int  # how often it is run
 
     @property
     def sent(self) -> float:
@@ -197,7 +197,7 @@ def collectives(program: str) -> Iterator[Collective]:
 def _collectives_of(
     computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[Collective]:
-    """The collectives of one computation and of those that it calls, when it is run so often."""
+    """The collectives of a computation that is run `times` times, and of those that it calls."""
     for line in computations.get(name, []):
         instruction = _INSTRUCTION.search(line)
         if instruction is None:
@@ -297,7 +297,7 @@ def _mesh(text: str) -> tuple[int, int]:
 
 
 def _make_devices(count: int, refuse: Callable[[str], Any]) -> None:
-    """Makes so many virtual devices, as long as JAX has not looked for any yet."""
+    """Makes `count` virtual devices; JAX must not have looked for devices yet."""
     if count > _MAX_DEVICES:
         refuse(f"a mesh of {count} devices: at most {_MAX_DEVICES} can be played by a CPU.")
     jax.config.update("jax_platforms", "cpu")

@@ -1,4 +1,4 @@
-"""What it costs to write the same text without a neural network."""
+"""The code lengths of the same text without a neural network."""
 
 import gzip
 import lzma
@@ -7,16 +7,16 @@ import numpy as np
 
 
 def log_frequencies(stream: np.ndarray, size: int) -> np.ndarray:
-    """The logarithm of each token's share of the stream, half a count added to every one.
+    """The logarithm of each token's frequency in the stream, with half a count added to all.
 
-    Half a count (Krichevsky and Trofimov) gives the words that were never seen a code as well.
+    Half a count (Krichevsky and Trofimov) also gives a code to words that were never seen.
     """
     counts = np.bincount(stream[1:], minlength=size) + 0.5
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
 def unigram_nats(log_frequencies: np.ndarray, stream: np.ndarray) -> np.ndarray:
-    """What each token after the first costs by its frequency alone."""
+    """The cost in nats of each token after the first, by its frequency alone."""
     return -log_frequencies.astype(np.float64)[stream[1:]]
 
 

@@ -194,7 +194,7 @@ def _mesh(written: str) -> tuple[int, int]:
 
 
 def _batch(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    """Windows in a step, of which each part of the data axis gets as many as any other."""
+    """The number of windows in a step, which the parts of the data axis divide evenly."""
     data, _ = options.mesh
     batch = options.batch or data * -(-training.BATCH // data)
     if batch % data:

@@ -1,7 +1,7 @@
 """What the training step costs on each device with either head.
 
-Memory and what is sent to other devices are read from the compiled program, time is measured in
-turns.
+Memory and bytes sent to other devices are read from the compiled program; the time is measured,
+with the programs taking turns.
 """
 
 import statistics

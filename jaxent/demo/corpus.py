@@ -1,4 +1,4 @@
-"""The texts as tokens: what to learn from, what to be judged by, and how frequent each token is."""
+"""The texts as tokens: the training text, the held-out text, and the frequency of each token."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Corpus(NamedTuple):
 
 
 def prepare(split: Split, size: int) -> Corpus:
-    """Turn texts into tokens; only training files have a say in vocabulary and frequencies."""
+    """Turn texts into tokens; vocabulary and frequencies come from the training files alone."""
     texts = [file.content for file in split.training]
     held_out = [file.content for file in split.held_out]
     words = vocabulary.build(texts, size)

@@ -1,4 +1,4 @@
-"""Single words of the held-out text that the model did, or did not, see coming."""
+"""Single words of the held-out text that the model predicted very well or very badly."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def _first_few(
     *,
     order: np.ndarray,
 ) -> list[Example]:
-    """The first few different words in this order, of letters and long enough to mean something."""
+    """The first few different words in this order, of letters only and of at least four."""
     found: dict[bytes, Example] = {}
     for position in np.argsort(order, kind="stable"):
         entry = vocabulary.entries[stream[position + 1]]
@@ -59,7 +59,7 @@ def _first_few(
 
 
 def _on_one_line(text: bytes) -> str:
-    """The end of the text in printable ASCII, any run of space or line ends as one space."""
+    """The end of the text in printable ASCII, each run of spaces and line ends as one space."""
     printable = "".join(chr(byte) if 32 < byte < 127 else " " for byte in text)
     one_line = " ".join([*printable.split(), ""])
     return (one_line if printable.endswith(" ") else one_line[:-1])[-_CHARACTERS_BEFORE:]

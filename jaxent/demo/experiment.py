@@ -26,7 +26,7 @@ def run(
     batch: int,
     interrupted: Callable[[], bool],
 ) -> tuple[Findings, Curve]:
-    """Do it all, showing on stderr how far it is; interrupted, leave out what can be left out."""
+    """Do it all and show progress on stderr; after an interruption skip what is not needed."""
     _say("counting words")
     texts = corpus.prepare(split, vocabulary_size)
     length = training.window_length(texts.training)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 def interrupt_noted() -> Iterator[Callable[[], bool]]:
     """Note the first Ctrl-C for a caller that asks; only the second raises KeyboardInterrupt.
 
-    An exception could strike in the middle of a step, or inside JAX, where what was learned so far
-    is out of reach.
+    An exception could come in the middle of a step, or inside JAX, and what was learned so far
+    would be lost.
     """
     noted = threading.Event()
 

@@ -1,8 +1,9 @@
 """The training loop: step after step, a progress bar, and the points of the learning curve.
 
-Some text is harder than other text, for a model and for the unigram code alike. So a batch, or a
-sample of the held-out text, only says which part of the unigram code's cost the model needs; times
-what that code needs for a byte of the whole held-out text, all of them are comparable.
+Some text is harder than other text, for a model and for the unigram code alike. So the model's cost
+of a batch, or of a sample of the held-out text, is divided by the unigram code's cost of the same
+tokens. All of these ratios are comparable; times the unigram code's bits per byte of the whole
+held-out text, they are the points of the curve.
 """
 
 import time
@@ -19,7 +20,7 @@ from jaxent.demo.corpus import Corpus
 from jaxent.demo.curve import Curve
 from jaxent.demo.model import Parameters
 
-# On the way, the held-out text is sampled: after these shares of the steps, so many windows.
+# After these fractions of the steps, so many windows of the held-out text are scored.
 _SAMPLED_AFTER = (0.0, 0.05, 0.15, 0.3, 0.5, 0.75)
 _SAMPLED_WINDOWS = 10
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n}/{total} steps{postfix}, {remaining} left"
@@ -30,7 +31,7 @@ class NothingLearnedError(Exception):
 
 
 class Learned(NamedTuple):
-    """What came of it: parameters, steps done, seconds spent in them, and the learning curve."""
+    """The result: parameters, steps done, seconds spent in them, and the learning curve."""
 
     parameters: Parameters
     steps: int
@@ -45,7 +46,7 @@ def train(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     interrupted: Callable[[], bool],
 ) -> Learned:
-    """Take all the steps, or those that are done when an interruption comes."""
+    """Take all the steps, or stop at an interruption."""
     parameters, state, steps = start
     mesh = meshes.of(parameters)
     bits_per_byte, curve = _unigram_bits_per_byte(corpus), Curve([], [])
@@ -80,7 +81,7 @@ def _unigram_bits_per_byte(corpus: Corpus) -> float:
 
 
 def _sampled_part(parameters: Parameters, corpus: Corpus) -> float:
-    """The part of the unigram cost that remains, from windows spread over the held-out text."""
+    """The model's cost over the unigram code's, on windows spread over the held-out text."""
     everything = scoring.windows(corpus.held_out)
     windows = everything[:: -(-len(everything) // _SAMPLED_WINDOWS)]
     unigram = baselines.unigram_nats(corpus.log_frequencies, corpus.held_out)

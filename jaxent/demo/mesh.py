@@ -1,8 +1,8 @@
 """The devices that the job runs on: a mesh of data x vocabulary, of one process or of several.
 
-How arrays lie on it is all that is said here; the partitioner makes the same training step a
-parallel one. Windows of text are split over the data axis, and the table of words with its bias
-over the vocabulary axis; everything else is on every device.
+This file only says how arrays lie on the mesh; XLA's partitioner makes the training step parallel.
+Windows of text are split over the data axis, and the table of words with its bias over the
+vocabulary axis; everything else is on every device.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 _DATA, _VOCABULARY = "data", "vocabulary"
 _SPECS = {"words": P(_VOCABULARY, None), "bias": P(_VOCABULARY)}
-# Seconds: how long to wait for processes that have yet to start, and for one that says no more.
+# Seconds to wait for processes that have not started yet, and for one that no longer answers.
 _PATIENCE = {
     "initialization_timeout": 60,
     "heartbeat_timeout_seconds": 30,
@@ -30,7 +30,7 @@ _PATIENCE = {
 
 
 class MeshError(Exception):
-    """Devices or processes that are not there; its message is one line for the user."""
+    """Devices or processes are missing; the message is one line for the user."""
 
 
 class Processes(NamedTuple):
@@ -47,8 +47,8 @@ ALONE = Processes()
 def make(shape: tuple[int, int], processes: Processes = ALONE) -> Mesh:
     """A mesh of data x vocabulary devices, the same number in each process.
 
-    It is the first thing that JAX is asked for, since the number of devices is fixed then; those
-    of a CPU are as many as are asked for.
+    Nothing may use JAX before, since the first use fixes the number of devices. A CPU has as many
+    devices as are asked for.
     """
     name = "{}x{}".format(*shape)
     share, rest = divmod(math.prod(shape), processes.number)
@@ -89,7 +89,7 @@ def agreed(interrupted: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def leave(message: str) -> NoReturn:
-    """End this process with an error; a usual exit would first wait for those that are lost."""
+    """End this process with an error; a usual exit would first wait for the lost processes."""
     print(f"\n{message}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -97,14 +97,14 @@ def leave(message: str) -> NoReturn:
 
 
 def windows_at_once(mesh: Mesh) -> int:
-    """How many windows give each part of the data axis one."""
+    """The number of windows that gives one to each part of the data axis."""
     return mesh.shape[_DATA]
 
 
 def fill_up(mesh: Mesh, log_frequencies: np.ndarray) -> np.ndarray:
-    """Entries without a word and without a probability, until the vocabulary axis divides them.
+    """Adds entries of probability 0, until the vocabulary axis divides their number.
 
-    Of logits of minus infinity the losses and their gradients are not touched.
+    Logits of minus infinity change neither the losses nor their gradients.
     """
     missing = -len(log_frequencies) % mesh.shape[_VOCABULARY]
     return np.pad(log_frequencies, (0, missing), constant_values=-np.inf)
@@ -126,7 +126,7 @@ def over_data(mesh: Mesh) -> NamedSharding:
 
 
 def put_windows(mesh: Mesh, *windows: np.ndarray) -> list[jax.Array]:
-    """Windows that every process holds as arrays on the mesh."""
+    """Windows, which every process holds in full, as arrays on the mesh."""
     return [
         jax.make_array_from_callback(array.shape, over_data(mesh), array.__getitem__)
         for array in windows
@@ -142,12 +142,12 @@ def of(parameters: dict[str, jax.Array]) -> Mesh:
 
 
 def on_host(array: jax.Array) -> np.ndarray:
-    """The whole of an array, wherever its parts are."""
+    """The whole of an array that may be spread over devices and processes."""
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _ask_for_cpus(count: int) -> None:
-    """Split the CPU into so many devices, unless something has fixed their number."""
+    """Split the CPU into `count` devices, unless their number is fixed already."""
     if count == 1:
         return
     with contextlib.suppress(RuntimeError):  # JAX has started, perhaps with enough of them.
@@ -155,12 +155,12 @@ def _ask_for_cpus(count: int) -> None:
 
 
 def _join(processes: Processes) -> None:
-    """Meet the other processes, and take none for alive that has not been heard of for long."""
+    """Meet the other processes; one that does not answer for long counts as lost."""
     known = inspect.signature(jax.distributed.initialize).parameters
     patience: dict[str, Any] = {
         name: seconds for name, seconds in _PATIENCE.items() if name in known
     }
-    # XLA itself ends a process that waits in vain; what it says then does not name the place.
+    # XLA itself ends a process that waits in vain, with a message that does not name the place.
     where = processes.coordinator or "a place that the cluster knows"
     limit = _PATIENCE["initialization_timeout"]
     message = f"meeting {processes.number} processes at {where}, within {limit} s ..."
@@ -174,5 +174,5 @@ def _join(processes: Processes) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of JAX says first."""
+    """The first line of the message of an error."""
     return str(error).partition("\n")[0]

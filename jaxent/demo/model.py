@@ -1,9 +1,9 @@
-"""A small causal model that makes sense of 32,768 words within a minute or two.
+"""A small causal model that learns 32,768 words within a minute or two.
 
 Three things make it learn fast. Its bias starts at the words' frequencies, so that training begins
 where counting ends. Input and output share one table of words. And its attention looks up *what
 followed* contexts like this one, by pairing the key of each context with the word after it: with a
-shared table, a word found so is a prediction as it stands, before anything has been learned.
+shared table, a word that is found in this way is a prediction, even before any training.
 """
 
 import jax
@@ -18,7 +18,7 @@ Parameters = dict[str, jax.Array]
 
 
 def initialise(key: jax.Array, log_frequencies: jax.Array) -> Parameters:
-    """Random parameters, but for the bias, which is the logarithm of each word's frequency."""
+    """Random parameters, except for the bias: the logarithm of each word's frequency."""
     keys = iter(jax.random.split(key, 7))
 
     def normal(scale: float, *shape: int) -> jax.Array:
@@ -30,7 +30,7 @@ def initialise(key: jax.Array, log_frequencies: jax.Array) -> Parameters:
         "bias": log_frequencies,
         "recent": normal((_RECENT * WIDTH) ** -0.5, _RECENT, WIDTH, 2 * WIDTH),
         "recent_out": normal(0.5 * WIDTH**-0.5, WIDTH, WIDTH),
-        # Queries and keys start out equal, and so does a context with another that is like it.
+        # Queries and keys start out equal, so that a context finds contexts that are like it.
         "query": matching,
         "key": matching,
         "sharpness": jnp.full((1, _LOOKUPS, 1, 1), 2.0),
@@ -43,7 +43,7 @@ def initialise(key: jax.Array, log_frequencies: jax.Array) -> Parameters:
 
 
 def hidden_states(parameters: Parameters, tokens: jax.Array) -> jax.Array:
-    """What the model makes of each token and those before it: [B, T] tokens to [B, T, WIDTH].
+    """The hidden state [B, T, WIDTH] of each token [B, T], from it and the tokens before it.
 
     The logits of the token that follows are `hidden @ parameters["words"].T + parameters["bias"]`,
     which this function leaves to the head.
@@ -65,7 +65,7 @@ def _recent(parameters: Parameters, words: jax.Array) -> jax.Array:
 
 
 def _what_followed(parameters: Parameters, words: jax.Array, context: jax.Array) -> jax.Array:
-    """The words that came after contexts like the present one, by likeness and recency."""
+    """The words that followed contexts like the present one, weighted by likeness and recency."""
     query = _normalise(jnp.einsum("btd,hde->bhte", context, parameters["query"]))
     key = _normalise(jnp.einsum("btd,hde->bhte", _delay(context, 1), parameters["key"]))
     age = jnp.arange(words.shape[1])[:, None] - jnp.arange(words.shape[1])[None, :]

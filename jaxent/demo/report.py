@@ -1,4 +1,4 @@
-"""What came out, in words and aligned figures."""
+"""The results, in words and aligned figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -157,7 +157,7 @@ def _ratio(streamed: float | None, plain: float | None) -> str:
 
 
 def _kinds(head: str, cost: StepCost) -> list[str]:
-    """What is sent, by the kind of collective."""
+    """The bytes that are sent, by the kind of collective."""
     sent = [f"{kind} {_memory(size)}" for kind, size in cost.sent_bytes.items()]
     return ["", f"  The {_HEADS[head]} sends:", *(f"    {kind}" for kind in sent)]
 

@@ -11,8 +11,8 @@ from jaxent.demo import mesh as meshes
 from jaxent.demo.model import Parameters, hidden_states
 from jaxent.demo.vocabulary import BOUNDARY
 
-# A window scores `SCORED` tokens and reads as many before them, so that all but the first tokens of
-# the stream are judged with a real past. No token is scored twice and none is left out.
+# A window scores `SCORED` tokens and reads as many before them, so that all tokens but the first
+# ones of the stream are scored with a real past. No token is scored twice and none is left out.
 SCORED = 512
 
 
@@ -29,11 +29,11 @@ def scored(window: int) -> slice:
 def score(
     parameters: Parameters, stream: np.ndarray, windows: Iterable[int]
 ) -> Iterator[np.ndarray]:
-    """For each window, what each of its tokens costs in nats."""
+    """For each window, the cost of each of its tokens in nats."""
     mesh, windows = meshes.of(parameters), iter(windows)
     together = meshes.windows_at_once(mesh)
     while some := list(itertools.islice(windows, together)):
-        # Each device has its window; what is left over scores the last one once more.
+        # Each device has its window; devices that are left over score the last window once more.
         filled = [_filled_up(stream, window) for window in some]
         filled += filled[-1:] * (together - len(some))
         inputs, labels, real = map(np.stack, zip(*filled, strict=True))

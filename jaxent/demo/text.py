@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# Tests are a package of their own on some systems, and so would make the text differ between
-# machines; the other two hold tables that programs generated, not text that somebody wrote.
+# Tests are a package of their own on some systems, so that with them the text would differ between
+# machines. The last two hold tables that programs generated, not text that somebody wrote.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"} | {
     "encodings",
     "pydoc_data",
@@ -22,14 +22,14 @@ class TextError(Exception):
 
 
 class TextFile(NamedTuple):
-    """A file's name, by which it is held out or not, and what it holds."""
+    """A file's name, which decides whether it is held out, and its content."""
 
     name: str
     content: bytes
 
 
 class Split(NamedTuple):
-    """The files to learn from and the files to be judged by."""
+    """The training files and the held-out files."""
 
     training: list[TextFile]
     held_out: list[TextFile]

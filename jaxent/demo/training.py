@@ -15,8 +15,8 @@ from jaxent.demo.model import Parameters, hidden_states, initialise
 
 WINDOW = 512
 BATCH = 2
-# Rows of logits that exist at a time. Few of them stay in a processor's cache, and need little
-# memory; a batch this small would otherwise be a single chunk.
+# Rows of logits that exist at a time. A batch this small would otherwise be a single chunk; so few
+# rows stay in a processor's cache, and need little memory.
 _CHUNK = 128
 _PEAK_LEARNING_RATE = 0.006
 
@@ -56,21 +56,21 @@ HEADS = {"streamed": streamed_loss, "plain": plain_loss}
 
 
 def start(mesh: Mesh, seed: int, log_frequencies: np.ndarray, steps: int) -> Start:
-    """A new model, and an optimizer that has yet to learn anything about it."""
+    """A new model, and the initial state of its optimizer."""
     frequencies = meshes.fill_up(mesh, log_frequencies)
 
     def begin() -> tuple[Parameters, optax.OptState]:
         parameters = initialise(jax.random.key(seed), jnp.asarray(frequencies))
         return parameters, _optimizer(steps).init(parameters)
 
-    # Each device makes its own part: none has to hold all of them.
+    # Each device makes its own part, so that none has to hold all parameters.
     shardings = meshes.shardings(mesh, jax.eval_shape(begin))
     parameters, state = jax.jit(begin, out_shardings=shardings)()
     return Start(parameters, state, steps)
 
 
 def compile_step(head: str, start: Start, windows: int, length: int) -> jax.stages.Compiled:
-    """A whole step as one program, for batches of so many windows of so many tokens.
+    """A whole step as one program, for batches of `windows` windows of `length` tokens.
 
     It takes parameters, state, inputs and labels, and returns parameters, state and the loss.
     """
@@ -91,7 +91,7 @@ def compile_step(head: str, start: Start, windows: int, length: int) -> jax.stag
 
 
 def window_length(stream: np.ndarray) -> int:
-    """How many tokens to learn from in a row: `WINDOW`, or all that a short text has."""
+    """The number of tokens in a window: `WINDOW`, or all that a short text has."""
     return min(WINDOW, len(stream) - 1)
 
 

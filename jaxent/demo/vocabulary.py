@@ -1,9 +1,9 @@
-"""Words as numbers, and exactly back: a word-level vocabulary that falls back on bytes.
+"""Words as numbers, and back without loss: a word-level vocabulary that falls back on bytes.
 
 Every text has a token stream and every token stream spells one text, so the sum of -log2 p over
-the tokens of a text is the length of a code for it. Several streams may spell the same text and
-the model spends probability on all of them, while only one is counted: the code length is an upper
-bound of what the model could reach, and still that of a code which decodes.
+the tokens of a text is the length of a code for it. Several streams may spell the same text. The
+model gives probability to all of them, but only one is counted: the code length is an upper bound
+of what the model could reach, and the code can be decoded.
 """
 
 import re
@@ -18,7 +18,7 @@ BOUNDARY = 256
 SMALLEST = BOUNDARY + 1
 
 # The last alternative takes any byte, so that the words of a text always make up the whole of it.
-# A word takes one space before it along: most words have one, and so cost one token, not two.
+# A word includes one space before it: most words have one, and so cost one token, not two.
 _WORDS = re.compile(
     rb"""
       \x20? _* [A-Z]? [a-z]+            # a word, or the next one of snake_case or CamelCase
@@ -54,7 +54,7 @@ def build(texts: Iterable[bytes], size: int) -> Vocabulary:
     for content in texts:
         counts.update(split_words(content))
     words = [word for word in counts if 1 < len(word) <= _LONGEST]
-    # Equally frequent words go by their spelling, not by which the counting happened to meet first.
+    # Equally frequent words are sorted by spelling, so that the order of the texts does not matter.
     words.sort(key=lambda word: (-counts[word], word))
     entries = [bytes([byte]) for byte in range(BOUNDARY)] + [b""] + words[: size - SMALLEST]
     tokens = {entry: token for token, entry in enumerate(entries) if token != BOUNDARY}
@@ -78,7 +78,7 @@ def decode(vocabulary: Vocabulary, tokens: Iterable[int]) -> bytes:
 def stream(vocabulary: Vocabulary, texts: Sequence[bytes]) -> np.ndarray:
     """All texts in one row of int32 tokens, a boundary before, between and after them.
 
-    What follows the first boundary spells the texts and where each of them ends.
+    The tokens after the first boundary spell the texts and say where each of them ends.
     """
     tokens = [BOUNDARY]
     for content in texts:
