@@ -7,6 +7,7 @@ turn the kernel's results [...] into losses. `apply_per_example` does both. `mas
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,18 @@ class Fill(NamedTuple):
 LOGITS = Fill(-math.inf, 0.0)
 PROBABILITIES = Fill(0.0, 1.0)
 TARGETS = Fill(0.0, 0.0)
+
+
+class Interval(NamedTuple):
+    """Where the numbers of an argument must lie, its ends included."""
+
+    low: float
+    high: float
+
+
+UNIT_INTERVAL = Interval(0.0, 1.0)
+NON_NEGATIVE = Interval(0.0, math.inf)
+NON_POSITIVE = Interval(-math.inf, 0.0)
 
 
 class MaskedRows(NamedTuple):
@@ -129,6 +142,39 @@ def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") ->
     above = values >= low if ends[0] == "[" else values > low
     below = values <= high if ends[1] == "]" else values < high
     return nan_where_invalid(values, above & below)
+
+
+def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.Array:
+    """Values in which an end of the interval replaces what is outside by a few roundings.
+
+    Those are 8 of the dtype of the values, and the square root of one for logarithms: a
+    log-probability is the difference of two numbers that may be much larger. The derivative is 1.
+    What is further outside, and NaN, stays.
+    """
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        return values
+    eps = float(jnp.finfo(values.dtype).eps)
+    return _clip_rounding(values, interval, math.sqrt(eps) if interval.low < 0.0 else 8.0 * eps)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> jax.Array:
+    low, high = interval
+    if low > -math.inf:
+        values = jnp.where((values < low) & (values >= low - tolerance), low, values)
+    if high < math.inf:
+        values = jnp.where((values > high) & (values <= high + tolerance), high, values)
+    return values
+
+
+@_clip_rounding.defjvp
+def _clip_rounding_jvp(
+    interval: Interval,
+    tolerance: float,
+    primals: tuple[jax.Array, ...],
+    tangents: tuple[jax.Array, ...],
+) -> tuple[jax.Array, jax.Array]:
+    return _clip_rounding(primals[0], interval, tolerance), tangents[0]
 
 
 @functools.partial(jax.jit, static_argnames="kernel", inline=True)
@@ -273,6 +319,7 @@ def apply_per_example(
     where: ArrayLike | None,
     axis_name: _parallel.AxisName = None,
     *,
+    intervals: tuple[Interval | None, ...] = (),
     is_valid: Callable[..., jax.Array] | None = None,
     **options: Any,
 ) -> jax.Array:
@@ -286,6 +333,8 @@ def apply_per_example(
         axis: the class axis or axes as given.
         where: the mask as given.
         axis_name: the mesh axis that the classes are split over, if the kernel takes one.
+        intervals: where the numbers of each array must lie, None for anywhere: a rounding outside
+            counts as the end, anything further makes the result NaN.
         is_valid: maps the same arrays to booleans [...]: False makes the result NaN.
         **options: hashable keywords of the kernel; numbers in them are constants.
     """
@@ -299,17 +348,18 @@ def apply_per_example(
         options["axis_name"] = axis_name
     static = tuple(sorted(options.items()))
     return _apply_per_example(
-        kernel, is_valid, tuple(arrays.values()), where, fills, axes, axis_name, static
+        kernel, intervals, is_valid, tuple(arrays.values()), where, fills, axes, axis_name, static
     )
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("kernel", "is_valid", "fills", "axes", "axis_name", "options"),
+    static_argnames=("kernel", "intervals", "is_valid", "fills", "axes", "axis_name", "options"),
     inline=True,
 )
 def _apply_per_example(
     kernel: Callable[..., jax.Array],
+    intervals: tuple[Interval | None, ...],
     is_valid: Callable[..., jax.Array] | None,
     arrays: tuple[jax.Array, ...],
     where: jax.Array | None,
@@ -319,7 +369,11 @@ def _apply_per_example(
     options: tuple[tuple[str, Any], ...],
 ) -> jax.Array:
     dtype = compute_dtype(*arrays)
-    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in arrays]
+    given = [
+        array if interval is None else clip_rounding(array, interval)
+        for array, interval in itertools.zip_longest(arrays, intervals)
+    ]
+    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in given]
     rows = [
         mask_rows(array.astype(dtype), where, axes, fill, axis_name)
         for array, fill in zip(full, fills, strict=True)
@@ -327,6 +381,13 @@ def _apply_per_example(
     shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
     values = [jnp.broadcast_to(each.values, shape) for each in rows]
     results = kernel(*values, **dict(options))
+    checks = [
+        all_in_interval(each, *interval, axis_name)
+        for each, interval in zip(values, intervals, strict=False)
+        if interval is not None
+    ]
+    if checks:
+        results = nan_where_invalid(results, functools.reduce(jnp.logical_and, checks))
     if is_valid is not None:
         results = nan_where_invalid(results, is_valid(*values))
     return zero_where_masked(results, rows[0].example_mask)

@@ -117,7 +117,7 @@ def clip_loss(
         texts: Embeddings `[N, D]`; text i belongs to image i.
         log_temperature: Logarithm t of the temperature, a scalar; an array can be learned. It is
             the negative of OpenAI's `logit_scale`: start from `log(0.07)`, and bound it from below
-            by `-log(100)`.
+            by `-log(100)`. **Not the temperature itself: 0.07 would divide by 1.07.**
         where: Mask of the pairs, `[N]` or a scalar; a masked pair is no negative of the others.
         weights: Weights of the pairs, `[N]` or a scalar, real; None for 1.
         normalize: Whether embeddings are divided by their lengths first (zeros stay), as in CLIP.
@@ -183,7 +183,7 @@ def sigmoid_contrastive_loss(
         images: Embeddings `[N, D]`, floating point.
         texts: Embeddings `[M, D]`; without `labels`, text i belongs to image i, and M >= N.
         log_temperature: Logarithm t of the temperature, a scalar; an array can be learned. It is
-            the negative of the paper's :math:`t'`: start from `-log(10)`.
+            the negative of the paper's :math:`t'`: start from `-log(10)`. **Not the temperature.**
         bias: Added to every logit, b, a scalar; an array can be learned. The paper starts from -10.
         labels: Index of each image's text, integers `[N]`; None for 0, 1, 2, ...
         where: Mask of the images, `[N]` or a scalar.

@@ -65,6 +65,7 @@ def _calibration_error(
     axes: tuple[int, ...],
     num_bins: int,
 ) -> jax.Array:
+    probs = _masks.clip_rounding(probs)
     rows = _masks.mask_labelled_rows(probs, labels, where, axes, _masks.PROBABILITIES)
     rows = rows.valid_only_if(_masks.all_in_interval(rows.values, 0.0, 1.0))
     confidence = jnp.max(rows.values, axis=-1)

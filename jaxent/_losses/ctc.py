@@ -30,7 +30,8 @@ def ctc_loss(
 
     :math:`\mathcal{A}(y)` are the alignments of the labels: sequences of one class per frame that
     spell the labels once repeats are merged and blanks are taken out. A batch in which a sequence
-    has a probability above 1/2 takes about three times as long.
+    has a probability above 1/2 takes about three times as long. **Paddings are 1 where there is
+    nothing, the opposite of a mask: pass `1 - mask`.**
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[B, T, K]` (sequences, frames, classes).
@@ -80,7 +81,8 @@ def ctc_loss_with_forward_probs(
     .. math:: \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
         \alpha_{label}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = y_n)
 
-    As in optax, the last row of the first is :math:`\alpha_{blank} + \alpha_{label}`.
+    As in optax, the last row of the first is :math:`\alpha_{blank} + \alpha_{label}`. **Paddings are
+    1 where there is nothing, the opposite of a mask.**
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[B, T, K]`, as in `ctc_loss`.

@@ -8,21 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _masks
-
-
-def are_probabilities(*rows: jax.Array) -> jax.Array:
-    """Whether all numbers of each row lie in [0, 1]."""
-    return functools.reduce(jnp.logical_and, (_masks.all_in_interval(p, 0.0, 1.0) for p in rows))
+from jaxent import _checks
 
 
 def have_totals(*rows: jax.Array) -> jax.Array:
-    """Whether each row can be normalised: no number is negative, the total positive and finite."""
+    """Whether the total of each row is positive and finite."""
     totals = [jnp.sum(p, axis=-1) for p in rows]
-    are_valid = [
-        (jnp.min(p, axis=-1) >= 0.0) & (total > 0.0) & (total < jnp.inf)
-        for p, total in zip(rows, totals, strict=True)
-    ]
+    are_valid = [(total > 0.0) & (total < jnp.inf) for total in totals]
     return functools.reduce(jnp.logical_and, are_valid)
 
 

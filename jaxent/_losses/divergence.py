@@ -7,12 +7,13 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._kernels import divergence, probability
 from jaxent._losses.distributions import (
-    are_probabilities,
     as_floating_and_real,
     check_base,
     in_base,
     rounding_tolerance,
 )
+
+_UNIT_INTERVALS = (_masks.UNIT_INTERVAL, _masks.UNIT_INTERVAL)
 
 
 @_checks.public
@@ -29,7 +30,7 @@ def cross_entropy(
     .. math:: H(t, q) = -\sum_j t_j \log q_j = H(t) + D(t \Vert q)
 
     Args:
-        targets: The true distribution (first, unlike in losses), probabilities, `[..., V]`.
+        targets: **The true distribution, first and not second as everywhere else**, `[..., V]`.
         predictions: The other distribution, probabilities in [0, 1], of the rank of `targets`.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `targets`).
@@ -55,7 +56,7 @@ def cross_entropy(
     check_base(base)
     fills = (_masks.TARGETS, _masks.PROBABILITIES)
     nats = _masks.apply_per_example(
-        _cross_entropy, arrays, fills, axis, where, is_valid=are_probabilities
+        _cross_entropy, arrays, fills, axis, where, intervals=_UNIT_INTERVALS
     )
     return in_base(nats, base)
 
@@ -80,7 +81,7 @@ def kl_divergence(
     `jensen_shannon_divergence` keep their relative accuracy where the two nearly agree.
 
     Args:
-        log_predictions: Log-probabilities in nats, `[..., V]`, floating point.
+        log_predictions: Log-probabilities in nats, `[..., V]`, floating point; above 0 is NaN.
         targets: Probabilities, of the rank of `log_predictions`; non-negative, of any total.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
@@ -109,18 +110,14 @@ def kl_divergence(
         (_masks.LOGITS, _masks.TARGETS),
         axis,
         where,
-        is_valid=_are_log_probs_and_targets,
+        intervals=(_masks.NON_POSITIVE, _masks.NON_NEGATIVE),
+        is_valid=_are_finite,
         tolerance=rounding_tolerance(*arrays.values()),
     )
 
 
-def _are_log_probs_and_targets(log_p: jax.Array, targets: jax.Array) -> jax.Array:
-    return (jnp.min(targets, axis=-1) >= 0.0) & _are_below_infinity(log_p, targets)
-
-
-def _are_below_infinity(a: jax.Array, b: jax.Array) -> jax.Array:
-    # One maximum of both: XLA for TPUs takes that of a 16-bit array by itself in a pass of its own.
-    return jnp.max(jnp.maximum(a, b), axis=-1) < jnp.inf
+def _are_finite(_: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.max(targets, axis=-1) < jnp.inf
 
 
 @_checks.public
@@ -138,8 +135,8 @@ def kl_divergence_with_log_targets(
     logits, use `softmax_kl_divergence`, which is exact where the two nearly agree.
 
     Args:
-        log_predictions: Log-probabilities in nats, `[..., V]`, floating point.
-        log_targets: Log-probabilities in nats, of the rank of `log_predictions`, real.
+        log_predictions: Log-probabilities in nats, `[..., V]`, floating point; above 0 is NaN.
+        log_targets: Log-probabilities in nats, of the rank of `log_predictions`, real, likewise.
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `log_predictions`).
 
@@ -167,7 +164,7 @@ def kl_divergence_with_log_targets(
         (_masks.LOGITS, _masks.LOGITS),
         axis,
         where,
-        is_valid=_are_below_infinity,
+        intervals=(_masks.NON_POSITIVE, _masks.NON_POSITIVE),
         tolerance=rounding_tolerance(*arrays.values()),
     )
 
@@ -219,7 +216,7 @@ def jensen_shannon_divergence(
         (_masks.PROBABILITIES, _masks.PROBABILITIES),
         axis,
         where,
-        is_valid=are_probabilities,
+        intervals=_UNIT_INTERVALS,
         tolerance=rounding_tolerance(*arrays.values()),
     )
     return in_base(nats, base)
@@ -261,7 +258,7 @@ def total_variation(
     """
     arrays = as_floating_and_real(probs_a=probs_a, probs_b=probs_b)
     kernel, fills = divergence.total_variation, (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, is_valid=are_probabilities)
+    return _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=_UNIT_INTERVALS)
 
 
 @_checks.public
@@ -300,4 +297,4 @@ def hellinger(
     """
     arrays = as_floating_and_real(probs_a=probs_a, probs_b=probs_b)
     kernel, fills = divergence.hellinger, (_masks.PROBABILITIES, _masks.PROBABILITIES)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, is_valid=are_probabilities)
+    return _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=_UNIT_INTERVALS)

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
 from jaxent._kernels import entropy as entropy_kernels
-from jaxent._losses.distributions import are_probabilities, check_base, in_base
+from jaxent._losses.distributions import check_base, in_base
 from jaxent._parallel import AxisName
 
 
@@ -47,9 +47,9 @@ def entropy(
     """
     arrays = {"probs": _checks.as_floating("probs", probs)}
     check_base(base)
-    fills = (_masks.PROBABILITIES,)
+    fills, intervals = (_masks.PROBABILITIES,), (_masks.UNIT_INTERVAL,)
     kernel = entropy_kernels.entropy
-    nats = _masks.apply_per_example(kernel, arrays, fills, axis, where, is_valid=are_probabilities)
+    nats = _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=intervals)
     return in_base(nats, base)
 
 
@@ -86,7 +86,7 @@ def binary_entropy(
     probs = _checks.as_floating("probs", probs)
     check_base(base)
     where, arrays = _masks.mask_elements(where, probs=probs)
-    nats = _masks.apply_elementwise(_binary_entropy, arrays)
+    nats = _masks.apply_elementwise(_binary_entropy, list(map(_masks.clip_rounding, arrays)))
     return _masks.zero_where_masked(in_base(nats, base), where)
 
 

@@ -127,6 +127,7 @@ def _sigmoid_focal_losses(
     given = [array for array in (logits, labels, alpha) if array is not None]
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
+    given = [logits, *map(_masks.clip_rounding, given[1:])]
     x, *weights = (jnp.broadcast_to(array.astype(dtype), shape) for array in given)
     target, *alphas = (_masks.nan_outside(weight, 0.0, 1.0) for weight in weights)
     if gamma is not None:

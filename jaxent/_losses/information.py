@@ -63,6 +63,7 @@ def mutual_information(
         (_masks.PROBABILITIES,),
         axes,
         where,
+        intervals=(_masks.NON_NEGATIVE,),
         is_valid=have_totals,
         row_count=joint.shape[axes[0]],
     )

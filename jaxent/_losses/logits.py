@@ -142,6 +142,7 @@ def _transform(
 def _adjust(logits: jax.Array, priors: jax.Array, tau: jax.Array) -> jax.Array:
     dtype = compute_dtype(logits, priors)
     shape = jnp.broadcast_shapes(logits.shape, priors.shape)
+    priors = _masks.clip_rounding(priors, _masks.NON_NEGATIVE)
     x, priors = (jnp.broadcast_to(array.astype(dtype), shape) for array in (logits, priors))
     tau = tau.astype(dtype)
     shift = jnp.where(

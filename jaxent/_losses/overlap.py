@@ -116,8 +116,10 @@ class ClassLosses(NamedTuple):
 def class_losses(regions: Regions, layout: Layout) -> ClassLosses:
     """The losses, NaN for images with predictions, targets or options out of range."""
     dtype = compute_dtype(regions.predictions, regions.targets)
-    x = _flatten_pixels(regions.predictions, layout).astype(dtype)
-    t = _flatten_pixels(regions.targets, layout).astype(dtype)
+    predictions = regions.predictions
+    predictions = predictions if layout.is_logits else _masks.clip_rounding(predictions)
+    x = _flatten_pixels(predictions, layout).astype(dtype)
+    t = _flatten_pixels(_masks.clip_rounding(regions.targets), layout).astype(dtype)
     shape, mask = x.shape, None
     if regions.where is not None:
         where = regions.where
@@ -129,7 +131,7 @@ def class_losses(regions: Regions, layout: Layout) -> ClassLosses:
         x, t = jnp.where(mask, x, fill), jnp.where(mask, t, 0.0)
     t_complement = 1.0 - t if mask is None else jnp.where(mask, 1.0 - t, 0.0)
     if not layout.is_logits:
-        tolerance = max(1e-5, float(jnp.finfo(regions.predictions.dtype).eps))
+        tolerance = max(1e-5, float(jnp.finfo(predictions.dtype).eps))
         p = _nan_unless_distribution(x, mask, tolerance)
         p_complement = 1.0 - p
     elif shape[-1] == 1:

@@ -35,7 +35,8 @@ def policy_gradient_loss(
 
     Args:
         log_probs: Log-probabilities :math:`\pi` in nats of the sampled tokens, `[..., time]`.
-        old_log_probs: Those under the sampling policy, :math:`\pi_0`, of that rank, or a scalar.
+        old_log_probs: Those under the sampling policy, :math:`\pi_0`, of that rank, or a scalar;
+            a constant: on policy, `log_probs` may be passed twice.
         advantages: Advantages A in units of reward, `[..., time]`, or `[..., 1]` as in GRPO.
         where: Mask of the tokens, of the same rank, or a scalar.
         clip: How far r may be below and above 1: a number in [0, 1], or a pair (`math.inf`: never).
@@ -78,6 +79,8 @@ def policy_gradient_loss(
         given["reference_log_probs"] = reference
         options = (*options, _checks.as_scalar("kl_weight", kl_weight))
     where, arrays = _masks.mask_elements(where, **given)
+    # A constant: else the gradient of an on-policy step, whose ratio is 1, would be 0.
+    arrays[1] = jax.lax.stop_gradient(arrays[1])
     losses = _masks.zero_where_masked(_masks.apply_elementwise(kernel, arrays, *options), where)
     if normalization == "token":
         return losses

@@ -150,6 +150,7 @@ def kto_loss(
         reference_point=_checks.as_real("reference_point", reference_point),
         desirable=_checks.as_real("desirable", desirable),
     )
+    arrays[-1] = _masks.clip_rounding(arrays[-1])
     scale = _as_pair("beta", beta, compute_dtype(*arrays))
     scalars = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
     losses = _masks.apply_elementwise(_kahneman_tversky, arrays, *scale, *scalars)
@@ -195,6 +196,7 @@ def orpo_loss(
     _checks.check_open_interval("weight", weight, 0.0, math.inf)
     given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
     where, arrays = _masks.mask_elements(where, **given)
+    arrays = [_masks.clip_rounding(array, _masks.NON_POSITIVE) for array in arrays]
     weight = _checks.as_scalar("weight", weight)
     return _masks.zero_where_masked(_masks.apply_elementwise(_odds_ratio, arrays, weight), where)
 

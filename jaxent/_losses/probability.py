@@ -84,7 +84,8 @@ def categorical_cross_entropy(
     References:
         Good, `Rational Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
-    return _apply_to_targets(_categorical_losses, probs, labels, axis, where)
+    kernel = probability.categorical_cross_entropy
+    return _apply_to_targets(kernel, _masks.NON_NEGATIVE, probs, labels, axis, where)
 
 
 @_checks.public
@@ -161,40 +162,34 @@ def brier_score(
         Brier, `Verification of Forecasts
         <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950.
     """
-    return _apply_to_targets(_brier_scores, probs, labels, axis, where)
+    kernel = probability.squared_distance
+    return _apply_to_targets(kernel, _masks.UNIT_INTERVAL, probs, labels, axis, where)
 
 
 def _apply_to_targets(
     kernel: Callable[[jax.Array, jax.Array], jax.Array],
+    interval: _masks.Interval,
     probs: ArrayLike,
     labels: ArrayLike,
     axis: _checks.Axis,
     where: ArrayLike | None,
 ) -> jax.Array:
-    """`kernel` of rows of probabilities and one target per class."""
+    """`kernel` of rows of probabilities and one target per class, which lies in the interval."""
     arrays = {
         "probs": _checks.as_floating("probs", probs),
         "labels": _checks.as_real("labels", labels),
     }
     fills = (_masks.PROBABILITIES, _masks.TARGETS)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where)
-
-
-def _categorical_losses(p: jax.Array, targets: jax.Array) -> jax.Array:
-    valid = _masks.all_in_interval(p, 0.0, 1.0) & _masks.all_in_interval(targets, 0.0, jnp.inf)
-    return _masks.nan_where_invalid(probability.categorical_cross_entropy(p, targets), valid)
-
-
-def _brier_scores(p: jax.Array, targets: jax.Array) -> jax.Array:
-    valid = _masks.all_in_interval(p, 0.0, 1.0) & _masks.all_in_interval(targets, 0.0, 1.0)
-    return _masks.nan_where_invalid(probability.squared_distance(p, targets), valid)
+    intervals = (_masks.UNIT_INTERVAL, interval)
+    return _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=intervals)
 
 
 @functools.partial(jax.jit, inline=True)
 def _binary_losses(probs: jax.Array, labels: jax.Array) -> jax.Array:
     dtype = compute_dtype(probs, labels)
     shape = jnp.broadcast_shapes(probs.shape, labels.shape)
-    p, yes = (jnp.broadcast_to(array.astype(dtype), shape) for array in (probs, labels))
+    given = map(_masks.clip_rounding, (probs, labels))
+    p, yes = (jnp.broadcast_to(array.astype(dtype), shape) for array in given)
     valid = (p >= 0.0) & (p <= 1.0) & (yes >= 0.0) & (yes <= 1.0)
     return _masks.nan_where_invalid(probability.bernoulli_cross_entropy(p, yes), valid)
 
@@ -203,6 +198,7 @@ def _binary_losses(probs: jax.Array, labels: jax.Array) -> jax.Array:
 def _labelled_losses(
     log_probs: jax.Array, labels: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
 ) -> jax.Array:
+    log_probs = _masks.clip_rounding(log_probs, _masks.NON_POSITIVE)
     rows = _masks.mask_labelled_rows(log_probs, labels, where, axes, _masks.LOGITS)
     rows = rows.valid_only_if(_masks.all_in_interval(rows.values, -jnp.inf, 0.0))
     return rows.losses(probability.negative_log_likelihood(rows.values, rows.labels))

@@ -8,7 +8,6 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._kernels import renyi, tsallis
 from jaxent._losses.distributions import (
-    are_probabilities,
     as_floating_and_real,
     as_order,
     check_base,
@@ -61,13 +60,16 @@ def renyi_entropy(
     check_base(base)
     kernel, fills = renyi.renyi_entropy, (_masks.PROBABILITIES,)
     nats = _masks.apply_per_example(
-        kernel, arrays, fills, axis, where, is_valid=_is_distribution, alpha=order
+        kernel,
+        arrays,
+        fills,
+        axis,
+        where,
+        intervals=(_masks.UNIT_INTERVAL,),
+        is_valid=have_totals,
+        alpha=order,
     )
     return in_base(nats, base)
-
-
-def _is_distribution(p: jax.Array) -> jax.Array:
-    return are_probabilities(p) & have_totals(p)
 
 
 @_checks.public
@@ -118,7 +120,14 @@ def renyi_divergence(
     order = as_order(alpha)
     kernel, fills = renyi.renyi_divergence, (_masks.PROBABILITIES, _masks.PROBABILITIES)
     return _masks.apply_per_example(
-        kernel, arrays, fills, axis, where, is_valid=have_totals, alpha=order
+        kernel,
+        arrays,
+        fills,
+        axis,
+        where,
+        intervals=(_masks.NON_NEGATIVE, _masks.NON_NEGATIVE),
+        is_valid=have_totals,
+        alpha=order,
     )
 
 
@@ -163,5 +172,5 @@ def tsallis_entropy(
     _checks.require(order < math.inf, "`alpha` must be finite, got inf.")
     kernel, fills = tsallis.tsallis_entropy, (_masks.PROBABILITIES,)
     return _masks.apply_per_example(
-        kernel, arrays, fills, axis, where, is_valid=are_probabilities, alpha=order
+        kernel, arrays, fills, axis, where, intervals=(_masks.UNIT_INTERVAL,), alpha=order
     )

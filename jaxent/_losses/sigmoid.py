@@ -75,6 +75,7 @@ def _losses(
     given = [array for array in (logits, labels, pos_weight) if array is not None]
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
+    labels = _masks.clip_rounding(labels)
     x, yes = (jnp.broadcast_to(a.astype(dtype), shape) for a in (logits, labels))
     yes = _masks.nan_outside(yes, 0.0, 1.0)
     if smoothing is None and pos_weight is None:

@@ -105,7 +105,8 @@ def _smooth(
     labels: jax.Array, alpha: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
 ) -> jax.Array:
     dtype = compute_dtype(labels)
-    targets, alpha = labels.astype(dtype), alpha.astype(dtype)
+    targets = _masks.clip_rounding(labels, _masks.NON_NEGATIVE).astype(dtype)
+    alpha = alpha.astype(dtype)
     count: jax.Array | float = float(math.prod(labels.shape[a] for a in axes))
     if where is not None:
         if where.ndim < labels.ndim:

@@ -73,6 +73,7 @@ class Case(NamedTuple):
     hessian_scale: Callable[..., np.ndarray] | None = None  # where the truth is a difference
     is_nonnegative: bool = True
     masks_classes: bool = True  # whether `where` may also have the full shape of the logits
+    constants: tuple[str, ...] = ()  # arguments of an element-wise loss without a derivative
     extra_classes: int = 0  # how many more classes a label may name than there are logits
 
     @property

@@ -600,8 +600,8 @@ def log_pairs(dtype: Any, classes: int, least: float = 1e-36) -> Iterator[Family
         with np.errstate(divide="ignore"):
             yield Family(name, (np.log(b).astype(dtype), a.astype(dtype)))
     generator = np.random.default_rng([classes, 13])
-    log_p, targets = generator.normal(size=(2, 3, classes))
-    yield Family("not normalised", (log_p.astype(dtype), np.abs(targets).astype(dtype)))
+    log_p, targets = np.abs(generator.normal(size=(2, 3, classes)))
+    yield Family("not normalised", (-log_p.astype(dtype), targets.astype(dtype)))
 
 
 def measures(dtype: Any, classes: int) -> Iterator[Family]:
@@ -629,7 +629,8 @@ def logs_of_both(dtype: Any, classes: int) -> Iterator[Family]:
     """The same with the logarithms of the targets."""
     for name, (log_p, targets) in log_pairs(np.float64, classes):
         with np.errstate(divide="ignore"):
-            yield Family(name, (log_p.astype(dtype), np.log(targets).astype(dtype)))
+            log_targets = np.minimum(np.log(targets), 0.0)
+            yield Family(name, (log_p.astype(dtype), log_targets.astype(dtype)))
 
 
 def few_pairs(dtype: Any, classes: int) -> Iterator[Family]:

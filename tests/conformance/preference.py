@@ -154,7 +154,7 @@ def policy_gradient_loss(
         lower, upper = 1 - mpf(below), mpf(dual_clip or math.inf)
     used = lower if ratio < lower else upper if ratio > upper else ratio
     slope = advantage * ratio if used == ratio else mpf(0)
-    slopes, value = _along((-1, 1), slope), -advantage * used
+    slopes, value = _along((-1,), slope), -advantage * used
     scale = JUMP if is_near_a_clip(ratio, (lower, upper)) else abs(slope)
     spread, moved = mpf(0), mpf(0)
     if reference_log_probs is not None:
@@ -163,7 +163,8 @@ def policy_gradient_loss(
         moved = mpf(kl_weight) * (mpmath.exp(apart) - 1)
     return Truth(
         value + spread,
-        (slopes[0] - moved, slopes[1], -used),
+        # The policy that sampled the tokens is a constant.
+        (slopes[0] - moved, mpf(0), -used),
         abs(value) + spread,
         (scale + abs(moved), scale, used),
     )
@@ -426,6 +427,7 @@ _surrogate = functools.partial(
     value_ulps=SURROGATE_VALUE,
     gradient_ulps=SURROGATE_GRADIENT,
     is_nonnegative=False,
+    constants=("old_log_probs",),
 )
 
 CASES: tuple[Case, ...] = (

@@ -299,7 +299,9 @@ def has_one_curvature_in_every_mode(case: Case) -> None:
     for hessian in hessians:
         close(hessian, hessians[0], rtol=2e-6)
     close(hessians[0], hessians[0].T, rtol=2e-6)
-    np.testing.assert_allclose(hessians[0], differences, atol=2e-3)
+    names = [argument.name for argument in case.arguments]
+    moves = [i for i in range(point.size) if not case.constants or names[i] not in case.constants]
+    np.testing.assert_allclose(hessians[0][moves], differences[moves], atol=2e-3)
 
 
 @obligation(

@@ -633,3 +633,19 @@ def test_bits_per_byte():
         jaxent.bits_per_byte(nats, jnp.ones(2))
     with with_float64():
         assert jaxent.bits_per_byte(np.ones(2), 3).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_probabilities_for_log_probabilities_are_nan(dtype):
+    p, t = (np.array(a, dtype) for a in ([[0.25, 0.75], [0.5, 0.5]], [[0.5, 0.5], [0.9, 0.1]]))
+    assert jnp.isnan(jaxent.kl_divergence(p, t)).all()
+    assert jnp.isnan(jaxent.kl_divergence_with_log_targets(p, np.log(t))).all()
+    assert jnp.isnan(jaxent.kl_divergence_with_log_targets(np.log(p), t)).all()
+    # Its predictions are of any size.
+    assert jnp.isfinite(jaxent.generalized_kl_divergence(p, t)).all()
+
+
+def test_the_rounding_of_large_logits_is_no_offence():
+    log_q, targets = jnp.array([6e-5, -30.0]), jnp.array([1.0, 0.0])
+    assert jaxent.kl_divergence(log_q, targets) == 0.0
+    assert jaxent.negative_log_likelihood(log_q, 0) == 0.0

@@ -289,7 +289,7 @@ def test_on_policy_the_gradient_is_that_of_the_policy(clip):
     )
     np.testing.assert_array_equal(value, -advantages)
     np.testing.assert_array_equal(slopes[0], -advantages)
-    np.testing.assert_array_equal(slopes[1], advantages)
+    np.testing.assert_array_equal(slopes[1], 0.0)
     np.testing.assert_array_equal(slopes[2], -1.0)
 
 
@@ -314,6 +314,13 @@ def test_what_is_clipped_has_no_gradient_however_large():
     value, slopes = without_nan(jaxent.policy_gradient_loss, *worse, dual_clip=3.0)
     np.testing.assert_array_equal(value, 3.0)
     np.testing.assert_array_equal(slopes[:2], 0.0)
+
+
+def test_the_policy_may_be_passed_for_the_old_one():
+    new = single([-1.0, -0.25, -30.0])
+    for advantage in (1.5, -2.0):
+        slope = jax.grad(lambda x: jnp.sum(jaxent.policy_gradient_loss(x, x, advantage)))(new)  # noqa: B023
+        np.testing.assert_array_equal(slope, -single([advantage] * 3))
 
 
 @pytest.mark.parametrize("clip", [0.2, (0.2, math.inf)])
