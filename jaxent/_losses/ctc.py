@@ -81,8 +81,8 @@ def ctc_loss_with_forward_probs(
     .. math:: \alpha_{blank}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = blank), \qquad
         \alpha_{label}(t, n) = p(\pi_{1:t} \text{ spells } y_{1:n},\ \pi_t = y_n)
 
-    As in optax, the last row of the first is :math:`\alpha_{blank} + \alpha_{label}`. **Paddings are
-    1 where there is nothing, the opposite of a mask.**
+    As in optax, the last row of the first is :math:`\alpha_{blank} + \alpha_{label}`.
+    **Paddings are 1 where there is nothing, the opposite of a mask.**
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[B, T, K]`, as in `ctc_loss`.
