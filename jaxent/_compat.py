@@ -1,6 +1,8 @@
-"""Work-arounds of JAX and XLA versions, each with the version at which it can go.
+"""Work-arounds of JAX and XLA versions, each with the oldest version that does without it.
 
-Nothing else in the package asks for a version of JAX. The oldest supported is 0.8.
+The oldest supported version is 0.8. Nothing else in the package asks for a version. Two formulas
+owe their form to one, and say so where they stand: `_float.sums.safe_reciprocal` (up to JAX 0.10),
+and `_kernels.cross_entropy.drop_label_bound` with its barrier (XLA for CPUs in JAX 0.12).
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 def varying_axes_of(array: jax.Array | jax.ShapeDtypeStruct) -> frozenset[Hashable]:
     """The mesh axes that JAX knows an array to vary over.
 
-    JAX 0.12 moved the set from `vma` to `manual_axis_type`; the first name can go with 0.11.
+    Up to 0.11 a type has them as `vma`, from 0.12 on as `manual_axis_type`.
     """
     # The type of a description cannot be made where axes of its mesh differ in kind.
     kind: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
@@ -25,7 +27,8 @@ def varying_axes_of(array: jax.Array | jax.ShapeDtypeStruct) -> frozenset[Hashab
 def log1p(x: jax.Array) -> jax.Array:
     """log(1 + x), to the last bits in float64 as well.
 
-    XLA's own loses 7 bits near -0.4 in float64 on CPUs before JAX 0.12; with that it can go.
+    XLA's own loses 7 bits near -0.4 in float64 on CPUs: https://github.com/jax-ml/jax/issues/39707.
+    With 0.12 `jnp.log1p` will do.
     """
     if x.dtype != jnp.float64:
         return jnp.log1p(x)
@@ -36,8 +39,8 @@ def log1p(x: jax.Array) -> jax.Array:
 def updates_in_loops_are_slow(dtype: jnp.dtype) -> bool:
     """Whether writing a part of a 16-bit array inside a loop converts all of it to float32.
 
-    XLA for CPUs does so before JAX 0.12: 14 s instead of 0.4 s for one gradient of 128 MiB. Arrays
-    of integers are not touched.
+    XLA for CPUs does: 14 s instead of 0.4 s for one gradient of 128 MiB. Arrays of integers are not
+    converted. With 0.12 no array is.
     """
     is_half = dtype.itemsize == 2
     return is_half and jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu"

@@ -29,7 +29,7 @@ def _sum_in_blocks(values: jax.Array) -> jax.Array:
     size, block = values.shape[-1], 512
     whole = size - size % block
     blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
-    # Without the barrier the compiler would make one sum of the two.
+    # The barrier keeps XLA from making one sum of the two.
     partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))
     return jnp.sum(partial, axis=-1) + jnp.sum(values[..., whole:], axis=-1)
 
@@ -51,46 +51,47 @@ def compute_if_any(
 def safe_reciprocal(total: jax.Array) -> jax.Array:
     """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities.
 
-    JAX before 0.11 drops the rules of these files where a scan is part of another rule. What is
-    left must be right as well, and the derivative of a quotient is not: it has the square of the
-    total, which may leave the range where neither total nor result does.
+    Its derivative does not form the square of the total, which may leave the range. Up to JAX 0.10
+    that matters: in a loop it drops the rules of derivatives, and differentiates their formulas.
+    From 0.11 on the plain quotient will do.
     """
-    exists = (total != 0.0) & (total != jnp.inf)
-    log = jnp.log(jnp.where(exists, total, 1.0))
-    fixed = jax.lax.stop_gradient(1.0 / jnp.where(total == 0.0, jnp.inf, total))
-    # Zero, with a derivative; the series of exp(-motion) has all that this has up to the third.
-    motion = log - jax.lax.stop_gradient(log)
-    return fixed * (1.0 - motion * (1.0 - motion * (0.5 - motion / 6.0)))
+    is_finite = (total != 0.0) & (total != jnp.inf)
+    log = jnp.log(jnp.where(is_finite, total, 1.0))
+    value = jax.lax.stop_gradient(1.0 / jnp.where(total == 0.0, jnp.inf, total))
+    # The exponential is 1; relative to it, its derivatives are those of 1 / total.
+    return value * jnp.exp(jax.lax.stop_gradient(log) - log)
 
 
 @jax.custom_jvp
-def expectation(shares: jax.Array, scores: jax.Array) -> jax.Array:
-    """sum(shares * scores) over the last axis, where a share of 0 of -inf is 0."""
-    return _expectation(shares, scores)
+def expectation(weights: jax.Array, scores: jax.Array) -> jax.Array:
+    """sum(weights * scores) over the last axis, where a weight of 0 times -inf is 0."""
+    return _expectation(weights, scores)
 
 
 @jax.jit
-def _expectation(shares, scores):
-    # Only a NaN can be due to a -inf: else there is nothing to select, which takes longer.
-    plain = jnp.sum(shares * scores, axis=-1)
+def _expectation(weights: jax.Array, scores: jax.Array) -> jax.Array:
+    plain = jnp.sum(weights * scores, axis=-1)
+    # A sum over a selection takes four times as long on CPUs. Only a NaN can come from 0 * -inf.
     return jax.lax.cond(
         jnp.any(jnp.isnan(plain)),
-        lambda: jnp.sum(shares * _zero_where_impossible(shares, scores), axis=-1),
+        lambda: jnp.sum(weights * _zero_where_unused(weights, scores), axis=-1),
         lambda: plain,
     )
 
 
-def _zero_where_impossible(shares: jax.Array, scores: jax.Array) -> jax.Array:
-    return jnp.where((shares == 0.0) & (scores == -jnp.inf), 0.0, scores)
+def _zero_where_unused(weights: jax.Array, scores: jax.Array) -> jax.Array:
+    return jnp.where((weights == 0.0) & (scores == -jnp.inf), 0.0, scores)
 
 
 @functools.partial(expectation.defjvp, symbolic_zeros=True)
-def _expectation_jvp(primals, tangents):
-    shares, scores = primals
-    shares_dot, scores_dot = tangents
-    result = expectation(shares, scores)
-    result_dot = dot_tangent(_zero_where_impossible(shares, scores), shares_dot)
-    result_dot += dot_tangent(shares, scores_dot)
+def _expectation_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+) -> tuple[jax.Array, jax.Array]:
+    weights, scores = primals
+    weights_dot, scores_dot = tangents
+    result = expectation(weights, scores)
+    result_dot = dot_tangent(_zero_where_unused(weights, scores), weights_dot)
+    result_dot += dot_tangent(weights, scores_dot)
     return result, broadcast_tangent(result_dot, result)
 
 

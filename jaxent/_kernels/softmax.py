@@ -45,14 +45,9 @@ def log_sum_over_top(
         on_top: whether the term left out is the largest.
     """
     terms = others + left_out
-    # `motion` is zero, with the derivative that the term on top has in the logarithm. JAX before
-    # 0.11 drops the rules of this file where a scan is part of another rule; what is left must be
-    # right as well.
-    fixed = jax.lax.stop_gradient(left_out)
-    motion = left_out - fixed
     result = jnp.where(
         on_top,
-        jnp.log1p((others + motion) / jnp.where(on_top, fixed, 1.0)),
+        jnp.log1p(others / jnp.where(on_top, left_out, 1.0)),
         jnp.log(terms / top_term),
     )
     return jnp.where(terms > 0.0, result, jnp.where(jnp.isnan(terms), jnp.nan, 0.0))
