@@ -189,6 +189,42 @@ def apply_with_positive(
     return nan_where_invalid(kernel(x, number), is_valid)
 
 
+def constant_where_impossible(
+    kernel: Callable[..., jax.Array],
+    logits: tuple[jax.Array, ...],
+    axis_name: _parallel.AxisName = None,
+    **options: Any,
+) -> jax.Array:
+    """`kernel` of logits [..., V], without a derivative where one of them has no possible class.
+
+    Its value there, NaN or +inf, can then be selected away: a selection of the result alone would
+    leave 0 times NaN in the gradient.
+    """
+    is_possible = [
+        _parallel.any_over(jnp.any(~(x == -jnp.inf), axis=-1), axis_name) for x in logits
+    ]
+    has_classes = functools.reduce(jnp.logical_and, is_possible)
+    results = kernel(
+        *(_zero_tangent_unless(x, has_classes) for x in logits), axis_name=axis_name, **options
+    )
+    return jnp.where(has_classes, results, jax.lax.stop_gradient(results))
+
+
+@jax.custom_jvp
+def _zero_tangent_unless(x: jax.Array, condition: jax.Array) -> jax.Array:
+    """`x` [..., V], with tangents 0 in the rows where the condition [...] does not hold."""
+    del condition
+    return x
+
+
+@_zero_tangent_unless.defjvp
+def _zero_tangent_unless_jvp(
+    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    x, condition = primals
+    return x, jnp.where(condition[..., None], tangents[0], 0.0)
+
+
 def valid_option(
     value: jax.Array, dtype: jnp.dtype, low: float, high: float
 ) -> tuple[jax.Array, jax.Array]:

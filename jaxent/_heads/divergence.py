@@ -109,19 +109,20 @@ def _row_losses(
 def forward_kl_divergence(
     student: jax.Array, teacher: jax.Array, *, axis_name: AxisName
 ) -> jax.Array:
-    return softmax_kl_divergence(student, teacher, axis_name)
+    return _masks.constant_where_impossible(softmax_kl_divergence, (student, teacher), axis_name)
 
 
 def reverse_kl_divergence(
     student: jax.Array, teacher: jax.Array, *, axis_name: AxisName
 ) -> jax.Array:
-    return softmax_kl_divergence(teacher, student, axis_name)
+    return _masks.constant_where_impossible(softmax_kl_divergence, (teacher, student), axis_name)
 
 
 def jensen_shannon(
     student: jax.Array, teacher: jax.Array, *, beta: float, axis_name: AxisName
 ) -> jax.Array:
-    return softmax_jensen_shannon(teacher, student, beta, axis_name)
+    logits = teacher, student
+    return _masks.constant_where_impossible(softmax_jensen_shannon, logits, axis_name, beta=beta)
 
 
 def top_k_kl_divergence(
@@ -156,7 +157,8 @@ def top_k_kl_divergence(
         valid &= is_total
     logits = jnp.concatenate([jnp.where(is_listed, logits, -jnp.inf), log_others[:, None]], axis=-1)
     target = jnp.concatenate([log_probs, log_rest[:, None]], axis=-1)
-    return _masks.nan_where_invalid(softmax_kl_divergence(logits, target), valid)
+    losses = _masks.constant_where_impossible(softmax_kl_divergence, (logits, target))
+    return _masks.nan_where_invalid(losses, valid)
 
 
 def _listed_classes(

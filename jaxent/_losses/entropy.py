@@ -132,8 +132,12 @@ def softmax_entropy(
         <https://doi.org/10.1002/j.1538-7305.1948.tb01338.x>`_, 1948, section 6.
     """
     arrays = {"logits": _checks.as_floating("logits", logits)}
-    kernel, fills = entropy_kernels.softmax_entropy, (_masks.LOGITS,)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, axis_name)
+    fills = (_masks.LOGITS,)
+    return _masks.apply_per_example(_softmax_entropy, arrays, fills, axis, where, axis_name)
+
+
+def _softmax_entropy(x: jax.Array, *, axis_name: AxisName = None) -> jax.Array:
+    return _masks.constant_where_impossible(entropy_kernels.softmax_entropy, (x,), axis_name)
 
 
 @_checks.public

@@ -53,8 +53,13 @@ def softmax_kl_divergence(
         "logits": _checks.as_floating("logits", logits),
         "target_logits": _checks.as_floating("target_logits", target_logits),
     }
-    kernel, fills = softmax_divergence.softmax_kl_divergence, (_masks.LOGITS, _masks.LOGITS)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, axis_name)
+    fills = (_masks.LOGITS, _masks.LOGITS)
+    return _masks.apply_per_example(_softmax_kl, arrays, fills, axis, where, axis_name)
+
+
+def _softmax_kl(x: jax.Array, target_x: jax.Array, *, axis_name: AxisName = None) -> jax.Array:
+    kernel = softmax_divergence.softmax_kl_divergence
+    return _masks.constant_where_impossible(kernel, (x, target_x), axis_name)
 
 
 @_checks.public
@@ -105,8 +110,17 @@ def softmax_jensen_shannon(
         "logits_b": _checks.as_floating("logits_b", logits_b),
     }
     weight = _checks.as_fraction("beta", beta)
-    kernel, fills = softmax_divergence.softmax_jensen_shannon, (_masks.LOGITS, _masks.LOGITS)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, axis_name, beta=weight)
+    fills = (_masks.LOGITS, _masks.LOGITS)
+    return _masks.apply_per_example(
+        _softmax_jensen_shannon, arrays, fills, axis, where, axis_name, beta=weight
+    )
+
+
+def _softmax_jensen_shannon(
+    a: jax.Array, b: jax.Array, *, beta: float, axis_name: AxisName = None
+) -> jax.Array:
+    kernel = softmax_divergence.softmax_jensen_shannon
+    return _masks.constant_where_impossible(kernel, (a, b), axis_name, beta=beta)
 
 
 @_checks.public

@@ -665,6 +665,32 @@ def calls_an_infinite_logit_nan(case: Case) -> None:
 
 
 @obligation(
+    lambda loss: lambda x, *a, **k: loss(x, *a, **k) + jnp.sum(jax.nn.softmax(x), -1),
+    to=has_class_logits,
+)
+def has_no_gradient_where_nothing_is_possible(case: Case) -> None:
+    """So that a later selection makes it as if masked: NaN or +inf, unless the loss is bounded."""
+    clean = case.inputs()
+    logits = [i for i, argument in enumerate(case.arguments) if "logits" in argument.name]
+    losses, slopes = compiled(case, clean)
+    for position in logits:
+        arguments = with_one(clean, position, altered(clean[position], 1, -np.inf))
+        found, found_slopes = compiled(case, arguments)
+        assert not found[1] < losses[1]
+        loss, floats = of_floats(case, arguments)
+
+        def selected(*floats, loss=loss):
+            losses = loss(*floats)
+            return jnp.sum(jnp.where(jnp.arange(4) == 1, 0.0, losses))
+
+        selected_slopes = jax.jit(jax.grad(selected, tuple(range(len(floats)))))(*floats)
+        for index in logits:
+            for result in (found_slopes[index], np.asarray(selected_slopes[index])):
+                np.testing.assert_array_equal(result[1], 0.0)
+                close(result[[0, 2, 3]], slopes[index][[0, 2, 3]])
+
+
+@obligation(
     second(lambda labels: jnp.clip(labels, 0, 4)),
     second(lambda labels: labels % 5),
     second(lambda labels: jnp.where(jnp.asarray(labels) == -1, 4, labels)),
