@@ -177,7 +177,8 @@ def test_python_block_prints_what_the_page_says(example):
 def test_the_migration_page_names_what_exists():
     page = (ROOT / "docs" / "migration.md").read_text("utf-8")
     rows = [row.split("|") for row in page.partition("## From torch")[2].splitlines() if row]
-    second = [row[2] for row in rows if len(row) > 3 and "`" in row[2]]
-    names = {re.sub(r"^[^a-z]*", "", cell.strip(" `")).partition("(")[0] for cell in second}
-    assert len(names) > 20
-    assert {name.split("`")[0] for name in names} <= set(FUNCTIONS)
+    cells = [row[2] for row in rows if len(row) > 3 and "`" in row[2]]
+    # What is called or stands alone, and is no attribute of something else.
+    names = {name for cell in cells for name in re.findall(r"(?<![\w.])([a-z]\w+)(?=[(`])", cell)}
+    assert len(names) > 40
+    assert names <= set(FUNCTIONS)
