@@ -6,6 +6,8 @@ faster: an infinite derivative times a tangent that is merely zero would be NaN.
 
 import functools
 import operator
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,3 +47,41 @@ def combine_tangents(primal: jax.Array, *terms: tuple[jax.Array, Tangent]) -> ja
         coefficient * dot for coefficient, dot in terms if not isinstance(dot, SymbolicZero)
     ]
     return broadcast_tangent(functools.reduce(operator.add, products), primal)
+
+
+Grad = Callable[..., jax.Array]
+
+
+def define_jvp(
+    function: "jax.custom_jvp[Any]",
+    *grads: Grad | None,
+    product: Callable[..., Any] = scale_tangent,
+) -> None:
+    """Gives a function its derivative: the sum over its arguments of gradient times tangent.
+
+    Args:
+        function: a `jax.custom_jvp`.
+        *grads: the derivative in each array of `function`, of whose arguments it is a function
+            itself; called where it is needed only. None for a constant.
+        product: `dot_tangent` for a function of rows.
+    """
+
+    def jvp(*given: Any) -> tuple[jax.Array, jax.Array]:
+        *static, primals, tangents = given
+        arguments = list(primals)
+        for position, value in zip(function.nondiff_argnums, static, strict=True):
+            arguments.insert(position, value)
+        result = function(*arguments)
+        terms = [
+            product(grad(*arguments), dot)
+            for grad, dot in zip(grads, tangents, strict=True)
+            if grad is not None and not isinstance(dot, SymbolicZero)
+        ]
+        return result, broadcast_tangent(functools.reduce(operator.add, terms or [0.0]), result)
+
+    function.defjvp(jvp, symbolic_zeros=True)
+
+
+def negative(grad: Grad) -> Grad:
+    """Minus a function: the derivative in b of a function of a - b, from that in a."""
+    return lambda *arguments: -grad(*arguments)

@@ -5,18 +5,15 @@ lies above a tangent. A term is a function of log(q / t), which may be far small
 log(t): a power of two is taken out of t, whose logarithm is subtracted exactly.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.dtypes import smallest_normal
 from jaxent._float.limits import is_zero
 from jaxent._float.series import expm1_minus_x_near_0
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import define_jvp, dot_tangent, negative
 from jaxent._float.two_part import LOG_2
 
 
@@ -59,20 +56,6 @@ def generalized_kl_divergence(log_q: jax.Array, targets: jax.Array) -> jax.Array
     return blocked_sum(jnp.where(is_zero(targets), q, terms))
 
 
-@functools.partial(generalized_kl_divergence.defjvp, symbolic_zeros=True)
-def _generalized_kl_divergence_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    log_q_dot, targets_dot = tangents
-    value_dot = 0.0
-    if not isinstance(log_q_dot, SymbolicZero):
-        value_dot += dot_tangent(_difference(*primals), log_q_dot)
-    if not isinstance(targets_dot, SymbolicZero):
-        value_dot -= dot_tangent(_log_ratio(*primals), targets_dot)
-    value = generalized_kl_divergence(*primals)
-    return value, broadcast_tangent(value_dot, value)
-
-
 @jax.custom_jvp
 def _difference(log_q: jax.Array, targets: jax.Array) -> jax.Array:
     """The difference q - t; for q near 1 as (q - 1) + (1 - t), which is more accurate."""
@@ -81,30 +64,22 @@ def _difference(log_q: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(log_q) <= 1.0, near, jnp.exp(log_q) - targets)
 
 
-@functools.partial(_difference.defjvp, symbolic_zeros=True)
-def _difference_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (log_q, _), (log_q_dot, targets_dot) = primals, tangents
-    difference = _difference(*primals)
-    difference_dot = scale_tangent(jnp.exp(log_q), log_q_dot)
-    difference_dot -= scale_tangent(jnp.ones_like(difference), targets_dot)
-    return difference, broadcast_tangent(difference_dot, difference)
-
-
 @jax.custom_jvp
 def _log_ratio(log_q: jax.Array, targets: jax.Array) -> jax.Array:
     """log(q / targets), and 0 where there is no target."""
     return jnp.where(is_zero(targets), 0.0, _log_ratio_of_positive(log_q, _replace_zeros(targets)))
 
 
-@functools.partial(_log_ratio.defjvp, symbolic_zeros=True)
-def _log_ratio_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (log_q, targets), (log_q_dot, targets_dot) = primals, tangents
-    no_target, log_ratio = is_zero(targets), _log_ratio(log_q, targets)
-    one_or_zero = jnp.where(no_target, jnp.zeros_like(log_ratio), 1.0)
-    inverse = one_or_zero / jnp.where(no_target, 1.0, targets)
-    log_ratio_dot = scale_tangent(one_or_zero, log_q_dot) - scale_tangent(inverse, targets_dot)
-    return log_ratio, broadcast_tangent(log_ratio_dot, log_ratio)
+def _log_ratio_grad(log_q: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.where(is_zero(targets), jnp.zeros_like(log_q), 1.0)
+
+
+def _log_ratio_grad_targets(log_q: jax.Array, targets: jax.Array) -> jax.Array:
+    return -_log_ratio_grad(log_q, targets) / jnp.where(is_zero(targets), 1.0, targets)
+
+
+define_jvp(generalized_kl_divergence, _difference, negative(_log_ratio), product=dot_tangent)
+define_jvp(
+    _difference, lambda log_q, targets: jnp.exp(log_q), lambda log_q, targets: -jnp.ones_like(log_q)
+)
+define_jvp(_log_ratio, _log_ratio_grad, _log_ratio_grad_targets)

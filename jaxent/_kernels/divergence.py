@@ -18,7 +18,13 @@ from jaxent._float.dtypes import smallest_normal
 from jaxent._float.limits import is_zero, log_or_zero, zero_or_inf
 from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum, compute_if_any
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import (
+    Tangent,
+    broadcast_tangent,
+    define_jvp,
+    dot_tangent,
+    scale_tangent,
+)
 from jaxent._kernels.softmax import pivot_entry, sum_classes
 
 # Kullback-Leibler.
@@ -239,17 +245,6 @@ def _distance_and_direction(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.
     return largest * jnp.sqrt(0.5 * square), direction
 
 
-@functools.partial(hellinger.defjvp, symbolic_zeros=True)
-def _hellinger_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (a, b), (a_dot, b_dot) = primals, tangents
-    value = hellinger(a, b)
-    value_dot = dot_tangent(_hellinger_grad_a(a, b), a_dot)
-    value_dot += dot_tangent(_hellinger_grad_a(b, a), b_dot)
-    return value, broadcast_tangent(value_dot, value)
-
-
 @jax.custom_jvp
 def _hellinger_grad_a(a: jax.Array, b: jax.Array) -> jax.Array:
     """The derivative of `hellinger` in a: direction / sqrt(8a), and 0 where a equals b or is 0."""
@@ -279,6 +274,9 @@ def _hellinger_grad_a_jvp(
     grad_dot = _divide_by_root(direction_dot, a)
     grad_dot -= 0.5 * (grad * scale_tangent(1.0 / positive, a_dot))
     return grad, broadcast_tangent(grad_dot, grad)
+
+
+define_jvp(hellinger, _hellinger_grad_a, lambda a, b: _hellinger_grad_a(b, a), product=dot_tangent)
 
 
 def _orthogonal_part(x: jax.Array, direction: jax.Array) -> jax.Array:

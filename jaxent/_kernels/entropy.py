@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import dot_tangent
+from jaxent._float.tangents import define_jvp, dot_tangent
 from jaxent._float.two_part import split_number
 from jaxent._kernels.log_ratio import tanh_half
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
@@ -36,13 +36,9 @@ def entropy(p: jax.Array) -> jax.Array:
     return blocked_sum(p * (0.0 - log_or_zero(p)))
 
 
-@entropy.defjvp
-def _entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (p,), (p_dot,) = primals, tangents
-    grad = jnp.where(is_zero(p), 0.0, -1.0 - log_or_zero(p))
-    return entropy(p), jnp.sum(grad * p_dot, axis=-1)
+define_jvp(
+    entropy, lambda p: jnp.where(is_zero(p), 0.0, -1.0 - log_or_zero(p)), product=dot_tangent
+)
 
 
 @jax.custom_jvp
@@ -51,14 +47,6 @@ def binary_entropy(p: jax.Array) -> jax.Array:
     complement = 1.0 - p
     neg_log_complement = 0.0 - log1p(-jnp.where(complement > 0.0, p, 0.0))
     return p * (0.0 - log_or_zero(p)) + complement * neg_log_complement
-
-
-@binary_entropy.defjvp
-def _binary_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (p,), (p_dot,) = primals, tangents
-    return binary_entropy(p), _binary_entropy_grad(p) * p_dot
 
 
 @jax.custom_jvp
@@ -79,6 +67,9 @@ def _binary_entropy_grad_jvp(
     inner = _replace_certain(p)
     grad_dot = p_dot / inner / (inner - 1.0)
     return _binary_entropy_grad(p), jnp.where(is_zero(p) | (p == 1.0), 0.0, grad_dot)
+
+
+define_jvp(binary_entropy, _binary_entropy_grad)
 
 
 def _replace_certain(p: jax.Array) -> jax.Array:
@@ -146,23 +137,13 @@ def sigmoid_entropy(x: jax.Array) -> jax.Array:
     return jnp.log1p(jnp.exp(-size)) + size * sigmoid(-size)
 
 
-@sigmoid_entropy.defjvp
-def _sigmoid_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    return sigmoid_entropy(x), _sigmoid_entropy_grad(x) * x_dot
-
-
 @jax.custom_jvp
 def _sigmoid_entropy_grad(x: jax.Array) -> jax.Array:
     return -(clip_to_finite(x) * sigmoid_grad(x))
 
 
-@_sigmoid_entropy_grad.defjvp
-def _sigmoid_entropy_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    grad = _sigmoid_entropy_grad(x)
-    return grad, -(sigmoid_grad(x) + grad * tanh_half(x)) * x_dot
+define_jvp(sigmoid_entropy, _sigmoid_entropy_grad)
+define_jvp(
+    _sigmoid_entropy_grad,
+    lambda x: -(sigmoid_grad(x) + _sigmoid_entropy_grad(x) * tanh_half(x)),
+)

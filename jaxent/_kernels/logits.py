@@ -5,10 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import tanh
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, scale_tangent
 from jaxent._float.two_part import split
 
 
@@ -64,19 +63,6 @@ def _bounded_ratio(x: jax.Array, cap: jax.Array) -> jax.Array:
     return jnp.clip(_zero_where_infinite(x) / cap, -1000.0, 1000.0)
 
 
-@functools.partial(soft_cap.defjvp, symbolic_zeros=True)
-def _soft_cap_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, cap = primals
-    x_dot, cap_dot = tangents
-    result = soft_cap(x, cap)
-    result_dot = scale_tangent(_soft_cap_grad_x(x, cap), x_dot)
-    if not isinstance(cap_dot, SymbolicZero):
-        result_dot += _soft_cap_grad_cap(x, cap) * cap_dot
-    return result, broadcast_tangent(result_dot, result)
-
-
 @jax.custom_jvp
 def _soft_cap_grad_x(x: jax.Array, cap: jax.Array) -> jax.Array:
     """1 - tanh(x / c)**2, without the cancellation."""
@@ -123,3 +109,6 @@ def _soft_cap_grad_cap_jvp(
     ratio = _bounded_ratio(x, cap)
     by_ratio = 2.0 * ratio * tanh(ratio) * _soft_cap_grad_x(x, cap)
     return _soft_cap_grad_cap(x, cap), by_ratio * ((x_dot - ratio * cap_dot) / cap)
+
+
+define_jvp(soft_cap, _soft_cap_grad_x, _soft_cap_grad_cap)

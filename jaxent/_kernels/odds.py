@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import Tangent, combine_tangents, define_jvp
 from jaxent._float.two_part import exp_minus_abs, finite_two_diff
 
 
@@ -29,15 +29,6 @@ def odds_ratio_loss(chosen: jax.Array, rejected: jax.Array) -> jax.Array:
     ratio = jnp.where(is_more, rejected_complement, chosen_complement) / larger
     size = jnp.where(is_more, distance - jnp.log(jnp.where(is_more, ratio, 1.0)) + low, 0.0)
     return size + jnp.log1p(exp_minus_abs(distance, low) * ratio)
-
-
-@functools.partial(odds_ratio_loss.defjvp, symbolic_zeros=True)
-def _odds_ratio_loss_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    loss = odds_ratio_loss(*primals)
-    grads = (_odds_ratio_loss_grad_chosen(*primals), _odds_ratio_loss_grad_rejected(*primals))
-    return loss, combine_tangents(loss, *zip(grads, tangents, strict=True))
 
 
 @jax.custom_jvp
@@ -78,6 +69,9 @@ def _odds_ratio_loss_grad_rejected_jvp(
     grad_rejected = grad * (fraction + (1.0 + fraction) * odds)
     grad_chosen = _odds_ratio_loss_grad_chosen(*primals) * terms.over_total(terms.exp_rejected)
     return grad, combine_tangents(grad, (grad_chosen, tangents[0]), (grad_rejected, tangents[1]))
+
+
+define_jvp(odds_ratio_loss, _odds_ratio_loss_grad_chosen, _odds_ratio_loss_grad_rejected)
 
 
 class _ExpTerms(NamedTuple):

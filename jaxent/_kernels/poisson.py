@@ -1,14 +1,12 @@
 """Losses of counts: the Poisson distribution of a log-rate, with and without its constant."""
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import expm1_minus_x, polynomial
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import define_jvp
 
 # Without the constant log(counts!).
 
@@ -33,16 +31,6 @@ def poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
     return (jnp.exp(x - shift) - scaled_term) * exp_shift
 
 
-@functools.partial(poisson_nll.defjvp, symbolic_zeros=True)
-def _poisson_nll_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, counts = primals
-    x_dot, counts_dot = tangents
-    loss, grad_x = poisson_nll(x, counts), _poisson_nll_grad_x(x, counts)
-    return loss, combine_tangents(loss, (grad_x, x_dot), (-x, counts_dot))
-
-
 @jax.custom_jvp
 def _poisson_nll_grad_x(x: jax.Array, counts: jax.Array) -> jax.Array:
     """exp(x) - counts."""
@@ -50,13 +38,10 @@ def _poisson_nll_grad_x(x: jax.Array, counts: jax.Array) -> jax.Array:
     return (jnp.exp(x - shift) - counts * exp_minus_shift) * exp_shift
 
 
-@_poisson_nll_grad_x.defjvp
-def _poisson_nll_grad_x_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, counts = primals
-    x_dot, counts_dot = tangents
-    return _poisson_nll_grad_x(x, counts), jnp.exp(x) * x_dot - counts_dot
+define_jvp(poisson_nll, _poisson_nll_grad_x, lambda x, counts: -x)
+define_jvp(
+    _poisson_nll_grad_x, lambda x, counts: jnp.exp(x), lambda x, counts: -jnp.ones_like(counts)
+)
 
 
 # With it.
@@ -127,19 +112,6 @@ def full_poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
     )
 
 
-@functools.partial(full_poisson_nll.defjvp, symbolic_zeros=True)
-def _full_poisson_nll_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, counts = primals
-    x_dot, counts_dot = tangents
-    terms = [(_poisson_nll_grad_x(x, counts), x_dot)]
-    if not isinstance(counts_dot, SymbolicZero):
-        terms.append((_full_poisson_nll_grad_counts(x, counts), counts_dot))
-    loss = full_poisson_nll(x, counts)
-    return loss, combine_tangents(loss, *terms)
-
-
 @jax.custom_jvp
 def _full_poisson_nll_grad_counts(x: jax.Array, counts: jax.Array) -> jax.Array:
     """digamma(1 + counts) - x; the first is the derivative of log(counts!)."""
@@ -152,14 +124,12 @@ def _full_poisson_nll_grad_counts(x: jax.Array, counts: jax.Array) -> jax.Array:
     )
 
 
-@_full_poisson_nll_grad_counts.defjvp
-def _full_poisson_nll_grad_counts_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, counts = primals
-    x_dot, counts_dot = tangents
-    trigamma = jax.lax.polygamma(jnp.ones_like(counts), 1.0 + counts)
-    return _full_poisson_nll_grad_counts(x, counts), trigamma * counts_dot - x_dot
+define_jvp(full_poisson_nll, _poisson_nll_grad_x, _full_poisson_nll_grad_counts)
+define_jvp(
+    _full_poisson_nll_grad_counts,
+    lambda x, counts: -jnp.ones_like(x),
+    lambda x, counts: jax.lax.polygamma(jnp.ones_like(counts), 1.0 + counts),
+)
 
 
 def _log_small_factorial(counts: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.series import expm1_minus_x
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import Tangent, combine_tangents, define_jvp, negative
 from jaxent._float.two_part import exp_two_part, finite_two_diff
 
 
@@ -19,12 +19,7 @@ def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
     return exp_two_part(*finite_two_diff(a, b))
 
 
-@functools.partial(_ratio.defjvp, symbolic_zeros=True)
-def _ratio_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    ratio = _ratio(*primals)
-    return ratio, combine_tangents(ratio, (ratio, tangents[0]), (-ratio, tangents[1]))
+define_jvp(_ratio, _ratio, negative(_ratio))
 
 
 @jax.custom_jvp
@@ -63,12 +58,7 @@ def _clipped_ratio_grad(
     return jnp.where(is_below | is_above, 0.0, _ratio(a, b))
 
 
-@functools.partial(_clipped_ratio_grad.defjvp, symbolic_zeros=True)
-def _clipped_ratio_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    grad = _clipped_ratio_grad(*primals)
-    return grad, combine_tangents(grad, (grad, tangents[0]), (-grad, tangents[1]))
+define_jvp(_clipped_ratio_grad, _clipped_ratio_grad, negative(_clipped_ratio_grad), None, None)
 
 
 @jax.custom_jvp
@@ -82,14 +72,6 @@ def divergence_estimate(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(high > 1.0, above, estimate)
 
 
-@functools.partial(divergence_estimate.defjvp, symbolic_zeros=True)
-def _divergence_estimate_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    estimate, grad = divergence_estimate(*primals), _ratio_minus_1(*primals)
-    return estimate, combine_tangents(estimate, (grad, tangents[0]), (-grad, tangents[1]))
-
-
 @jax.custom_jvp
 def _ratio_minus_1(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(a - b) - 1."""
@@ -99,9 +81,5 @@ def _ratio_minus_1(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(high > 1.0, exp_two_part(high, low) - 1.0, result)
 
 
-@functools.partial(_ratio_minus_1.defjvp, symbolic_zeros=True)
-def _ratio_minus_1_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    result, ratio = _ratio_minus_1(*primals), _ratio(*primals)
-    return result, combine_tangents(result, (ratio, tangents[0]), (-ratio, tangents[1]))
+define_jvp(divergence_estimate, _ratio_minus_1, negative(_ratio_minus_1))
+define_jvp(_ratio_minus_1, _ratio, negative(_ratio))

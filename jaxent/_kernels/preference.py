@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import tanh
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import Tangent, combine_tangents, define_jvp
 from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
 
 Pair = tuple[jax.Array, jax.Array]
@@ -84,26 +84,18 @@ def sigmoid_of_pair(high: jax.Array, low: jax.Array) -> jax.Array:
     return jnp.where(high >= 0.0, 1.0, e) / (1.0 + e)
 
 
-@sigmoid_of_pair.defjvp
-def _sigmoid_of_pair_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    return sigmoid_of_pair(*primals), _sigmoid_of_pair_grad(*primals) * tangents[0]
-
-
 @jax.custom_jvp
 def _sigmoid_of_pair_grad(high: jax.Array, low: jax.Array) -> jax.Array:
     e = exp_minus_abs(high, low)
     return e / jnp.square(1.0 + e)
 
 
-@_sigmoid_of_pair_grad.defjvp
-def _sigmoid_of_pair_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    high, low = primals
-    grad = _sigmoid_of_pair_grad(high, low)
-    return grad, -(grad * tanh(0.5 * high)) * tangents[0]
+define_jvp(sigmoid_of_pair, _sigmoid_of_pair_grad, None)
+define_jvp(
+    _sigmoid_of_pair_grad,
+    lambda high, low: -(_sigmoid_of_pair_grad(high, low) * tanh(0.5 * high)),
+    None,
+)
 
 
 @jax.custom_jvp
@@ -119,21 +111,21 @@ def cross_entropy_of_pair(
     return abs_x * weight + (yes + no) * jnp.log1p(exp_minus_abs(high, low))
 
 
-@functools.partial(cross_entropy_of_pair.defjvp, symbolic_zeros=True)
-def _cross_entropy_of_pair_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    high, low, yes, no = primals
-    high_dot, _, yes_dot, no_dot = tangents
-    loss = cross_entropy_of_pair(high, low, yes, no)
-    grad = no * sigmoid_of_pair(high, low) - yes * sigmoid_of_pair(-high, -low)
-    terms = [(grad, high_dot)]
-    one, zero = jnp.ones_like(yes), jnp.zeros_like(yes)
-    if not isinstance(yes_dot, SymbolicZero):
-        terms.append((cross_entropy_of_pair(high, low, one, zero), yes_dot))
-    if not isinstance(no_dot, SymbolicZero):
-        terms.append((cross_entropy_of_pair(high, low, zero, one), no_dot))
-    return loss, combine_tangents(loss, *terms)
+def _cross_entropy_of_pair_grad(
+    high: jax.Array, low: jax.Array, yes: jax.Array, no: jax.Array
+) -> jax.Array:
+    return no * sigmoid_of_pair(high, low) - yes * sigmoid_of_pair(-high, -low)
+
+
+def _cost_of_yes(high: jax.Array, low: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
+    return cross_entropy_of_pair(high, low, jnp.ones_like(yes), jnp.zeros_like(no))
+
+
+def _cost_of_no(high: jax.Array, low: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
+    return cross_entropy_of_pair(high, low, jnp.zeros_like(yes), jnp.ones_like(no))
+
+
+define_jvp(cross_entropy_of_pair, _cross_entropy_of_pair_grad, None, _cost_of_yes, _cost_of_no)
 
 
 def square_of_pair(high: jax.Array, low: jax.Array) -> jax.Array:

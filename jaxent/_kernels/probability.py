@@ -14,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._compat import log1p
 from jaxent._float.limits import divide, is_exactly_zero, neg_log
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
 from jaxent._parallel import take_local_label
 
 
@@ -43,19 +43,6 @@ def _one_where_unused(p: jax.Array, targets: jax.Array) -> jax.Array:
 def _are_both_zero(p: jax.Array, targets: jax.Array) -> jax.Array:
     """Where p and its target are 0: there the derivative in the target is infinite."""
     return (targets == 0.0) & is_exactly_zero(p)
-
-
-@functools.partial(categorical_cross_entropy.defjvp, symbolic_zeros=True)
-def _categorical_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    p, targets = primals
-    p_dot, targets_dot = tangents
-    loss = categorical_cross_entropy(p, targets)
-    loss_dot = dot_tangent(_categorical_grad_p(p, targets), p_dot)
-    if not isinstance(targets_dot, SymbolicZero):
-        loss_dot += dot_tangent(_categorical_grad_targets(p, targets), targets_dot)
-    return loss, broadcast_tangent(loss_dot, loss)
 
 
 @jax.custom_jvp
@@ -94,6 +81,11 @@ def _categorical_grad_targets_jvp(
     return _categorical_grad_targets(p, targets), grad_dot
 
 
+define_jvp(
+    categorical_cross_entropy, _categorical_grad_p, _categorical_grad_targets, product=dot_tangent
+)
+
+
 def squared_distance(p: jax.Array, targets: jax.Array) -> jax.Array:
     """sum((p - targets)**2) over the last axis."""
     return blocked_sum(jnp.square(p - targets))
@@ -128,19 +120,6 @@ def bernoulli_cross_entropy(p: jax.Array, yes: jax.Array) -> jax.Array:
     cost_of_yes = neg_log(_one_where_unused(p, yes))
     cost_of_no = 0.0 - log1p(-jnp.where(no == 0.0, 0.0, p))
     return yes * cost_of_yes + no * cost_of_no
-
-
-@functools.partial(bernoulli_cross_entropy.defjvp, symbolic_zeros=True)
-def _bernoulli_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    p, yes = primals
-    p_dot, yes_dot = tangents
-    loss = bernoulli_cross_entropy(p, yes)
-    loss_dot = scale_tangent(_bernoulli_grad_p(p, yes), p_dot)
-    if not isinstance(yes_dot, SymbolicZero):
-        loss_dot += _bernoulli_grad_yes(p, yes) * yes_dot
-    return loss, broadcast_tangent(loss_dot, loss)
 
 
 def _is_certain_and_right(p: jax.Array, yes: jax.Array) -> jax.Array:
@@ -194,6 +173,9 @@ def _bernoulli_grad_yes_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     p, yes = primals
     return _bernoulli_grad_yes(p, yes), -_divide_by_variance(tangents[0], p, yes)
+
+
+define_jvp(bernoulli_cross_entropy, _bernoulli_grad_p, _bernoulli_grad_yes)
 
 
 def _divide_by_variance(x: jax.Array, p: jax.Array, yes: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import polynomial, tanh
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import Tangent, combine_tangents, define_jvp, negative
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.sigmoid import absolute
 
@@ -58,19 +58,16 @@ def huber(predictions: jax.Array, targets: jax.Array, delta: jax.Array) -> jax.A
     return jnp.where(rounded_off == 0.0, loss, loss + grad * rounded_off)
 
 
-@functools.partial(huber.defjvp, symbolic_zeros=True)
-def _huber_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    predictions, targets, delta = primals
-    predictions_dot, targets_dot, delta_dot = tangents
-    loss = huber(predictions, targets, delta)
-    error = predictions - targets
-    grad = jnp.minimum(jnp.maximum(error, -delta), delta)
-    terms = [(grad, predictions_dot), (-grad, targets_dot)]
-    if not isinstance(delta_dot, SymbolicZero):
-        terms.append((jnp.maximum(jnp.abs(error) - delta, 0.0), delta_dot))
-    return loss, combine_tangents(loss, *terms)
+def _huber_grad(predictions: jax.Array, targets: jax.Array, delta: jax.Array) -> jax.Array:
+    return jnp.clip(predictions - targets, -delta, delta)
+
+
+define_jvp(
+    huber,
+    _huber_grad,
+    negative(_huber_grad),
+    lambda predictions, targets, delta: jnp.maximum(jnp.abs(predictions - targets) - delta, 0.0),
+)
 
 
 @jax.custom_jvp
@@ -145,28 +142,10 @@ def log_cosh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.where(size < 1.0, near, far)
 
 
-@functools.partial(log_cosh.defjvp, symbolic_zeros=True)
-def _log_cosh_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    predictions, targets = primals
-    loss, grad = log_cosh(predictions, targets), _tanh(predictions, targets)
-    return loss, combine_tangents(loss, (grad, tangents[0]), (-grad, tangents[1]))
-
-
 @jax.custom_jvp
 def _tanh(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """The hyperbolic tangent of the error."""
     return tanh(predictions - targets)
-
-
-@functools.partial(_tanh.defjvp, symbolic_zeros=True)
-def _tanh_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    predictions, targets = primals
-    result, grad = _tanh(predictions, targets), _squared_sech(predictions, targets)
-    return result, combine_tangents(result, (grad, tangents[0]), (-grad, tangents[1]))
 
 
 @jax.custom_jvp
@@ -181,14 +160,13 @@ def _squared_sech(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     return (4.0 * decay / jnp.square(1.0 + decay)) * jnp.where(decay < 0.5, correction, 1.0)
 
 
-@functools.partial(_squared_sech.defjvp, symbolic_zeros=True)
-def _squared_sech_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    predictions, targets = primals
-    result = _squared_sech(predictions, targets)
-    grad = -2.0 * _tanh(predictions, targets) * result
-    return result, combine_tangents(result, (grad, tangents[0]), (-grad, tangents[1]))
+def _squared_sech_grad(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    return -2.0 * _tanh(predictions, targets) * _squared_sech(predictions, targets)
+
+
+define_jvp(log_cosh, _tanh, negative(_tanh))
+define_jvp(_tanh, _squared_sech, negative(_squared_sech))
+define_jvp(_squared_sech, _squared_sech_grad, negative(_squared_sech_grad))
 
 
 # Normal distributions.

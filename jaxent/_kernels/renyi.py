@@ -16,7 +16,7 @@ from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.series import accurate_expm1
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
 from jaxent._float.two_part import add_all, exact_products, precise_sum
 from jaxent._kernels.softmax import pivot_entry
 from jaxent._kernels.tsallis import (
@@ -73,15 +73,6 @@ def _entropy_stats(p: jax.Array, alpha: float) -> _EntropyStats:
     return _EntropyStats(total, top, over_top, mean_power, excess)
 
 
-@_renyi_entropy.defjvp
-def _renyi_entropy_jvp(
-    alpha: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (p,), (p_dot,) = primals, tangents
-    value_dot = jnp.sum(_renyi_entropy_grad(p, alpha) * p_dot, axis=-1)
-    return _renyi_entropy(p, alpha), value_dot
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _renyi_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
     """-(1 + alpha `_centered_power`) / sum(p), and 0 where p**alpha has no finite derivative."""
@@ -92,6 +83,9 @@ def _renyi_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
         centered = jnp.where(is_zero(p), -1.0 / exponent, centered)
     grad = -(1.0 + alpha * centered) / stats.total
     return jnp.where(has_finite_power_grad(p, alpha), grad, 0.0)
+
+
+define_jvp(_renyi_entropy, _renyi_entropy_grad, product=dot_tangent)
 
 
 def _centered_power(stats: _EntropyStats, exponent: float) -> jax.Array:

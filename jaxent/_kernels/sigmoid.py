@@ -1,11 +1,9 @@
 """The sigmoid, its integral, and the cross-entropy of independent yes/no classes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import define_jvp
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -20,18 +18,12 @@ def sigmoid(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0.0, 1.0, decay) / (1.0 + decay)
 
 
-@sigmoid.defjvp
-def _sigmoid_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    p = sigmoid(x)
-    return p, p * sigmoid(-x) * x_dot
-
-
 def sigmoid_grad(x: jax.Array) -> jax.Array:
     """sigmoid(x) sigmoid(-x), the derivative of sigmoid."""
     return sigmoid(x) * sigmoid(-x)
+
+
+define_jvp(sigmoid, sigmoid_grad)
 
 
 @jax.custom_jvp
@@ -58,12 +50,7 @@ def softplus(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0.0, x, 0.0) + jnp.log1p(jnp.exp(-absolute(x)))
 
 
-@softplus.defjvp
-def _softplus_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    return softplus(x), sigmoid(x) * x_dot
+define_jvp(softplus, sigmoid)
 
 
 @jax.custom_jvp
@@ -78,20 +65,16 @@ def binary_cross_entropy(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Arr
     return distance * wrong + (yes + no) * jnp.log1p(jnp.exp(-size))
 
 
-@functools.partial(binary_cross_entropy.defjvp, symbolic_zeros=True)
-def _binary_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, yes, no = primals
-    x_dot, yes_dot, no_dot = tangents
-    grad_x = no * sigmoid(x) - yes * sigmoid(-x)
-    loss = binary_cross_entropy(x, yes, no)
-    loss_dot = (
-        scale_tangent(grad_x, x_dot)
-        + scale_tangent(softplus(-x), yes_dot)
-        + scale_tangent(softplus(x), no_dot)
-    )
-    return loss, broadcast_tangent(loss_dot, loss)
+def _binary_cross_entropy_grad_x(x: jax.Array, yes: jax.Array, no: jax.Array) -> jax.Array:
+    return no * sigmoid(x) - yes * sigmoid(-x)
+
+
+define_jvp(
+    binary_cross_entropy,
+    _binary_cross_entropy_grad_x,
+    lambda x, yes, no: softplus(-x),
+    lambda x, yes, no: softplus(x),
+)
 
 
 @jax.custom_jvp
@@ -100,14 +83,8 @@ def target_cross_entropy(x: jax.Array, target: jax.Array) -> jax.Array:
     return binary_cross_entropy(x, target, 1.0 - target)
 
 
-@functools.partial(target_cross_entropy.defjvp, symbolic_zeros=True)
-def _target_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    x, target = primals
-    x_dot, target_dot = tangents
-    grad_x = (1.0 - target) * sigmoid(x) - target * sigmoid(-x)
-    loss = target_cross_entropy(x, target)
-    return loss, broadcast_tangent(
-        scale_tangent(grad_x, x_dot) + scale_tangent(-x, target_dot), loss
-    )
+define_jvp(
+    target_cross_entropy,
+    lambda x, target: _binary_cross_entropy_grad_x(x, target, 1.0 - target),
+    lambda x, target: -x,
+)

@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, multiply_clipped
 from jaxent._float.series import expm1_minus_x_near_0
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp
 from jaxent._kernels.log_ratio import kl_terms, tanh_half, within_series
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
 
@@ -66,15 +66,11 @@ def _sigmoid_difference(x: jax.Array, target_x: jax.Array) -> jax.Array:
     return jnp.where(half >= 0.0, size, -size)
 
 
-@functools.partial(_sigmoid_difference.defjvp, symbolic_zeros=True)
-def _sigmoid_difference_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x, target_x), (x_dot, target_x_dot) = primals, tangents
-    difference = _sigmoid_difference(x, target_x)
-    difference_dot = scale_tangent(sigmoid_grad(x), x_dot)
-    difference_dot -= scale_tangent(sigmoid_grad(target_x), target_x_dot)
-    return difference, broadcast_tangent(difference_dot, difference)
+define_jvp(
+    _sigmoid_difference,
+    lambda x, target_x: sigmoid_grad(x),
+    lambda x, target_x: -sigmoid_grad(target_x),
+)
 
 
 @jax.custom_jvp
@@ -83,12 +79,12 @@ def _sigmoid_kl_grad_target_x(x: jax.Array, target_x: jax.Array) -> jax.Array:
     return 2.0 * (sigmoid_grad(target_x) * half)
 
 
-@functools.partial(_sigmoid_kl_grad_target_x.defjvp, symbolic_zeros=True)
-def _sigmoid_kl_grad_target_x_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x, target_x), (x_dot, target_x_dot) = primals, tangents
-    grad, variance = _sigmoid_kl_grad_target_x(x, target_x), sigmoid_grad(target_x)
-    grad_dot = scale_tangent(variance - grad * tanh_half(target_x), target_x_dot)
-    grad_dot -= scale_tangent(variance, x_dot)
-    return grad, broadcast_tangent(grad_dot, grad)
+def _sigmoid_kl_second_grad_target_x(x: jax.Array, target_x: jax.Array) -> jax.Array:
+    return sigmoid_grad(target_x) - _sigmoid_kl_grad_target_x(x, target_x) * tanh_half(target_x)
+
+
+define_jvp(
+    _sigmoid_kl_grad_target_x,
+    lambda x, target_x: -sigmoid_grad(target_x),
+    _sigmoid_kl_second_grad_target_x,
+)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.margin import one_or_nan, other_classes_bound
 from jaxent._parallel import take_local_label
@@ -34,26 +34,14 @@ def sparse_plus(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1.0, jnp.square(0.5 * (inner + 1.0)), x)
 
 
-@sparse_plus.defjvp
-def _sparse_plus_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    return sparse_plus(x), _sparse_sigmoid(x) * x_dot
-
-
 @jax.custom_jvp
 def _sparse_sigmoid(x: jax.Array) -> jax.Array:
     """The derivative of `sparse_plus`: (x + 1) / 2 between 0 and 1."""
     return 0.5 * (jnp.clip(x, -1.0, 1.0) + 1.0)
 
 
-@_sparse_sigmoid.defjvp
-def _sparse_sigmoid_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (x,), (x_dot,) = primals, tangents
-    return _sparse_sigmoid(x), jnp.where(jnp.abs(x) < 1.0, 0.5, 0.0) * x_dot
+define_jvp(sparse_plus, _sparse_sigmoid)
+define_jvp(_sparse_sigmoid, lambda x: jnp.where(jnp.abs(x) < 1.0, 0.5, 0.0).astype(x.dtype))
 
 
 # Many classes: the threshold.

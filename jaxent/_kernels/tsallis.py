@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.series import accurate_expm1, polynomial, terms_for
 from jaxent._float.sums import blocked_sum
+from jaxent._float.tangents import define_jvp, dot_tangent
 from jaxent._float.two_part import split_number
 
 
@@ -56,12 +57,7 @@ def deformed_log(p: jax.Array, exponent: float) -> jax.Array:
     return jnp.where(is_zero(p), -1.0 / exponent if exponent > 0.0 else 0.0, result)
 
 
-@deformed_log.defjvp
-def _deformed_log_jvp(
-    exponent: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (p,), (p_dot,) = primals, tangents
-    return deformed_log(p, exponent), clip_to_finite(power(p, exponent - 1.0)) * p_dot
+define_jvp(deformed_log, lambda p, exponent: clip_to_finite(power(p, exponent - 1.0)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -70,17 +66,15 @@ def tsallis_entropy(p: jax.Array, alpha: float) -> jax.Array:
     return blocked_sum(p * (0.0 - deformed_log(p, alpha - 1.0)))
 
 
-@tsallis_entropy.defjvp
-def _tsallis_entropy_jvp(
-    alpha: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
-    (p,), (p_dot,) = primals, tangents
+def _tsallis_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
     if alpha > 2.0:
         grad = (1.0 - alpha * power(p, alpha - 1.0)) / (alpha - 1.0)
     else:
         grad = -1.0 - alpha * deformed_log(p, alpha - 1.0)
-    grad = jnp.where(has_finite_power_grad(p, alpha), grad, 0.0)
-    return tsallis_entropy(p, alpha), jnp.sum(grad * p_dot, axis=-1)
+    return jnp.where(has_finite_power_grad(p, alpha), grad, 0.0)
+
+
+define_jvp(tsallis_entropy, _tsallis_entropy_grad, product=dot_tangent)
 
 
 def power_divergence_terms(
