@@ -10,9 +10,10 @@ off.
 
 import contextlib
 import functools
+import inspect
 import math
 import numbers
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 
 import chex  # pyright: ignore[reportMissingTypeStubs]
@@ -43,6 +44,10 @@ class ArgumentError(ValueError, AssertionError):
     """
 
 
+class SignatureError(ArgumentError, TypeError):
+    """An `ArgumentError` for a call that does not fit the signature: also a `TypeError`."""
+
+
 class UnnamedArgumentError(ArgumentError):
     """An `ArgumentError` without the name of the public function, which `public` adds."""
 
@@ -51,6 +56,7 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorates a public function: refusals inside it begin with its name."""
     # A function made inside a public one has no public name of its own.
     name = function.__qualname__.partition(".")[0]
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def named(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -60,8 +66,46 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
             # The cause is kept: it may be an error of JAX.
             message = f"jaxent.{name}: {refusal}"
             raise ArgumentError(message) from refusal.__cause__
+        except TypeError:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                message = f"jaxent.{name}: {_describe_misfit(signature, kwargs, str(error))}"
+                raise SignatureError(message) from None
+            raise
 
     return named
+
+
+# What users of other libraries pass, and what does the same here.
+_REMEDIES = {
+    "reduction": "losses are not reduced; take `jaxent.mean` of them, or `jnp.sum`.",
+    "ignore_index": "mask those labels, `where=labels != ignore_index`, here and in `jaxent.mean`.",
+    "mask": "masks are called `where`: True is what counts.",
+    "weight": "pass `weights` to `jaxent.mean`; for weights of the classes, `weight[labels]`.",
+    "sample_weight": "pass it to `jaxent.mean` as `weights`.",
+    "class_weight": "pass `class_weight[labels]` to `jaxent.mean` as `weights`.",
+    "from_logits": "losses of logits and of probabilities have names of their own.",
+    "dim": "the class axis is called `axis`.",
+}
+
+
+def _describe_misfit(
+    signature: inspect.Signature, keywords: Mapping[str, Any], python_says: str
+) -> str:
+    """Why a call does not fit a signature, and what would."""
+    unknown = [keyword for keyword in keywords if keyword not in signature.parameters]
+    if unknown:
+        what = f"`{unknown[0]}` is no argument of it"
+        if unknown[0] in _REMEDIES:
+            return f"{what}; {_REMEDIES[unknown[0]]}"
+    else:
+        what = python_says
+    kinds = signature.parameters.values()
+    by_position = ", ".join(f"`{p.name}`" for p in kinds if p.kind is not p.KEYWORD_ONLY)
+    by_name = ", ".join(f"`{p.name}`" for p in kinds if p.kind is p.KEYWORD_ONLY)
+    options = f", and by keyword {by_name}" if by_name else ""
+    return f"{what}; it takes {by_position}{options}."
 
 
 def require(condition: bool, message: str) -> None:
@@ -84,20 +128,50 @@ def describe(array: Shaped) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
-def as_array(value: ArrayLike) -> jax.Array:
-    """`value` as an array; an array is returned as it is.
+def as_array(name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array, refused if it cannot be one; an array is returned as it is.
 
     Even the identity is an operation to `jax_debug_nans`, which would stop at a masked NaN.
     """
     if isinstance(value, jax.Array):
         return value
-    # The types of JAX leave one of its other arguments open.
-    return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType]
+    _check_array_like(name, value)
+    try:
+        # The types of JAX leave one of its other arguments open.
+        return jnp.asarray(value)  # pyright: ignore[reportUnknownMemberType]
+    except (TypeError, ValueError) as error:
+        raise UnnamedArgumentError(
+            f"`{name}` must be an array, got {_kind(value)}; pass numbers in equal rows."
+        ) from error
+
+
+def _check_array_like(name: str, value: Any) -> None:
+    """Refuses what JAX would refuse in words that name no argument."""
+    remedy = "pass an array."
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in list(cast("Mapping[Any, Any]", value))[:3])
+        remedy = f"pass one of its leaves; its keys are {keys}."
+    elif callable(value) and not hasattr(value, "__array__"):
+        remedy = "pass an array; a function comes first in `jaxent.linear_loss` alone."
+    elif value is not None and not isinstance(value, str):
+        return
+    raise UnnamedArgumentError(f"`{name}` must be an array, got {_kind(value)}; {remedy}")
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in few words: a large array or a traced one is not printed."""
+    if isinstance(value, jax.core.Tracer):
+        return f"a traced {describe(value)}"
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array {describe(value)}"
+    if value is None or isinstance(value, str | numbers.Number):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def as_floating(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless its dtype is floating point."""
-    array = as_array(value)
+    array = as_array(name, value)
     require(
         jnp.issubdtype(array.dtype, jnp.floating),
         f"`{name}` must be floating point, got {describe(array)}; "
@@ -108,7 +182,7 @@ def as_floating(name: str, value: ArrayLike) -> jax.Array:
 
 def as_real(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused if it is complex; integers and booleans pass."""
-    array = as_array(value)
+    array = as_array(name, value)
     require(
         not jnp.issubdtype(array.dtype, jnp.complexfloating),
         f"`{name}` must be real, got {describe(array)}; pass `{name}.real`.",
@@ -122,11 +196,12 @@ def as_integer(name: str, value: ArrayLike, remedy: str) -> jax.Array:
     An integer that JAX's integers cannot hold becomes -1, an index out of range: it must not wrap.
     """
     if not isinstance(value, jax.Array):
+        _check_array_like(name, value)
         given = np.asarray(value)
         if given.dtype.kind in "iu" and given.dtype != jax.dtypes.canonicalize_dtype(given.dtype):
             fits = (given >= 0) & (given <= np.iinfo(np.int32).max)
             value = np.where(fits, given.astype(np.int64), -1).astype(np.int32)
-    array = as_array(value)
+    array = as_array(name, value)
     require(
         jnp.issubdtype(array.dtype, jnp.integer),
         f"`{name}` must be integers, got {describe(array)}; {remedy}",
@@ -136,7 +211,7 @@ def as_integer(name: str, value: ArrayLike, remedy: str) -> jax.Array:
 
 def as_boolean(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array, refused unless it holds booleans."""
-    array = as_array(value)
+    array = as_array(name, value)
     require(
         array.dtype == jnp.bool_,
         f"`{name}` must be boolean, got {describe(array)}; "
@@ -148,7 +223,10 @@ def as_boolean(name: str, value: ArrayLike) -> jax.Array:
 def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
     """The common shape of arrays of one rank (or scalars); any other mixture is refused."""
     ranks = {array.ndim for array in arrays.values() if array.ndim}
-    given = ", ".join(f"`{name}` {describe(array)}" for name, array in arrays.items())
+    given = ", ".join(
+        f"{name if '`' in name else f'`{name}`'} {describe(array)}"
+        for name, array in arrays.items()
+    )
     require(
         len(ranks) <= 1,
         f"arguments must have one rank or be scalars, got {given}; "
@@ -164,6 +242,16 @@ def check_broadcastable(**arrays: Shaped) -> tuple[int, ...]:
     return shape
 
 
+def check_targets(name: str, array: jax.Array, target: str, targets: jax.Array) -> None:
+    """Refuses class indices where a loss needs one target per class."""
+    require(
+        targets.ndim in (0, array.ndim) or not jnp.issubdtype(targets.dtype, jnp.integer),
+        f"`{target}` {describe(targets)} must hold one number per class of `{name}` "
+        f"{describe(array)}; for class indices use "
+        "`jaxent.softmax_cross_entropy_with_integer_labels` or `jax.nn.one_hot`.",
+    )
+
+
 def check_labels_shape(labels: jax.Array, shape: tuple[int, ...], name: str, array: Shaped) -> None:
     """Refuses labels that are not one for each of the examples, `shape`, of the argument `name`.
 
@@ -176,7 +264,7 @@ def check_labels_shape(labels: jax.Array, shape: tuple[int, ...], name: str, arr
     elif labels.shape == array.shape or labels.shape[:-1] == shape:
         remedy = "make one-hot targets class indices with `jnp.argmax(labels, axis)`."
     else:
-        remedy = "labels do not broadcast: pass one for each example."
+        remedy = "labels do not broadcast: pass one for each example; the class axis is `axis`."
     raise UnnamedArgumentError(
         f"`labels` {describe(labels)} must have the shape {shape} of the examples of `{name}` "
         f"{describe(array)}; {remedy}"
@@ -282,11 +370,19 @@ def as_scalar_unless(name: str, value: ArrayLike, neutral: float) -> jax.Array |
     return as_scalar(name, value)
 
 
+def _if_traced(value: Any) -> str:
+    """The remedy for a traced value where a Python value is needed."""
+    if isinstance(value, jax.core.Tracer):
+        return " It is a constant of the program: name it in `static_argnames` of `jax.jit`."
+    return ""
+
+
 def check_one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Refuses a value that is not among `choices`."""
     require(
-        value in choices,
-        f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.",
+        not isinstance(value, jax.Array | np.ndarray) and value in choices,
+        f"`{name}` must be one of {', '.join(map(repr, choices))}, got {_kind(value)}."
+        + _if_traced(value),
     )
 
 
@@ -305,7 +401,7 @@ def check_positive_integer(name: str, value: Any) -> None:
     """Refuses anything but a positive Python integer."""
     require(
         not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) > 0,
-        f"`{name}` must be a positive integer, got {value!r}.",
+        f"`{name}` must be a positive integer, got {_kind(value)}." + _if_traced(value),
     )
 
 
@@ -313,7 +409,8 @@ def check_non_negative_integer(name: str, value: Any) -> None:
     """Refuses anything but a Python integer that is at least 0."""
     require(
         not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= 0,
-        f"`{name}` must be an integer that is not negative, got {value!r}.",
+        f"`{name}` must be an integer that is not negative, got {_kind(value)}."
+        + _if_traced(value),
     )
 
 
@@ -331,6 +428,11 @@ def check_open_interval(name: str, value: ArrayLike, low: float, high: float) ->
         not isinstance(value, numbers.Real) or low < float(value) < high,
         f"`{name}` must lie strictly between {low:g} and {high:g}, got {value}.",
     )
+
+
+def check_function(name: str, value: Any, remedy: str) -> None:
+    """Refuses what cannot be called."""
+    require(callable(value), f"`{name}` must be a function, got {_kind(value)}; {remedy}.")
 
 
 def as_fraction(name: str, value: float) -> float:

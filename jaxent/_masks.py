@@ -291,7 +291,7 @@ def check_mask(
         f"or of `{name}` {_checks.describe(array)}; add the missing axes with `[..., None]`.",
     )
     examples: dict[str, _checks.Shaped] = {
-        f"examples of `{name}`": example_struct(a, axes) for name, a in arrays.items() if a.ndim
+        f"the examples of `{name}`": example_struct(a, axes) for name, a in arrays.items() if a.ndim
     }
     if labels is not None:
         examples["labels"] = labels
@@ -302,7 +302,7 @@ def check_mask(
             f"{_checks.describe(array)} along axis {axes}, or size 1 there.",
         )
         _checks.check_broadcastable(where=where, **arrays)
-        examples["examples of `where`"] = example_struct(where, axes)
+        examples["the examples of `where`"] = example_struct(where, axes)
         _checks.check_broadcastable(**examples)
     else:
         _checks.check_broadcastable(where=where, **examples)
@@ -316,6 +316,19 @@ class LabelledArguments(NamedTuple):
     labels: jax.Array
     where: jax.Array | None
     axes: tuple[int, ...]
+
+
+def check_order(name: str, array: ArrayLike, labels: ArrayLike) -> None:
+    """Refuses labels that come before what they are the labels of."""
+    if not (hasattr(array, "dtype") and hasattr(labels, "dtype")):
+        return
+    array, labels = _checks.as_array(name, array), _checks.as_array("labels", labels)
+    _checks.require(
+        not jnp.issubdtype(array.dtype, jnp.integer)
+        or not jnp.issubdtype(labels.dtype, jnp.floating),
+        f"`{name}` {_checks.describe(array)} and `labels` {_checks.describe(labels)} are swapped; "
+        f"pass `{name}` first.",
+    )
 
 
 def check_labelled_arguments(
@@ -339,6 +352,7 @@ def check_labelled_arguments(
         axis_name: the mesh axis that the classes are split over, as given.
     """
     _checks.check_mesh_axis(axis_name)
+    check_order(name, array, labels)
     array = _checks.as_floating(name, array)
     labels = _checks.as_integer("labels", labels, remedy)
     axes = _checks.normalize_axes(name, array, axis)
@@ -377,6 +391,8 @@ def apply_per_example(
     _checks.check_mesh_axis(axis_name)
     first = next(iter(arrays))
     axes = _checks.normalize_axes(first, arrays[first], axis)
+    if "labels" in arrays:
+        _checks.check_targets(first, arrays[first], "labels", arrays["labels"])
     _checks.check_broadcastable(**arrays)
     _checks.check_same_classes(axes, **arrays)
     where = check_mask(where, axes, arrays)

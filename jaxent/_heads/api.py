@@ -82,7 +82,7 @@ def linear_loss(
     References:
         Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024, section 3.2.
     """
-    _checks.require(callable(loss_fn), f"`loss_fn` must be a function, got {loss_fn!r}.")
+    _checks.check_function("loss_fn", loss_fn, "it comes first, before `hidden`")
     head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
     arrays = tuple(
         check_row_argument(f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
@@ -194,10 +194,11 @@ def _check_sweep(sweep: str | None, chunk_size: int | None, block_size: int | No
     if sweep is None and (chunk_size, block_size) != (None, None):
         sweep = "columns" if chunk_size is None else "rows"
     unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
+    given = f"got `chunk_size` {chunk_size} and `block_size` {block_size}"
     _checks.require(
         unused is None,
-        f"`chunk_size` is of a sweep over rows and `block_size` of one over columns; got {unused} "
-        f'for the other, of "{sweep}".',
+        f"`chunk_size` is for a sweep over rows and `block_size` for one over columns; {given} "
+        f'for `sweep` "{sweep}"; pass the one that fits.',
     )
     return sweep
 

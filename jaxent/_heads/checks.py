@@ -101,7 +101,7 @@ def check_size(argument: str, size: int | None) -> None:
 
 def check_row_argument(argument: str, value: ArrayLike, head: Head) -> jax.Array:
     """`value` as an array, refused unless its shape begins with the leading shape of `hidden`."""
-    array = _checks.as_array(value)
+    array = _checks.as_array(argument, value)
     _checks.require(
         array.shape[: len(head.leading_shape)] == head.leading_shape,
         f"`{argument}` {_checks.describe(array)} must begin with the leading shape "

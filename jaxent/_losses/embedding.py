@@ -211,7 +211,7 @@ def triplet_margin_loss(
     _checks.check_finite("eps", eps)
     margin, eps = _checks.as_real("margin", margin), _checks.as_scalar("eps", eps)
     of_points = {
-        f"examples of `{each}`": _masks.example_struct(array, vectors.axes)
+        f"the examples of `{each}`": _masks.example_struct(array, vectors.axes)
         for each, array in zip(given, vectors.arrays, strict=True)
     }
     _checks.check_broadcastable(margin=margin, **of_points)

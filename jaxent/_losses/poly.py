@@ -58,6 +58,7 @@ def poly_loss_cross_entropy(
         "labels": _checks.as_real("labels", labels),
     }
     axes = _checks.normalize_axes("logits", arrays["logits"], axis)
+    _checks.check_targets("logits", arrays["logits"], "labels", arrays["labels"])
     _checks.check_broadcastable(**arrays)
     _checks.check_same_classes(axes, **arrays)
     where = _masks.check_mask(where, axes, arrays)

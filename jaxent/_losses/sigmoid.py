@@ -57,7 +57,13 @@ def sigmoid_binary_cross_entropy(
     if pos_weight is not None:
         _checks.check_closed_interval("pos_weight", pos_weight, 0.0, math.inf)
         _checks.check_finite("pos_weight", pos_weight)
-        given["pos_weight"] = _checks.as_real("pos_weight", pos_weight)
+        weight = given["pos_weight"] = _checks.as_real("pos_weight", pos_weight)
+        _checks.require(
+            weight.ndim in (0, given["logits"].ndim),
+            f"`pos_weight` {_checks.describe(weight)} must be a scalar or of the rank of `logits` "
+            f"{_checks.describe(given['logits'])}; for one weight per class, [C], pass "
+            "`jnp.expand_dims(pos_weight, range(logits.ndim - 1))`.",
+        )
     _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
     smoothing = _checks.as_scalar_unless("label_smoothing", label_smoothing, 0.0)
     where, arrays = _masks.mask_elements(where, **given)

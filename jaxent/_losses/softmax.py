@@ -200,6 +200,7 @@ def _soft_cross_entropy(
     labels = _checks.as_real("labels", labels)
     axes = _checks.normalize_axes("logits", logits, axis)
     smoothing = _as_smoothing(label_smoothing)
+    _checks.check_targets("logits", logits, "labels", labels)
     _checks.check_broadcastable(logits=logits, labels=labels)
     _checks.check_same_classes(axes, logits=logits, labels=labels)
     where = _masks.check_mask(where, axes, {"logits": logits, "labels": labels})

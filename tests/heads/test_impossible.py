@@ -35,7 +35,7 @@ def shannon(hidden, kernel):
 
 
 def dense_entropy(hidden, kernel):
-    return jaxent.softmax_entropy(hidden @ kernel + BIAS)
+    return jaxent.softmax_entropy(hidden @ kernel + BIAS[None])
 
 
 @pytest.mark.parametrize("loss", [entropy, entropy_of_actions, divergence, shannon, dense_entropy])
