@@ -20,6 +20,7 @@ import chex  # pyright: ignore[reportMissingTypeStubs]
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
@@ -160,9 +161,9 @@ def _check_array_like(name: str, value: Any) -> None:
 
 def _kind(value: Any) -> str:
     """What a value is, in few words: a large array or a traced one is not printed."""
-    if isinstance(value, jax.core.Tracer):
-        return f"a traced {describe(value)}"
-    if isinstance(value, jax.Array | np.ndarray):
+    if isinstance(value, Tracer):
+        return f"a traced {describe(cast('jax.Array', value))}"
+    if isinstance(value, jax.Array):
         return f"an array {describe(value)}"
     if value is None or isinstance(value, str | numbers.Number):
         return repr(value)
@@ -372,7 +373,7 @@ def as_scalar_unless(name: str, value: ArrayLike, neutral: float) -> jax.Array |
 
 def _if_traced(value: Any) -> str:
     """The remedy for a traced value where a Python value is needed."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return " It is a constant of the program: name it in `static_argnames` of `jax.jit`."
     return ""
 

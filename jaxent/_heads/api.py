@@ -194,10 +194,11 @@ def _check_sweep(sweep: str | None, chunk_size: int | None, block_size: int | No
     if sweep is None and (chunk_size, block_size) != (None, None):
         sweep = "columns" if chunk_size is None else "rows"
     unused = chunk_size if sweep == "columns" else block_size if sweep == "rows" else None
-    given = f"got `chunk_size` {chunk_size} and `block_size` {block_size}"
+    sizes = {"chunk_size": chunk_size, "block_size": block_size}
+    given = " and ".join(f"`{name}` {size}" for name, size in sizes.items() if size is not None)
     _checks.require(
         unused is None,
-        f"`chunk_size` is for a sweep over rows and `block_size` for one over columns; {given} "
+        f"`chunk_size` is for a sweep over rows and `block_size` for one over columns; got {given} "
         f'for `sweep` "{sweep}"; pass the one that fits.',
     )
     return sweep

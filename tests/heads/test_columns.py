@@ -674,7 +674,7 @@ REFUSALS = {
     "vocab_axis=0": {"kernel": np.zeros((CLASSES, FEATURES), np.float32)},
     "kernel": {"kernel": np.zeros((FEATURES, 0), np.float32)},
     "labels": {"labels": np.zeros(ROWS, np.float32)},
-    "leading shape": {"labels": np.zeros((ROWS, 1), np.int32)},
+    "of the examples of": {"labels": np.zeros((ROWS, 1), np.int32)},
     "bias": {"bias": np.zeros((1, CLASSES), np.float32)},
     "vocab_axis": {"vocab_axis": 2},
     "where": {"where": np.zeros((ROWS, CLASSES), bool)},
