@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _parallel
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.tangents import Arrays, Dual
 
 
 class Fill(NamedTuple):
@@ -169,11 +170,8 @@ def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> j
 
 @_clip_rounding.defjvp
 def _clip_rounding_jvp(
-    interval: Interval,
-    tolerance: float,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[jax.Array, ...],
-) -> tuple[jax.Array, jax.Array]:
+    interval: Interval, tolerance: float, primals: Arrays, tangents: Arrays
+) -> Dual:
     return _clip_rounding(primals[0], interval, tolerance), tangents[0]
 
 
@@ -218,9 +216,7 @@ def _zero_tangent_unless(x: jax.Array, condition: jax.Array) -> jax.Array:
 
 
 @_zero_tangent_unless.defjvp
-def _zero_tangent_unless_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _zero_tangent_unless_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     x, condition = primals
     return x, jnp.where(condition[..., None], tangents[0], 0.0)
 

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from jaxent._float.dtypes import smallest_normal
 from jaxent._float.limits import is_zero
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    dot_tangent,
+    scale_tangent,
+)
 
 # The same sums suit chips differently, and only this file knows how. A CPU sums long rows one term
 # after the other, and it is slow where sums share intermediate results or are over selections. An
@@ -84,9 +91,7 @@ def _zero_where_unused(weights: jax.Array, scores: jax.Array) -> jax.Array:
 
 
 @functools.partial(expectation.defjvp, symbolic_zeros=True)
-def _expectation_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _expectation_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     weights, scores = primals
     weights_dot, scores_dot = tangents
     result = expectation(weights, scores)
@@ -111,9 +116,7 @@ def _fraction(part: jax.Array, rest: jax.Array) -> jax.Array:
 
 
 @functools.partial(_fraction.defjvp, symbolic_zeros=True)
-def _fraction_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _fraction_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     part, rest = primals
     part_dot, rest_dot = tangents
     result, complement = _fraction(part, rest), _fraction(rest, part)

@@ -16,6 +16,10 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._parallel import AxisName, psum
 
 Tangent = jax.Array | SymbolicZero
+# What the rule of a derivative is given, and the pair of a result and its tangent that it returns.
+Arrays = tuple[jax.Array, ...]
+Tangents = tuple[Tangent, ...]
+Dual = tuple[jax.Array, jax.Array]
 
 
 def scale_tangent(coefficient: jax.Array, tangent: Tangent) -> jax.Array | float:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent import _parallel
-from jaxent._float.tangents import Tangent
+from jaxent._float.tangents import Dual, Tangent
 from jaxent._heads.logits import contract
 from jaxent._heads.tiling import Tiling, from_tiles, padding_mask, to_tiles
 
@@ -183,9 +183,7 @@ def total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
         return jax.lax.scan(step, _zero(sweep), _all_chunks(sweep, inputs))[0]
 
     @functools.partial(total.defjvp, symbolic_zeros=True)
-    def _total_jvp(
-        primals: tuple[Inputs[jax.Array]], tangents: tuple[Inputs[Tangent]]
-    ) -> tuple[jax.Array, jax.Array]:
+    def _total_jvp(primals: tuple[Inputs[jax.Array]], tangents: tuple[Inputs[Tangent]]) -> Dual:
         (inputs,), (dots,) = primals, tangents
         is_trained: Inputs[bool] = jax.tree.map(_is_nonzero, dots, is_leaf=_is_symbolic_zero)
         value, grads = _total_and_grads(sweep, inputs, is_trained)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxent import _checks, _parallel
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.tangents import Arrays, Dual
 from jaxent._heads.checks import Head
 from jaxent._heads.chunks import (
     HeadArrays,
@@ -219,9 +220,7 @@ def _refuse_derivative(value: jax.Array, axes: frozenset[Hashable]) -> jax.Array
         return value
 
     @constant.defjvp
-    def _constant_jvp(
-        primals: tuple[jax.Array], tangents: tuple[jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def _constant_jvp(primals: Arrays, tangents: Arrays) -> Dual:
         del primals, tangents
         raise _checks.ArgumentError(
             f"jaxent.linear_loss: `loss_fn` closes over {_checks.describe(value)}, which is "

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    dot_tangent,
+    scale_tangent,
+)
 from jaxent._kernels.softmax import log_sum_over_top, max_and_shift, softmax, softmax_jvp
 from jaxent._parallel import AxisName, class_count, pmax, psum, take_label
 
@@ -127,8 +134,8 @@ def _top_minus_target_mean(
 def _label_cross_entropy_jvp(
     axis_name: AxisName,
     primals: tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None],
-    tangents: tuple[Tangent, ...],
-) -> tuple[jax.Array, jax.Array]:
+    tangents: Tangents,
+) -> Dual:
     x, labels, smoothing, class_mask = primals
     x_dot, _, smoothing_dot, _ = tangents
     loss, grad = _loss_and_grad(x, labels, smoothing, class_mask, axis_name)
@@ -176,8 +183,8 @@ def _loss_and_grad(
 def _loss_and_grad_jvp(
     axis_name: AxisName,
     primals: tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None],
-    tangents: tuple[Tangent, ...],
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    tangents: Tangents,
+) -> tuple[Arrays, Arrays]:
     x, labels, smoothing, class_mask = primals
     x_dot, _, smoothing_dot, _ = tangents
     loss, grad = _loss_and_grad(x, labels, smoothing, class_mask, axis_name)

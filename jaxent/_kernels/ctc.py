@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxent._compat import log1p
 from jaxent._float import scaled
 from jaxent._float.scaled import Scaled
+from jaxent._float.tangents import Arrays, Dual
 from jaxent._kernels import forward_backward
 from jaxent._kernels.softmax import fold_into_pivot, softmax
 
@@ -79,9 +80,7 @@ def _log_prob(probs: Scaled) -> jax.Array:
 
 
 @ctc.defjvp
-def _ctc_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _ctc_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     loss, grad = _loss_and_grad(*primals)
     return loss, jnp.sum(grad * tangents[0], axis=(1, 2))
 
@@ -180,7 +179,7 @@ def _failure_prob(
 
     def step(
         states: tuple[jax.Array, jax.Array], frame: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    ) -> tuple[Arrays, Arrays]:
         symbol_probs, mask = frame
         blank, label = states
         to_label = label[:, 1:] + blank[:, :-1] + skips_blank * label[:, :-1]

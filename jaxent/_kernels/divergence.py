@@ -19,7 +19,9 @@ from jaxent._float.limits import is_zero, log_or_zero, zero_or_inf
 from jaxent._float.series import polynomial, terms_for
 from jaxent._float.sums import blocked_sum, compute_if_any
 from jaxent._float.tangents import (
-    Tangent,
+    Arrays,
+    Dual,
+    Tangents,
     broadcast_tangent,
     define_jvp,
     dot_tangent,
@@ -65,9 +67,7 @@ def _logs_of_targets(targets: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arra
 
 
 @functools.partial(kl_divergence.defjvp, symbolic_zeros=True)
-def _kl_divergence_jvp(
-    tolerance: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _kl_divergence_jvp(tolerance: float, primals: Arrays, tangents: Tangents) -> Dual:
     log_p, targets = primals
     log_p_dot, targets_dot = tangents
     value, no_target = kl_divergence(log_p, targets, tolerance), is_zero(targets)
@@ -107,8 +107,8 @@ def _targets_and_log_ratio(log_p: jax.Array, log_targets: jax.Array) -> tuple[ja
 
 @functools.partial(kl_divergence_with_log_targets.defjvp, symbolic_zeros=True)
 def _kl_divergence_with_log_targets_jvp(
-    tolerance: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+    tolerance: float, primals: Arrays, tangents: Tangents
+) -> Dual:
     log_p, log_targets = primals
     log_p_dot, log_targets_dot = tangents
     value = kl_divergence_with_log_targets(log_p, log_targets, tolerance)
@@ -165,9 +165,7 @@ def _scale_up(p: jax.Array) -> jax.Array:
 
 
 @functools.partial(jensen_shannon_divergence.defjvp, symbolic_zeros=True)
-def _jensen_shannon_divergence_jvp(
-    tolerance: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _jensen_shannon_divergence_jvp(tolerance: float, primals: Arrays, tangents: Tangents) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     value = jensen_shannon_divergence(a, b, tolerance)
     value_dot = dot_tangent(_log_ratio_to_mean(a, b), a_dot)
@@ -187,9 +185,7 @@ def _log_ratio_to_mean(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @_log_ratio_to_mean.defjvp
-def _log_ratio_to_mean_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _log_ratio_to_mean_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     total = jnp.where(is_zero(a + b), 1.0, a + b)
     from_a = jnp.where(is_zero(a), 0.0, b / total * a_dot / jnp.where(is_zero(a), 1.0, a))
@@ -207,9 +203,7 @@ def total_variation(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @total_variation.defjvp
-def _total_variation_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _total_variation_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     sign = _sign_of_difference(a, b)
     return total_variation(a, b), 0.5 * jnp.sum(sign * (a_dot - b_dot), axis=-1)
@@ -258,9 +252,7 @@ def _divide_by_root(x: jax.Array, a: jax.Array) -> jax.Array:
 
 
 @functools.partial(_hellinger_grad_a.defjvp, symbolic_zeros=True)
-def _hellinger_grad_a_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _hellinger_grad_a_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     grad = _hellinger_grad_a(a, b)
     value, direction = _distance_and_direction(a, b)

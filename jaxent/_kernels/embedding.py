@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
 from jaxent._kernels.sigmoid import softplus
 from jaxent._kernels.similarity import power_of_two_near, unit_scale
 from jaxent._kernels.soft_cross_entropy import soft_cross_entropy
@@ -176,9 +176,7 @@ def distance_gap(
 
 
 @functools.partial(distance_gap.defjvp, symbolic_zeros=True)
-def _distance_gap_jvp(
-    degree: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _distance_gap_jvp(degree: float, primals: Arrays, tangents: Tangents) -> Dual:
     gap = distance_gap(degree, *primals)
     grads = _distance_gap_grads(degree, *primals)
     terms = [dot_tangent(*each) for each in zip(grads, tangents[:3], strict=True)]
@@ -198,7 +196,7 @@ def _distance_gap_grads(
 
 @functools.partial(_distance_gap_grads.defjvp, symbolic_zeros=True)
 def _distance_gap_grads_jvp(
-    degree: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
+    degree: float, primals: Arrays, tangents: Tangents
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     a, p, n, _ = primals
     found = _distances(degree, *primals)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import define_jvp, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, define_jvp, dot_tangent
 from jaxent._float.two_part import split_number
 from jaxent._kernels.log_ratio import tanh_half
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
@@ -60,9 +60,7 @@ def _binary_entropy_grad(p: jax.Array) -> jax.Array:
 
 
 @_binary_entropy_grad.defjvp
-def _binary_entropy_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _binary_entropy_grad_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (p,), (p_dot,) = primals, tangents
     inner = _replace_certain(p)
     grad_dot = p_dot / inner / (inner - 1.0)
@@ -101,7 +99,7 @@ def softmax_entropy(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
 
 @softmax_entropy.defjvp
 def _softmax_entropy_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+    axis_name: AxisName, primals: Arrays, tangents: Arrays
 ) -> tuple[jax.Array, jax.Array | float]:
     (x,), (x_dot,) = primals, tangents
     value_dot = dot_tangent(_softmax_entropy_grad(x, axis_name), x_dot, axis_name)
@@ -121,9 +119,7 @@ def _softmax_entropy_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
 
 
 @_softmax_entropy_grad.defjvp
-def _softmax_entropy_grad_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_entropy_grad_jvp(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
     (x,), (x_dot,) = primals, tangents
     p, grad = softmax(x, axis_name), _softmax_entropy_grad(x, axis_name)
     grad_dot = softmax_second_jvp(p, grad, x_dot, axis_name) - softmax_jvp(p, x_dot, axis_name)

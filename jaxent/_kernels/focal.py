@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._float.dtypes import smallest_normal
 from jaxent._float.powers import power, static_or_traced, zero_safe_product
 from jaxent._float.series import one_minus_exp
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, scale_tangent
 from jaxent._kernels.sigmoid import absolute
 
 # The focal loss of a logit x and a target t is w**gamma c, with c the cross-entropy and w the
@@ -97,9 +97,7 @@ def sigmoid_focal_loss(
 
 
 @functools.partial(sigmoid_focal_loss.defjvp, symbolic_zeros=True)
-def _sigmoid_focal_loss_jvp(
-    number: float | None, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _sigmoid_focal_loss_jvp(number: float | None, primals: Arrays, tangents: Tangents) -> Dual:
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
     loss = sigmoid_focal_loss(number, x, target, gamma)
@@ -125,9 +123,7 @@ def _sigmoid_focal_loss_grad(
 
 
 @functools.partial(_sigmoid_focal_loss_grad.defjvp, symbolic_zeros=True)
-def _sigmoid_focal_loss_grad_jvp(
-    number: float | None, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _sigmoid_focal_loss_grad_jvp(number: float | None, primals: Arrays, tangents: Tangents) -> Dual:
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
     exponent = static_or_traced(number, gamma)
@@ -170,8 +166,8 @@ def _sigmoid_focal_loss_grad_target(
 
 @functools.partial(_sigmoid_focal_loss_grad_target.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_loss_grad_target_jvp(
-    number: float | None, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    number: float | None, primals: Arrays, tangents: Tangents
+) -> tuple[Arrays, Arrays]:
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
     exponent = static_or_traced(number, gamma)
@@ -196,9 +192,7 @@ def _log_w(x: jax.Array, target: jax.Array) -> jax.Array:
 
 
 @functools.partial(_log_w.defjvp, symbolic_zeros=True)
-def _log_w_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _log_w_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, target = primals
     terms = _sigmoid_terms(x, target)
     log_w_dot = scale_tangent(jnp.where(x >= 0.0, terms.log_w_grad, -terms.log_w_grad), tangents[0])
@@ -284,9 +278,7 @@ def softmax_focal_loss(
 
 
 @functools.partial(softmax_focal_loss.defjvp, symbolic_zeros=True)
-def _softmax_focal_loss_jvp(
-    number: float | None, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_focal_loss_jvp(number: float | None, primals: Arrays, tangents: Tangents) -> Dual:
     c, p, gamma = primals
     c_dot, _, gamma_dot = tangents
     loss = softmax_focal_loss(number, c, p, gamma)
@@ -307,9 +299,7 @@ def _softmax_focal_loss_grad(
 
 
 @functools.partial(_softmax_focal_loss_grad.defjvp, symbolic_zeros=True)
-def _softmax_focal_loss_grad_jvp(
-    number: float | None, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_focal_loss_grad_jvp(number: float | None, primals: Arrays, tangents: Tangents) -> Dual:
     c, p, gamma = primals
     c_dot, _, gamma_dot = tangents
     exponent = static_or_traced(number, gamma)

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.series import tanh
-from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, scale_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    define_jvp,
+    scale_tangent,
+)
 from jaxent._float.two_part import split
 
 
@@ -22,9 +29,7 @@ def scale_by_temperature(x: jax.Array, temperature: jax.Array) -> jax.Array:
 
 
 @functools.partial(scale_by_temperature.defjvp, symbolic_zeros=True)
-def _scale_by_temperature_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _scale_by_temperature_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, temperature = primals
     x_dot, temperature_dot = tangents
     result = scale_by_temperature(x, temperature)
@@ -71,9 +76,7 @@ def _soft_cap_grad_x(x: jax.Array, cap: jax.Array) -> jax.Array:
 
 
 @functools.partial(_soft_cap_grad_x.defjvp, symbolic_zeros=True)
-def _soft_cap_grad_x_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _soft_cap_grad_x_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, cap = primals
     x_dot, cap_dot = tangents
     grad, ratio = _soft_cap_grad_x(x, cap), _bounded_ratio(x, cap)
@@ -101,9 +104,7 @@ def _soft_cap_grad_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
 
 
 @_soft_cap_grad_cap.defjvp
-def _soft_cap_grad_cap_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _soft_cap_grad_cap_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     x, cap = primals
     x_dot, cap_dot = tangents
     ratio = _bounded_ratio(x, cap)

@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent, scale_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    dot_tangent,
+    scale_tangent,
+)
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.cross_entropy import drop_label_bound
 from jaxent._parallel import take_local_label
@@ -32,9 +39,7 @@ def hinge(x: jax.Array, signs: jax.Array, margin: float) -> jax.Array:
 
 
 @functools.partial(hinge.defjvp, symbolic_zeros=True)
-def _hinge_jvp(
-    margin: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _hinge_jvp(margin: float, primals: Arrays, tangents: Tangents) -> Dual:
     x, signs = primals
     x_dot, signs_dot = tangents
     # 0, 1, or 1/2 where the two pieces meet; NaN for NaN.
@@ -94,9 +99,7 @@ def multiclass_perceptron(x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @functools.partial(multiclass_perceptron.defjvp, symbolic_zeros=True)
-def _multiclass_perceptron_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _multiclass_perceptron_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, labels = jax.lax.stop_gradient(primals)
     top = jnp.max(x, axis=-1)
     violation = top - take_local_label(x, labels)
@@ -140,9 +143,7 @@ def multiclass_hinge(x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @functools.partial(multiclass_hinge.defjvp, symbolic_zeros=True)
-def _multiclass_hinge_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _multiclass_hinge_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, labels = jax.lax.stop_gradient(primals)
     grad = _violation_grad(x, labels, *_runner_up(x, labels))
     loss = multiclass_hinge(*primals)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxent._compat import log1p
 from jaxent._float.limits import is_zero
+from jaxent._float.tangents import Arrays, Dual
 from jaxent._float.two_part import add_all, exact_products, exact_sum, precise_sum
 from jaxent._kernels.renyi import log_fraction_jvp
 from jaxent._kernels.tsallis import power_divergence_terms
@@ -81,9 +82,7 @@ def _difference_of_products(
 
 
 @mutual_information.defjvp
-def _mutual_information_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _mutual_information_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (joint,), (joint_dot,) = primals, tangents
     grad = _mutual_information_grad(joint)
     return mutual_information(joint), jnp.sum(grad * joint_dot, axis=(-2, -1))
@@ -96,9 +95,7 @@ def _mutual_information_grad(joint: jax.Array) -> jax.Array:
 
 
 @_mutual_information_grad.defjvp
-def _mutual_information_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _mutual_information_grad_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (joint,), (joint_dot,) = primals, tangents
     stats, grad = _joint_stats(joint), _mutual_information_grad(joint)
     # The log-ratio is log(cell / row) - log(column / total).

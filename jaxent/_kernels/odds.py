@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import Tangent, combine_tangents, define_jvp
+from jaxent._float.tangents import Arrays, Dual, Tangents, combine_tangents, define_jvp
 from jaxent._float.two_part import exp_minus_abs, finite_two_diff
 
 
@@ -39,9 +39,7 @@ def _odds_ratio_loss_grad_chosen(chosen: jax.Array, rejected: jax.Array) -> jax.
 
 
 @functools.partial(_odds_ratio_loss_grad_chosen.defjvp, symbolic_zeros=True)
-def _odds_ratio_loss_grad_chosen_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _odds_ratio_loss_grad_chosen_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     _, chosen, rejected = _replace_certain_pairs(*primals)
     terms, grad = _exp_terms(chosen, rejected), _odds_ratio_loss_grad_chosen(*primals)
     grad_chosen = grad * terms.over_total(terms.one - terms.expm1_rejected)
@@ -59,9 +57,7 @@ def _odds_ratio_loss_grad_rejected(chosen: jax.Array, rejected: jax.Array) -> ja
 
 
 @functools.partial(_odds_ratio_loss_grad_rejected.defjvp, symbolic_zeros=True)
-def _odds_ratio_loss_grad_rejected_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _odds_ratio_loss_grad_rejected_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     _, chosen, rejected = _replace_certain_pairs(*primals)
     terms, grad = _exp_terms(chosen, rejected), _odds_ratio_loss_grad_rejected(*primals)
     fraction = terms.over_total(terms.expm1_rejected)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.series import one_minus_exp
+from jaxent._float.tangents import Arrays, Dual
 from jaxent._float.two_part import finite_two_diff
 from jaxent._kernels.sigmoid import sigmoid, softplus
 
@@ -23,9 +24,7 @@ def interval_cross_entropy(low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 @interval_cross_entropy.defjvp
-def _interval_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _interval_cross_entropy_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (low, high), (low_dot, high_dot) = primals, tangents
     odds = _width_odds(low, high)
     # An infinite end has no gradient.
@@ -50,9 +49,7 @@ def _width_odds(low: jax.Array, high: jax.Array) -> jax.Array:
 
 
 @_width_odds.defjvp
-def _width_odds_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _width_odds_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (low, high), (low_dot, high_dot) = primals, tangents
     odds = _width_odds(low, high)
     # The tangent comes first: the square of the odds may overflow, and 0 times infinity is NaN.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.limits import is_zero
-from jaxent._float.tangents import Tangent, combine_tangents
+from jaxent._float.tangents import Arrays, Dual, Tangents, combine_tangents
 from jaxent._kernels.softmax import softmax_jvp
 
 
@@ -30,9 +30,7 @@ def root(x: jax.Array, degree: jax.Array) -> jax.Array:
 
 
 @functools.partial(root.defjvp, symbolic_zeros=True)
-def _root_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _root_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, degree = primals
     x_dot, degree_dot = tangents
     positive, result = jnp.where(is_zero(x), 1.0, x), root(x, degree)
@@ -48,9 +46,7 @@ def normalize_weights(values: jax.Array) -> jax.Array:
 
 
 @normalize_weights.defjvp
-def _normalize_weights_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _normalize_weights_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     (values,), (values_dot,) = primals, tangents
     p = normalize_weights(values)
     return p, softmax_jvp(p, values_dot / jnp.where(values == 0.0, 1.0, values))

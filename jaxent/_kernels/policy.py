@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.series import expm1_minus_x
-from jaxent._float.tangents import Tangent, combine_tangents, define_jvp, negative
+from jaxent._float.tangents import Arrays, Dual, Tangents, combine_tangents, define_jvp, negative
 from jaxent._float.two_part import exp_two_part, finite_two_diff
 
 
@@ -30,9 +30,7 @@ def clipped_ratio(a: jax.Array, b: jax.Array, lower: jax.Array, upper: jax.Array
 
 
 @functools.partial(clipped_ratio.defjvp, symbolic_zeros=True)
-def _clipped_ratio_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _clipped_ratio_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     a_dot, b_dot, lower_dot, upper_dot = tangents
     result = clipped_ratio(*primals)
     grad = _clipped_ratio_grad(*primals)

@@ -12,7 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.powers import zero_safe_product
 from jaxent._float.series import expm1_minus_x
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
 from jaxent._kernels.soft_cross_entropy import soft_cross_entropy
 from jaxent._kernels.softmax import (
     max_and_log_sum_over_max,
@@ -50,9 +50,7 @@ def poly_cross_entropy(
 
 
 @functools.partial(poly_cross_entropy.defjvp, symbolic_zeros=True)
-def _poly_cross_entropy_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _poly_cross_entropy_jvp(axis_name: AxisName, primals: Arrays, tangents: Tangents) -> Dual:
     x, targets, above, below = primals
     x_dot, targets_dot, above_dot, below_dot = tangents
     loss = poly_cross_entropy(x, targets, above, below, axis_name)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import tanh
-from jaxent._float.tangents import Tangent, combine_tangents, define_jvp
+from jaxent._float.tangents import Arrays, Tangents, combine_tangents, define_jvp
 from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
 
 Pair = tuple[jax.Array, jax.Array]
@@ -62,7 +62,7 @@ def _margin(
 
 
 @functools.partial(_margin.defjvp, symbolic_zeros=True)
-def _margin_jvp(primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]) -> tuple[Pair, Pair]:
+def _margin_jvp(primals: Arrays, tangents: Tangents) -> tuple[Pair, Pair]:
     a, b, c, d, scale, *_ = primals
     *number_dots, scale_dot, _, offset_dot, _ = tangents
     high, low = _margin(*primals)

@@ -14,7 +14,14 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._compat import log1p
 from jaxent._float.limits import divide, is_exactly_zero, neg_log
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    define_jvp,
+    dot_tangent,
+)
 from jaxent._parallel import take_local_label
 
 
@@ -52,9 +59,7 @@ def _categorical_grad_p(p: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @functools.partial(_categorical_grad_p.defjvp, symbolic_zeros=True)
-def _categorical_grad_p_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _categorical_grad_p_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     p, targets = primals
     p_dot, targets_dot = tangents
     grad, grad_dot = _categorical_grad_p(p, targets), 0.0
@@ -73,9 +78,7 @@ def _categorical_grad_targets(p: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 @_categorical_grad_targets.defjvp
-def _categorical_grad_targets_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _categorical_grad_targets_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     p, targets = primals
     grad_dot = -_divide_unless(_are_both_zero(p, targets), tangents[0], p)
     return _categorical_grad_targets(p, targets), grad_dot
@@ -99,9 +102,7 @@ def negative_log_likelihood(log_p: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 @negative_log_likelihood.defjvp
-def _negative_log_likelihood_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _negative_log_likelihood_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     log_p, labels = primals
     classes = jnp.arange(log_p.shape[-1], dtype=labels.dtype)
     is_label = classes.reshape(*[1] * labels.ndim, -1) == labels[..., None]
@@ -140,9 +141,7 @@ def _bernoulli_grad_p(p: jax.Array, yes: jax.Array) -> jax.Array:
 
 
 @functools.partial(_bernoulli_grad_p.defjvp, symbolic_zeros=True)
-def _bernoulli_grad_p_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _bernoulli_grad_p_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     p, yes = primals
     p_dot, yes_dot = tangents
     grad, grad_dot = _bernoulli_grad_p(p, yes), 0.0
@@ -168,9 +167,7 @@ def _bernoulli_grad_yes(p: jax.Array, yes: jax.Array) -> jax.Array:
 
 
 @_bernoulli_grad_yes.defjvp
-def _bernoulli_grad_yes_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _bernoulli_grad_yes_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     p, yes = primals
     return _bernoulli_grad_yes(p, yes), -_divide_by_variance(tangents[0], p, yes)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.sums import fraction, safe_reciprocal
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, scale_tangent
 from jaxent._float.two_part import exp_two_part, finite_two_diff
 from jaxent._kernels.preference import cross_entropy_of_pair
 from jaxent._kernels.softmax import log_sum_over_top
@@ -84,9 +84,7 @@ def _choice_cost(score: jax.Array, rest: jax.Array, top: jax.Array) -> jax.Array
 
 
 @functools.partial(_choice_cost.defjvp, symbolic_zeros=True)
-def _choice_cost_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _choice_cost_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     score, rest, top = primals
     score_dot, rest_dot, _ = tangents
     cost, term = _choice_cost(*primals), _exp_difference(score, top)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import polynomial, tanh
-from jaxent._float.tangents import Tangent, combine_tangents, define_jvp, negative
+from jaxent._float.tangents import Arrays, Dual, Tangents, combine_tangents, define_jvp, negative
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.sigmoid import absolute
 
@@ -80,9 +80,7 @@ def pinball(
 
 
 @functools.partial(pinball.defjvp, symbolic_zeros=True)
-def _pinball_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _pinball_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     predictions, targets, below, above = primals
     predictions_dot, targets_dot, below_dot, above_dot = tangents
     loss = pinball(predictions, targets, below, above)
@@ -179,9 +177,7 @@ def _error_over_variance(error: jax.Array, variances: jax.Array) -> jax.Array:
 
 
 @functools.partial(_error_over_variance.defjvp, symbolic_zeros=True)
-def _error_over_variance_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _error_over_variance_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     error, variances = primals
     error_dot, variances_dot = tangents
     ratio = _error_over_variance(error, variances)
@@ -198,9 +194,7 @@ def gaussian_nll(means: jax.Array, targets: jax.Array, variances: jax.Array) -> 
 
 
 @functools.partial(gaussian_nll.defjvp, symbolic_zeros=True)
-def _gaussian_nll_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _gaussian_nll_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     means, targets, variances = primals
     means_dot, targets_dot, variances_dot = tangents
     loss = gaussian_nll(means, targets, variances)

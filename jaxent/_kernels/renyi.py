@@ -16,7 +16,14 @@ from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.series import accurate_expm1
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    define_jvp,
+    dot_tangent,
+)
 from jaxent._float.two_part import add_all, exact_products, precise_sum
 from jaxent._kernels.softmax import pivot_entry
 from jaxent._kernels.tsallis import (
@@ -98,9 +105,7 @@ def _centered_power(stats: _EntropyStats, exponent: float) -> jax.Array:
 
 
 @_renyi_entropy_grad.defjvp
-def _renyi_entropy_grad_jvp(
-    alpha: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _renyi_entropy_grad_jvp(alpha: float, primals: Arrays, tangents: Arrays) -> Dual:
     (p,), (p_dot,) = primals, tangents
     exponent = alpha - 1.0
     stats, grad = _entropy_stats(p, alpha), _renyi_entropy_grad(p, alpha)
@@ -156,9 +161,7 @@ def _log_ratio(a: jax.Array, b: jax.Array, difference: jax.Array) -> jax.Array:
 
 
 @_log_ratio.defjvp
-def _log_ratio_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _log_ratio_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     a, b, _ = primals
     a_dot, b_dot, _ = tangents
     return _log_ratio(*primals), a_dot / a - b_dot / b
@@ -289,9 +292,7 @@ def _renyi_divergence(a: jax.Array, b: jax.Array, alpha: float) -> jax.Array:
 
 
 @functools.partial(_renyi_divergence.defjvp, symbolic_zeros=True)
-def _renyi_divergence_jvp(
-    alpha: float, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _renyi_divergence_jvp(alpha: float, primals: Arrays, tangents: Tangents) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     value = _renyi_divergence(a, b, alpha)
     grad_a, grad_b = _renyi_divergence_grads(a, b, alpha)
@@ -333,8 +334,8 @@ def _renyi_divergence_grads(
 
 @_renyi_divergence_grads.defjvp
 def _renyi_divergence_grads_jvp(
-    alpha: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    alpha: float, primals: Arrays, tangents: Arrays
+) -> tuple[Arrays, Arrays]:
     (a, b), (a_dot, b_dot) = primals, tangents
     exponent = alpha - 1.0
     pair = _normalize_pair(a, b)

@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.powers import power, static_or_traced, zero_safe_product
 from jaxent._float.series import one_minus_exp, polynomial, terms_for
-from jaxent._float.tangents import Tangent, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, scale_tangent
 from jaxent._float.two_part import finite_two_diff, split, split_number
 from jaxent._kernels.cross_entropy import label_cross_entropy
 from jaxent._kernels.softmax import max_and_shift
@@ -65,11 +65,8 @@ def label_power(
 
 @functools.partial(label_power.defjvp, symbolic_zeros=True)
 def _label_power_jvp(
-    number: float | None,
-    axis_name: AxisName,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[Tangent, ...],
-) -> tuple[jax.Array, jax.Array]:
+    number: float | None, axis_name: AxisName, primals: Arrays, tangents: Tangents
+) -> Dual:
     x, labels, exponent = primals
     x_dot, _, exponent_dot = tangents
     result = label_power(number, x, labels, exponent, axis_name)
@@ -100,9 +97,7 @@ def generalized_cross_entropy(c: jax.Array, p_to_q: jax.Array, q: jax.Array) -> 
 
 
 @functools.partial(generalized_cross_entropy.defjvp, symbolic_zeros=True)
-def _generalized_cross_entropy_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _generalized_cross_entropy_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     c, p_to_q, q = primals
     c_dot, _, q_dot = tangents
     loss = generalized_cross_entropy(c, p_to_q, q)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import define_jvp
+from jaxent._float.tangents import Arrays, define_jvp
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -36,9 +36,7 @@ def sigmoid_and_complement(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @sigmoid_and_complement.defjvp
-def _sigmoid_and_complement_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+def _sigmoid_and_complement_jvp(primals: Arrays, tangents: Arrays) -> tuple[Arrays, Arrays]:
     (x,), (x_dot,) = primals, tangents
     p_dot = sigmoid_grad(x) * x_dot
     return sigmoid_and_complement(x), (p_dot, -p_dot)

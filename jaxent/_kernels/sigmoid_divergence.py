@@ -9,7 +9,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, multiply_clipped
 from jaxent._float.series import expm1_minus_x_near_0
-from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, define_jvp
 from jaxent._kernels.log_ratio import kl_terms, tanh_half, within_series
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
 
@@ -40,9 +40,7 @@ def _eighth_of_log_ratio(x: jax.Array, target_x: jax.Array) -> jax.Array:
 
 
 @functools.partial(sigmoid_kl_divergence.defjvp, symbolic_zeros=True)
-def _sigmoid_kl_divergence_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _sigmoid_kl_divergence_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, target_x = primals
     x_dot, target_x_dot = tangents
     value, value_dot = sigmoid_kl_divergence(x, target_x), 0.0

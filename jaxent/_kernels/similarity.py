@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
 from jaxent._float.two_part import exact_products
 
 _Pair = tuple[jax.Array, jax.Array]
@@ -189,24 +189,18 @@ def cosine_distance(a: jax.Array, b: jax.Array, floor: jax.Array | None = None) 
 
 
 @functools.partial(cosine_similarity.defjvp, symbolic_zeros=True)
-def _cosine_similarity_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _cosine_similarity_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     similarity = cosine_similarity(*primals)
     return similarity, broadcast_tangent(_similarity_dot(primals, tangents), similarity)
 
 
 @functools.partial(cosine_distance.defjvp, symbolic_zeros=True)
-def _cosine_distance_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _cosine_distance_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     distance = cosine_distance(*primals)
     return distance, broadcast_tangent(-_similarity_dot(primals, tangents), distance)
 
 
-def _similarity_dot(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> jax.Array | float:
+def _similarity_dot(primals: Arrays, tangents: Tangents) -> jax.Array | float:
     grads = _similarity_grads(*primals)
     return dot_tangent(grads[0], tangents[0]) + dot_tangent(grads[1], tangents[1])
 
@@ -257,9 +251,7 @@ def _grads_times_divisors(
 
 
 @functools.partial(_similarity_grads.defjvp, symbolic_zeros=True)
-def _similarity_grads_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[_Pair, _Pair]:
+def _similarity_grads_jvp(primals: Arrays, tangents: Tangents) -> tuple[_Pair, _Pair]:
     a, b, floor = primals
     first, second, product = _prepare(a, b, floor)
     pair, cosine = (first, second), _cosine(first, second, product)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
 from jaxent._kernels.softmax import (
     log_sum_over_top,
     max_and_log_sum_over_max,
@@ -92,9 +92,7 @@ def _loss_from_others(
 
 
 @functools.partial(soft_cross_entropy.defjvp, symbolic_zeros=True)
-def _soft_cross_entropy_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _soft_cross_entropy_jvp(axis_name: AxisName, primals: Arrays, tangents: Tangents) -> Dual:
     x, targets = primals
     x_dot, targets_dot = tangents
     loss, grad = _loss_and_grad_x(x, targets, axis_name)
@@ -139,8 +137,8 @@ def _loss_and_grad_x(
 
 @functools.partial(_loss_and_grad_x.defjvp, symbolic_zeros=True)
 def _loss_and_grad_x_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    axis_name: AxisName, primals: Arrays, tangents: Tangents
+) -> tuple[Arrays, Arrays]:
     x, targets = primals
     x_dot, targets_dot = tangents
     loss, grad = _loss_and_grad_x(x, targets, axis_name)
@@ -168,9 +166,7 @@ def _neg_log_prob(x: jax.Array, targets: jax.Array, axis_name: AxisName) -> jax.
 
 
 @_neg_log_prob.defjvp
-def _neg_log_prob_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _neg_log_prob_jvp(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
     x, targets = primals
     x_dot, _ = tangents
     x_dot = jnp.where(x == -jnp.inf, 0.0, x_dot)

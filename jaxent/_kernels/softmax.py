@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal
+from jaxent._float.tangents import Arrays, Dual
 from jaxent._parallel import AxisName, all_over, any_over, class_count, pmax, psum
 
 
@@ -62,9 +63,7 @@ def softmax(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
 
 
 @softmax.defjvp
-def _softmax_rule(
-    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_rule(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
     (x,), (x_dot,) = primals, tangents
     p = softmax(x, axis_name)
     return p, softmax_jvp(p, x_dot, axis_name)
@@ -136,8 +135,8 @@ def _is_pivot(p: jax.Array) -> jax.Array:
 
 @softmax_and_complement.defjvp
 def _softmax_and_complement_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    axis_name: AxisName, primals: Arrays, tangents: Arrays
+) -> tuple[Arrays, Arrays]:
     (x,), (x_dot,) = primals, tangents
     p, complement = softmax_and_complement(x, axis_name)
     # Cheaper than `softmax_jvp`, since the complement of the pivot is known. Not p minus the
@@ -179,9 +178,7 @@ def log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
 
 
 @log_normalizer.defjvp
-def _log_normalizer_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _log_normalizer_jvp(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
     (x,), (x_dot,) = primals, tangents
     result_dot = psum(jnp.sum(softmax(x, axis_name) * x_dot, axis=-1), axis_name)
     return log_normalizer(x, axis_name), result_dot
@@ -194,9 +191,7 @@ def squared_log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Arra
 
 
 @squared_log_normalizer.defjvp
-def _squared_log_normalizer_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _squared_log_normalizer_jvp(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
     (x,), (x_dot,) = primals, tangents
     grad = _squared_log_normalizer_grad(x, axis_name)
     result_dot = psum(jnp.sum(grad * x_dot, axis=-1), axis_name)
@@ -212,8 +207,8 @@ def _squared_log_normalizer_grad(x: jax.Array, axis_name: AxisName) -> jax.Array
 
 @_squared_log_normalizer_grad.defjvp
 def _squared_log_normalizer_grad_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+    axis_name: AxisName, primals: Arrays, tangents: Arrays
+) -> Dual:
     (x,), (x_dot,) = primals, tangents
     p = softmax(x, axis_name)
     # The factor 2 is split into 8 and 1/4, before and after `softmax_jvp`, so that neither this nor

@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._compat import log1p
 from jaxent._float.limits import exp_limit, multiply_clipped
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Tangent, Tangents, broadcast_tangent, dot_tangent
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.log_ratio import kl_terms, log_mixture, tanh_half
 from jaxent._kernels.sigmoid import absolute
@@ -160,9 +160,7 @@ def _is_target_only(x: jax.Array, target_x: jax.Array) -> jax.Array:
 
 
 @functools.partial(softmax_kl_divergence.defjvp, symbolic_zeros=True)
-def _softmax_kl_divergence_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_kl_divergence_jvp(axis_name: AxisName, primals: Arrays, tangents: Tangents) -> Dual:
     x, target_x = primals
     x_dot, target_x_dot = tangents
     value, value_dot = softmax_kl_divergence(x, target_x, axis_name), 0.0
@@ -187,9 +185,7 @@ def _softmax_difference(a: jax.Array, b: jax.Array, axis_name: AxisName = None) 
 
 
 @functools.partial(_softmax_difference.defjvp, symbolic_zeros=True)
-def _softmax_difference_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_difference_jvp(axis_name: AxisName, primals: Arrays, tangents: Tangents) -> Dual:
     (a, b), (a_dot, b_dot) = primals, tangents
     difference = _softmax_difference(a, b, axis_name)
     difference_dot = _softmax_jvp(softmax(a, axis_name), a_dot, axis_name)
@@ -240,9 +236,7 @@ def _softmax_kl_grad_target_x(x: jax.Array, target_x: jax.Array, axis_name: Axis
 
 
 @functools.partial(_softmax_kl_grad_target_x.defjvp, symbolic_zeros=True)
-def _softmax_kl_grad_target_x_jvp(
-    axis_name: AxisName, primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _softmax_kl_grad_target_x_jvp(axis_name: AxisName, primals: Arrays, tangents: Tangents) -> Dual:
     x, target_x = primals
     x_dot, target_x_dot = tangents
     q, grad = softmax(target_x, axis_name), _softmax_kl_grad_target_x(x, target_x, axis_name)
@@ -276,11 +270,8 @@ def softmax_jensen_shannon(
 
 @functools.partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
 def _softmax_jensen_shannon_jvp(
-    beta: float,
-    axis_name: AxisName,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[Tangent, ...],
-) -> tuple[jax.Array, jax.Array]:
+    beta: float, axis_name: AxisName, primals: Arrays, tangents: Tangents
+) -> Dual:
     a, b = primals
     a_dot, b_dot = tangents
     value, value_dot = softmax_jensen_shannon(a, b, beta, axis_name), 0.0
@@ -319,11 +310,8 @@ def _softmax_jensen_shannon_grad_a(
 
 @functools.partial(_softmax_jensen_shannon_grad_a.defjvp, symbolic_zeros=True)
 def _softmax_jensen_shannon_grad_a_jvp(
-    beta: float,
-    axis_name: AxisName,
-    primals: tuple[jax.Array, ...],
-    tangents: tuple[Tangent, ...],
-) -> tuple[jax.Array, jax.Array]:
+    beta: float, axis_name: AxisName, primals: Arrays, tangents: Tangents
+) -> Dual:
     a, b = primals
     a_dot, b_dot = tangents
     p, q = softmax(a, axis_name), softmax(b, axis_name)

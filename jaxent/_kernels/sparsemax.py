@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import Tangent, broadcast_tangent, define_jvp, dot_tangent
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Tangents,
+    broadcast_tangent,
+    define_jvp,
+    dot_tangent,
+)
 from jaxent._float.two_part import two_diff
 from jaxent._kernels.margin import one_or_nan, other_classes_bound
 from jaxent._parallel import take_local_label
@@ -191,17 +198,13 @@ def _loss_and_grad(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 @functools.partial(multiclass_sparsemax.defjvp, symbolic_zeros=True)
-def _multiclass_sparsemax_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _multiclass_sparsemax_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     loss, grad = _loss_and_grad(*primals)
     return loss, broadcast_tangent(dot_tangent(grad, tangents[0]), loss)
 
 
 @functools.partial(_loss_and_grad.defjvp, symbolic_zeros=True)
-def _loss_and_grad_jvp(
-    primals: tuple[jax.Array, ...], tangents: tuple[Tangent, ...]
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+def _loss_and_grad_jvp(primals: Arrays, tangents: Tangents) -> tuple[Arrays, Arrays]:
     x, labels = primals
     x_dot, _ = tangents
     loss, grad = _loss_and_grad(x, labels)

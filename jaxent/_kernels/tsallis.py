@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
 from jaxent._float.series import accurate_expm1, polynomial, terms_for
 from jaxent._float.sums import blocked_sum
-from jaxent._float.tangents import define_jvp, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, define_jvp, dot_tangent
 from jaxent._float.two_part import split_number
 
 
@@ -33,9 +33,7 @@ def power(p: jax.Array, exponent: float) -> jax.Array:
 
 
 @power.defjvp
-def _power_jvp(
-    exponent: float, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
-) -> tuple[jax.Array, jax.Array]:
+def _power_jvp(exponent: float, primals: Arrays, tangents: Arrays) -> Dual:
     (p,), (p_dot,) = primals, tangents
     if exponent == 0.0:
         return power(p, exponent), jnp.zeros_like(p_dot)
