@@ -16,10 +16,12 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._parallel import AxisName, psum
 
 Tangent = jax.Array | SymbolicZero
-# What the rule of a derivative is given, and the pair of a result and its tangent that it returns.
 Arrays = tuple[jax.Array, ...]
+Pair = tuple[jax.Array, jax.Array]
+
+# What the rule of a derivative is given, and the result with its tangent that it returns.
 Tangents = tuple[Tangent, ...]
-Dual = tuple[jax.Array, jax.Array]
+Dual = Pair
 
 
 def scale_tangent(coefficient: jax.Array, tangent: Tangent) -> jax.Array | float:

@@ -8,8 +8,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
 from jaxent._float.tangents import (
-    Arrays,
     Dual,
+    Pair,
     Tangents,
     broadcast_tangent,
     dot_tangent,
@@ -184,7 +184,7 @@ def _loss_and_grad_jvp(
     axis_name: AxisName,
     primals: tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None],
     tangents: Tangents,
-) -> tuple[Arrays, Arrays]:
+) -> tuple[Pair, Pair]:
     x, labels, smoothing, class_mask = primals
     x_dot, _, smoothing_dot, _ = tangents
     loss, grad = _loss_and_grad(x, labels, smoothing, class_mask, axis_name)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxent._compat import log1p
 from jaxent._float import scaled
 from jaxent._float.scaled import Scaled
-from jaxent._float.tangents import Arrays, Dual
+from jaxent._float.tangents import Arrays, Dual, Pair
 from jaxent._kernels import forward_backward
 from jaxent._kernels.softmax import fold_into_pivot, softmax
 
@@ -179,7 +179,7 @@ def _failure_prob(
 
     def step(
         states: tuple[jax.Array, jax.Array], frame: tuple[jax.Array, jax.Array]
-    ) -> tuple[Arrays, Arrays]:
+    ) -> tuple[Pair, Pair]:
         symbol_probs, mask = frame
         blank, label = states
         to_label = label[:, 1:] + blank[:, :-1] + skips_blank * label[:, :-1]

@@ -13,7 +13,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent._float.dtypes import smallest_normal
 from jaxent._float.powers import power, static_or_traced, zero_safe_product
 from jaxent._float.series import one_minus_exp
-from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, scale_tangent
+from jaxent._float.tangents import Arrays, Dual, Pair, Tangents, broadcast_tangent, scale_tangent
 from jaxent._kernels.sigmoid import absolute
 
 # The focal loss of a logit x and a target t is w**gamma c, with c the cross-entropy and w the
@@ -167,7 +167,7 @@ def _sigmoid_focal_loss_grad_target(
 @functools.partial(_sigmoid_focal_loss_grad_target.defjvp, symbolic_zeros=True)
 def _sigmoid_focal_loss_grad_target_jvp(
     number: float | None, primals: Arrays, tangents: Tangents
-) -> tuple[Arrays, Arrays]:
+) -> tuple[Pair, Pair]:
     x, target, gamma = primals
     x_dot, target_dot, gamma_dot = tangents
     exponent = static_or_traced(number, gamma)

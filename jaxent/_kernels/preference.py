@@ -12,10 +12,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.series import tanh
-from jaxent._float.tangents import Arrays, Tangents, combine_tangents, define_jvp
+from jaxent._float.tangents import Arrays, Pair, Tangents, combine_tangents, define_jvp
 from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
-
-Pair = tuple[jax.Array, jax.Array]
 
 
 def margin(

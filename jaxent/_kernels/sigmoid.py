@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import Arrays, define_jvp
+from jaxent._float.tangents import Arrays, Pair, define_jvp
 
 
 def absolute(x: jax.Array) -> jax.Array:
@@ -36,7 +36,7 @@ def sigmoid_and_complement(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @sigmoid_and_complement.defjvp
-def _sigmoid_and_complement_jvp(primals: Arrays, tangents: Arrays) -> tuple[Arrays, Arrays]:
+def _sigmoid_and_complement_jvp(primals: Arrays, tangents: Arrays) -> tuple[Pair, Pair]:
     (x,), (x_dot,) = primals, tangents
     p_dot = sigmoid_grad(x) * x_dot
     return sigmoid_and_complement(x), (p_dot, -p_dot)

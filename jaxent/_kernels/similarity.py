@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import safe_reciprocal
-from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Pair, Tangents, broadcast_tangent, dot_tangent
 from jaxent._float.two_part import exact_products
-
-_Pair = tuple[jax.Array, jax.Array]
 
 # Scales: powers of two that bring vectors into a range where squares neither overflow nor vanish.
 
@@ -63,7 +61,7 @@ class _Vectors(NamedTuple):
     inverse_square: jax.Array  # [..., 1], 1 / |scaled|**2, 0 for zeros
     inverse_length: jax.Array  # [..., 1], 1 / |scaled|, 0 for zeros
     length_ratio: jax.Array  # [..., 1], length / divisor: 1, or less for vectors below the floor
-    inverse_divisor: _Pair  # [..., 1], 1 / divisor as the product of two factors
+    inverse_divisor: Pair  # [..., 1], 1 / divisor as the product of two factors
 
     def scaled(self) -> jax.Array:
         """The vectors in a range where squares and products are safe.
@@ -206,12 +204,12 @@ def _similarity_dot(primals: Arrays, tangents: Tangents) -> jax.Array | float:
 
 
 @jax.custom_jvp
-def _similarity_grads(a: jax.Array, b: jax.Array, floor: jax.Array | None) -> _Pair:
+def _similarity_grads(a: jax.Array, b: jax.Array, floor: jax.Array | None) -> Pair:
     """The gradients of `cosine_similarity` in both vectors."""
     first, second, product = _prepare(a, b, floor)
     cosine = _cosine(first, second, product)
 
-    def grads(perpendiculars: Callable[[], _Pair]) -> _Pair:
+    def grads(perpendiculars: Callable[[], Pair]) -> Pair:
         first_grad, second_grad = _grads_times_divisors(first, second, *perpendiculars())
         return first.divide(first_grad), second.divide(second_grad)
 
@@ -224,7 +222,7 @@ def _similarity_grads(a: jax.Array, b: jax.Array, floor: jax.Array | None) -> _P
 
 def _accurate_perpendiculars(
     a: _Vectors, b: _Vectors, product: jax.Array, cosine: jax.Array
-) -> _Pair:
+) -> Pair:
     """The part of b's unit vector perpendicular to a, and of a's perpendicular to b."""
     of_b = _perpendicular(a, b, product)
     # The other one follows from it, which saves a second projection.
@@ -232,14 +230,14 @@ def _accurate_perpendiculars(
     return of_b, square * a.units() - cosine * of_b
 
 
-def _plain_perpendiculars(a: _Vectors, b: _Vectors, cosine: jax.Array) -> _Pair:
+def _plain_perpendiculars(a: _Vectors, b: _Vectors, cosine: jax.Array) -> Pair:
     """The same where neither difference cancels."""
     return b.units() - cosine * a.units(), a.units() - cosine * b.units()
 
 
 def _grads_times_divisors(
     a: _Vectors, b: _Vectors, b_perpendicular: jax.Array, a_perpendicular: jax.Array
-) -> _Pair:
+) -> Pair:
     """The gradients of the similarity in both vectors, each times the divisor of its vector.
 
     A vector below the floor is divided by a constant, so its gradient is all of the other vector.
@@ -251,7 +249,7 @@ def _grads_times_divisors(
 
 
 @functools.partial(_similarity_grads.defjvp, symbolic_zeros=True)
-def _similarity_grads_jvp(primals: Arrays, tangents: Tangents) -> tuple[_Pair, _Pair]:
+def _similarity_grads_jvp(primals: Arrays, tangents: Tangents) -> tuple[Pair, Pair]:
     a, b, floor = primals
     first, second, product = _prepare(a, b, floor)
     pair, cosine = (first, second), _cosine(first, second, product)

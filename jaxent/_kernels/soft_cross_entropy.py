@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal
-from jaxent._float.tangents import Arrays, Dual, Tangents, broadcast_tangent, dot_tangent
+from jaxent._float.tangents import Arrays, Dual, Pair, Tangents, broadcast_tangent, dot_tangent
 from jaxent._kernels.softmax import (
     log_sum_over_top,
     max_and_log_sum_over_max,
@@ -138,7 +138,7 @@ def _loss_and_grad_x(
 @functools.partial(_loss_and_grad_x.defjvp, symbolic_zeros=True)
 def _loss_and_grad_x_jvp(
     axis_name: AxisName, primals: Arrays, tangents: Tangents
-) -> tuple[Arrays, Arrays]:
+) -> tuple[Pair, Pair]:
     x, targets = primals
     x_dot, targets_dot = tangents
     loss, grad = _loss_and_grad_x(x, targets, axis_name)

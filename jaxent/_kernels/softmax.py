@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal
-from jaxent._float.tangents import Arrays, Dual
+from jaxent._float.tangents import Arrays, Dual, Pair
 from jaxent._parallel import AxisName, all_over, any_over, class_count, pmax, psum
 
 
@@ -136,7 +136,7 @@ def _is_pivot(p: jax.Array) -> jax.Array:
 @softmax_and_complement.defjvp
 def _softmax_and_complement_jvp(
     axis_name: AxisName, primals: Arrays, tangents: Arrays
-) -> tuple[Arrays, Arrays]:
+) -> tuple[Pair, Pair]:
     (x,), (x_dot,) = primals, tangents
     p, complement = softmax_and_complement(x, axis_name)
     # Cheaper than `softmax_jvp`, since the complement of the pivot is known. Not p minus the

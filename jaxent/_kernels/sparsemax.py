@@ -19,6 +19,7 @@ from jaxent._float.sums import blocked_sum
 from jaxent._float.tangents import (
     Arrays,
     Dual,
+    Pair,
     Tangents,
     broadcast_tangent,
     define_jvp,
@@ -204,7 +205,7 @@ def _multiclass_sparsemax_jvp(primals: Arrays, tangents: Tangents) -> Dual:
 
 
 @functools.partial(_loss_and_grad.defjvp, symbolic_zeros=True)
-def _loss_and_grad_jvp(primals: Arrays, tangents: Tangents) -> tuple[Arrays, Arrays]:
+def _loss_and_grad_jvp(primals: Arrays, tangents: Tangents) -> tuple[Pair, Pair]:
     x, labels = primals
     x_dot, _ = tangents
     loss, grad = _loss_and_grad(x, labels)
