@@ -55,6 +55,16 @@ def compute_if_any(
     )
 
 
+def wait_on_cpu(before: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays; on CPUs copies which nothing that `before` was computed from can share."""
+    return jax.lax.platform_dependent(
+        before,
+        *arrays,
+        cpu=lambda *arrays: jax.lax.optimization_barrier(arrays)[1:],
+        default=lambda _, *arrays: arrays,
+    )
+
+
 def safe_reciprocal(total: jax.Array) -> jax.Array:
     """1 / total, and 0 for an empty sum: a row without a possible class has no probabilities.
 

@@ -13,14 +13,16 @@ import jax.numpy as jnp
 
 from jaxent._compat import log1p
 from jaxent._float.limits import clip_to_finite, is_zero, log_or_zero
-from jaxent._float.sums import blocked_sum
+from jaxent._float.sums import blocked_sum, wait_on_cpu
 from jaxent._float.tangents import Arrays, Dual, define_jvp, dot_tangent
 from jaxent._float.two_part import split_number
 from jaxent._kernels.log_ratio import tanh_half
 from jaxent._kernels.sigmoid import absolute, sigmoid, sigmoid_grad
 from jaxent._kernels.softmax import (
-    max_and_log_sum_over_max,
-    nan_where_impossible,
+    MaxAndOthers,
+    inverse_sum,
+    max_and_others,
+    nan_where_empty,
     softmax,
     softmax_jvp,
     softmax_second_jvp,
@@ -91,10 +93,23 @@ def perplexity(cross_entropy: jax.Array, base: float | None) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def softmax_entropy(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """-sum(p log(p)) over the last axis, p = softmax(x); NaN for a row without a possible class."""
-    _, log_sum_over_max = max_and_log_sum_over_max(x, axis_name)
-    terms = softmax(x, axis_name) * _distance_to_max(x, axis_name)
-    value = log_sum_over_max + psum(blocked_sum(terms), axis_name)
-    return value * nan_where_impossible(axis_name, x)
+    return _softmax_entropy(x, axis_name)[0]
+
+
+def _softmax_entropy(
+    x: jax.Array, axis_name: AxisName
+) -> tuple[jax.Array, MaxAndOthers, jax.Array]:
+    """The entropy [...], what it comes from, and the mean distance to the maximum [...]."""
+    stats = max_and_others(x, axis_name)
+    top, shift = wait_on_cpu(stats.others, stats.top, stats.shift)
+    distances = jnp.exp(x - shift[..., None]) * _distance_to_max(x, top)
+    distance = psum(blocked_sum(distances), axis_name) * inverse_sum(stats)
+    return (jnp.log1p(stats.others) + distance) * nan_where_empty(stats), stats, distance
+
+
+def _distance_to_max(x: jax.Array, top: jax.Array) -> jax.Array:
+    """max(x) - x, finite also where x is -inf, since it meets a probability of 0 there."""
+    return jnp.minimum(top[..., None] - x, float(jnp.finfo(x.dtype).max))
 
 
 @softmax_entropy.defjvp
@@ -102,28 +117,27 @@ def _softmax_entropy_jvp(
     axis_name: AxisName, primals: Arrays, tangents: Arrays
 ) -> tuple[jax.Array, jax.Array | float]:
     (x,), (x_dot,) = primals, tangents
-    value_dot = dot_tangent(_softmax_entropy_grad(x, axis_name), x_dot, axis_name)
-    return softmax_entropy(x, axis_name), value_dot
-
-
-def _distance_to_max(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    """max(x) - x, and 0 where the probability is 0, since the distance may be infinite there."""
-    top, _ = max_and_log_sum_over_max(x, axis_name)
-    return jnp.where(softmax(x, axis_name) > 0.0, top[..., None] - x, 0.0)
+    value, grad = _softmax_entropy_and_grad(x, axis_name)
+    return value, dot_tangent(grad, x_dot, axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax_entropy_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
-    grad = softmax_jvp(softmax(x, axis_name), _distance_to_max(x, axis_name), axis_name)
-    return grad * nan_where_impossible(axis_name, x)[..., None]
+def _softmax_entropy_and_grad(x: jax.Array, axis_name: AxisName) -> tuple[jax.Array, jax.Array]:
+    value, stats, distance = _softmax_entropy(x, axis_name)
+    top, shift = wait_on_cpu(distance, stats.top, stats.shift)
+    p = jnp.exp(x - shift[..., None]) * (inverse_sum(stats) * nan_where_empty(stats))[..., None]
+    return value, p * (_distance_to_max(x, top) - distance[..., None])
 
 
-@_softmax_entropy_grad.defjvp
-def _softmax_entropy_grad_jvp(axis_name: AxisName, primals: Arrays, tangents: Arrays) -> Dual:
+@_softmax_entropy_and_grad.defjvp
+def _softmax_entropy_and_grad_jvp(
+    axis_name: AxisName, primals: Arrays, tangents: Arrays
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | float, jax.Array]]:
     (x,), (x_dot,) = primals, tangents
-    p, grad = softmax(x, axis_name), _softmax_entropy_grad(x, axis_name)
+    value, grad = _softmax_entropy_and_grad(x, axis_name)
+    p = softmax(x, axis_name)
     grad_dot = softmax_second_jvp(p, grad, x_dot, axis_name) - softmax_jvp(p, x_dot, axis_name)
-    return grad, grad_dot
+    return (value, grad), (dot_tangent(grad, x_dot, axis_name), grad_dot)
 
 
 @jax.custom_jvp

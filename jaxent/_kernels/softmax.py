@@ -2,13 +2,14 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.sums import blocked_sum, safe_reciprocal
+from jaxent._float.sums import blocked_sum, safe_reciprocal, wait_on_cpu
 from jaxent._float.tangents import Arrays, Dual, Pair
-from jaxent._parallel import AxisName, all_over, any_over, class_count, pmax, psum
+from jaxent._parallel import AxisName, any_over, class_count, pmax, psum
 
 
 def coarse_shift(top: jax.Array, size: int) -> jax.Array:
@@ -155,26 +156,58 @@ def nan_where_impossible(axis_name: AxisName, *logits: jax.Array) -> jax.Array:
     return jnp.where(functools.reduce(jnp.logical_and, is_possible), one, jnp.nan)
 
 
+class MaxAndOthers(NamedTuple):
+    """Where a row of logits has its maximum, and the other exponentials over the largest, [...]."""
+
+    top: jax.Array  # the maximum, 0 where it is -inf
+    shift: jax.Array  # a number near it
+    ties: jax.Array  # how many classes have it; 0 if all are impossible
+    others: jax.Array  # the sum of exp(x - top) over all classes but one that has it
+
+
+def max_and_others(x: jax.Array, axis_name: AxisName = None) -> MaxAndOthers:
+    """The statistics of a softmax whose largest term is left out: so none of them cancels."""
+    top, shift = max_and_shift(x, axis_name)
+    terms = jnp.exp(x - shift[..., None])
+    below = psum(blocked_sum(terms * is_below(x, top, top)), axis_name) / jnp.exp(top - shift)
+    ties = x.shape[-1] - jnp.sum(is_below(x, top, below), axis=-1)
+    ties = psum(ties, axis_name)
+    return MaxAndOthers(top, shift, ties, below + jnp.maximum(ties - 1.0, 0.0))
+
+
+def inverse_sum(stats: MaxAndOthers) -> jax.Array:
+    """1 / sum(exp(x - shift)), [...]."""
+    return 1.0 / ((1.0 + stats.others) * jnp.exp(stats.top - stats.shift))
+
+
+def nan_where_empty(stats: MaxAndOthers) -> jax.Array:
+    """A factor per example [...]: 1, or NaN for a row without a possible class."""
+    return jnp.where(stats.ties == 0.0, jnp.nan, 1.0).astype(stats.top.dtype)
+
+
+def is_below(x: jax.Array, top: jax.Array, before: jax.Array) -> jax.Array:
+    """1 below the maximum and 0 at it, [..., V], in arithmetic that CPUs fuse into sums.
+
+    On CPUs it shares nothing, the number 1 included, with what `before` was computed from.
+    """
+    top, one = wait_on_cpu(before, top, jnp.ones_like(top))
+    return jnp.ceil(jnp.minimum(top[..., None] - x, one[..., None]))
+
+
 def max_and_log_sum_over_max(
     x: jax.Array, axis_name: AxisName = None
 ) -> tuple[jax.Array, jax.Array]:
     """The maximum over the last axis and how far the log-normaliser exceeds it, both accurate."""
-    top, shift = max_and_shift(x, axis_name)
-    terms = jnp.exp(x - shift[..., None])
-    top_term = jnp.exp(top - shift)
-    # Of several largest terms all but one stay in the sum, whichever that is.
-    largest = jnp.where(x < top[..., None], 0.0, terms)
-    smaller = psum(jnp.sum(terms - largest, axis=-1), axis_name)
-    others = smaller + (psum(jnp.sum(largest, axis=-1), axis_name) - top_term)
-    return top, log_sum_over_top(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
+    stats = max_and_others(x, axis_name)
+    return stats.top, jnp.log1p(stats.others)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def log_normalizer(x: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """log(sum(exp(x))) over the last axis; -inf if every entry is."""
-    top, excess = max_and_log_sum_over_max(x, axis_name)
-    is_empty = all_over(jnp.all(x == -jnp.inf, axis=-1), axis_name)
-    return jnp.where(is_empty, -jnp.inf, top + excess)
+    stats = max_and_others(x, axis_name)
+    log_z = stats.top + jnp.log1p(stats.others)
+    return jnp.where(stats.ties == 0.0, -jnp.inf, log_z)
 
 
 @log_normalizer.defjvp
