@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _parallel
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.intervals import Interval, all_in_interval, clip_rounding, nan_where_invalid
 from jaxent._float.tangents import Arrays, Dual
 
 
@@ -31,18 +32,6 @@ class Fill(NamedTuple):
 LOGITS = Fill(-math.inf, 0.0)
 PROBABILITIES = Fill(0.0, 1.0)
 TARGETS = Fill(0.0, 0.0)
-
-
-class Interval(NamedTuple):
-    """Where the numbers of an argument must lie, its ends included."""
-
-    low: float
-    high: float
-
-
-UNIT_INTERVAL = Interval(0.0, 1.0)
-NON_NEGATIVE = Interval(0.0, math.inf)
-NON_POSITIVE = Interval(-math.inf, 0.0)
 
 
 class MaskedRows(NamedTuple):
@@ -133,60 +122,6 @@ def widen_labels(labels: jax.Array) -> jax.Array:
     return labels.astype(jnp.int64 if labels.dtype.itemsize > 4 else jnp.int32)
 
 
-def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
-    """Results with NaN where they are not valid; by a product, so gradients are NaN there too."""
-    return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
-
-
-def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") -> jax.Array:
-    """Values with NaN, in gradients too, outside an interval that `ends` closes or opens."""
-    above = values >= low if ends[0] == "[" else values > low
-    below = values <= high if ends[1] == "]" else values < high
-    return nan_where_invalid(values, above & below)
-
-
-def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.Array:
-    """Values in which an end of the interval replaces what is outside by a few roundings.
-
-    Those are 8 of the dtype of the values, and the square root of one for logarithms: a
-    log-probability is the difference of two numbers that may be much larger. The derivative is 1.
-    What is further outside, and NaN, stays.
-    """
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        return values
-    eps = float(jnp.finfo(values.dtype).eps)
-    return _clip_rounding(values, interval, math.sqrt(eps) if interval.low < 0.0 else 8.0 * eps)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> jax.Array:
-    low, high = interval
-    if low > -math.inf:
-        values = jnp.where((values < low) & (values >= low - tolerance), low, values)
-    if high < math.inf:
-        values = jnp.where((values > high) & (values <= high + tolerance), high, values)
-    return values
-
-
-@_clip_rounding.defjvp
-def _clip_rounding_jvp(
-    interval: Interval, tolerance: float, primals: Arrays, tangents: Arrays
-) -> Dual:
-    return _clip_rounding(primals[0], interval, tolerance), tangents[0]
-
-
-@functools.partial(jax.jit, static_argnames="kernel", inline=True)
-def apply_with_positive(
-    kernel: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, number: jax.Array
-) -> jax.Array:
-    """`kernel(x, number)` element by element; NaN unless the scalar is positive and finite."""
-    x, number = x.astype(compute_dtype(x)), number.astype(compute_dtype(x))
-    is_valid = (number > 0.0) & (number < jnp.inf)
-    number = jnp.broadcast_to(nan_where_invalid(number, is_valid), x.shape)
-    # Both are needed: a result at an infinite x may not depend on the number.
-    return nan_where_invalid(kernel(x, number), is_valid)
-
-
 def constant_where_impossible(
     kernel: Callable[..., jax.Array],
     logits: tuple[jax.Array, ...],
@@ -221,26 +156,9 @@ def _zero_tangent_unless_jvp(primals: Arrays, tangents: Arrays) -> Dual:
     return x, jnp.where(condition[..., None], tangents[0], 0.0)
 
 
-def valid_option(
-    value: jax.Array, dtype: jnp.dtype, low: float, high: float
-) -> tuple[jax.Array, jax.Array]:
-    """A scalar in `dtype`, 0 unless it is finite and in [low, high], and whether it is."""
-    value = value.astype(dtype)
-    is_valid = (value >= low) & (value <= high) & (jnp.abs(value) < jnp.inf)
-    return jnp.where(is_valid, value, 0.0), is_valid
-
-
 def scale_loss(weight: jax.Array, losses: jax.Array) -> jax.Array:
     """`weight * losses`, and 0 for a weight of 0 on a loss of +inf."""
     return weight * jnp.where((weight == 0.0) & (losses == jnp.inf), 0.0, losses)
-
-
-def all_in_interval(
-    values: jax.Array, low: float, high: float, axis_name: _parallel.AxisName = None
-) -> jax.Array:
-    """Whether all of each row lies in [low, high]; NaN does not."""
-    is_inside = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
-    return _parallel.all_over(is_inside, axis_name)
 
 
 def zero_where_masked(losses: jax.Array, example_mask: jax.Array | None) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.sums import blocked_sum
 from jaxent._heads import cross_entropy
@@ -350,13 +351,13 @@ def _sigmoid(
     batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature))
     head, count = _as_head(batch), len(batch.keys)
     bias = bias.astype(head.dtype)
-    bias = _masks.nan_outside(bias, -jnp.inf, jnp.inf, "()")
+    bias = intervals.nan_outside(bias, -jnp.inf, jnp.inf, "()")
 
     def loss_fn(logits: jax.Array, labels: jax.Array) -> jax.Array:
         logits = transform_logits(logits, None, temperature_left) + bias
         is_pair = jnp.arange(count, dtype=labels.dtype)[None, :] == labels[:, None]
         losses = blocked_sum(softplus(jnp.where(is_pair, -logits, logits)))
-        return _masks.nan_where_invalid(losses, (labels >= 0) & (labels < count))
+        return intervals.nan_where_invalid(losses, (labels >= 0) & (labels < count))
 
     return sweep_rows(loss_fn, (head,), (labels,), options.reduction, options.chunk_size)
 

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxent import _masks, _parallel
+from jaxent._float import intervals
+from jaxent._float.intervals import nan_outside
 from jaxent._heads.checks import Head
 from jaxent._heads.columns.sweep import linear_softmax_stats
 from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._kernels import cross_entropy, softmax
 from jaxent._losses.reduction import divide
-from jaxent._masks import nan_outside, scale_loss, zero_where_masked
+from jaxent._masks import scale_loss, zero_where_masked
 
 
 class Options(NamedTuple):
@@ -133,7 +135,7 @@ def label_losses(
     rows = _masks.mask_labelled_rows(logits, labels, None, class_axes, _masks.LOGITS, axis_name)
     if label_smoothing is not None:
         dtype = rows.values.dtype
-        label_smoothing, is_valid = _masks.valid_option(label_smoothing, dtype, 0.0, 1.0)
+        label_smoothing, is_valid = intervals.valid_option(label_smoothing, dtype, 0.0, 1.0)
         rows = rows._replace(valid=rows.valid & is_valid)
     given = rows.values, rows.labels, label_smoothing, rows.class_mask
     return rows.losses(cross_entropy.label_cross_entropy(*given, axis_name))

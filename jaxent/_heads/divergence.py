@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent import _checks, _masks, _parallel
+from jaxent._float import intervals
 from jaxent._heads.checks import Head
 from jaxent._heads.cross_entropy import label_losses
 from jaxent._heads.logits import transform_logits
@@ -101,7 +102,7 @@ def _row_losses(
         losses = losses * jnp.square(temperature.astype(losses.dtype))
     if options.label_weight is None:
         return losses
-    weight = _masks.nan_outside(options.label_weight.astype(losses.dtype), 0.0, 1.0)
+    weight = intervals.nan_outside(options.label_weight.astype(losses.dtype), 0.0, 1.0)
     at_labels = label_losses(capped[0], rows[-1], None, settings.axis_name)
     return _masks.scale_loss(1.0 - weight, losses) + _masks.scale_loss(weight, at_labels)
 
@@ -158,7 +159,7 @@ def top_k_kl_divergence(
     logits = jnp.concatenate([jnp.where(is_listed, logits, -jnp.inf), log_others[:, None]], axis=-1)
     target = jnp.concatenate([log_probs, log_rest[:, None]], axis=-1)
     losses = _masks.constant_where_impossible(softmax_kl_divergence, (logits, target))
-    return _masks.nan_where_invalid(losses, valid)
+    return intervals.nan_where_invalid(losses, valid)
 
 
 def _listed_classes(

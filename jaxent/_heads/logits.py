@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxent import _masks
+from jaxent._float import intervals
 from jaxent._kernels import logits as logits_kernels
 
 
@@ -32,8 +32,8 @@ def transform_logits(
     """Logits with the soft cap and then the temperature of a head; either may be None."""
     if soft_cap is not None:
         cap = logits_kernels.soft_cap
-        logits = _masks.apply_with_positive(cap, logits, soft_cap)
+        logits = intervals.apply_with_positive(cap, logits, soft_cap)
     if temperature is not None:
         scale = logits_kernels.scale_by_temperature
-        logits = _masks.apply_with_positive(scale, logits, temperature)
+        logits = intervals.apply_with_positive(scale, logits, temperature)
     return logits

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import bregman
 from jaxent._losses.distributions import as_floating_and_real
 
@@ -106,4 +107,4 @@ def _generalized_kl_or_nan(log_p: jax.Array, targets: jax.Array) -> jax.Array:
     is_valid = (targets >= 0.0) & (targets < jnp.inf) & (log_p < jnp.inf)
     losses = bregman.generalized_kl_divergence(log_p, jnp.where(is_valid, targets, jnp.nan))
     # A NaN in one class makes the derivatives in all classes NaN.
-    return _masks.nan_where_invalid(losses, ~jnp.isnan(losses))
+    return intervals.nan_where_invalid(losses, ~jnp.isnan(losses))

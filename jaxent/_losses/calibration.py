@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._float import sums
+from jaxent._float import intervals, sums
 
 
 @_checks.public
@@ -65,9 +65,9 @@ def _calibration_error(
     axes: tuple[int, ...],
     num_bins: int,
 ) -> jax.Array:
-    probs = _masks.clip_rounding(probs)
+    probs = intervals.clip_rounding(probs)
     rows = _masks.mask_labelled_rows(probs, labels, where, axes, _masks.PROBABILITIES)
-    rows = rows.valid_only_if(_masks.all_in_interval(rows.values, 0.0, 1.0))
+    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, 0.0, 1.0))
     confidence = jnp.max(rows.values, axis=-1)
     predicted = jnp.argmax(rows.values, axis=-1).astype(rows.labels.dtype)
     is_right = (predicted == rows.labels).astype(confidence.dtype)

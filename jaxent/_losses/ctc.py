@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._float import dtypes
+from jaxent._float import dtypes, intervals
 from jaxent._kernels import ctc
 
 
@@ -197,7 +197,7 @@ class _KernelArguments(NamedTuple):
 @functools.partial(jax.jit, inline=True)
 def _ctc(given: _Sequences) -> jax.Array:
     *arguments, valid = _kernel_arguments(given)
-    losses = _masks.nan_where_invalid(ctc.ctc(*arguments), valid)
+    losses = intervals.nan_where_invalid(ctc.ctc(*arguments), valid)
     return _masks.zero_where_masked(losses, given.where)
 
 
@@ -208,9 +208,9 @@ def _ctc_with_forward(given: _Sequences) -> tuple[jax.Array, jax.Array, jax.Arra
     state_valid = valid[None, :, None]
     state_mask = None if given.where is None else given.where[None, :, None]
     return (
-        _masks.zero_where_masked(_masks.nan_where_invalid(losses, valid), given.where),
-        _masks.zero_where_masked(_masks.nan_where_invalid(blank, state_valid), state_mask),
-        _masks.zero_where_masked(_masks.nan_where_invalid(label, state_valid), state_mask),
+        _masks.zero_where_masked(intervals.nan_where_invalid(losses, valid), given.where),
+        _masks.zero_where_masked(intervals.nan_where_invalid(blank, state_valid), state_mask),
+        _masks.zero_where_masked(intervals.nan_where_invalid(label, state_valid), state_mask),
     )
 
 

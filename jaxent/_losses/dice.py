@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _masks
+from jaxent import _checks
+from jaxent._float import intervals
 from jaxent._kernels import overlap
 from jaxent._losses.overlap import Layout, PixelAxes, Regions, check_regions, class_losses
 
@@ -262,7 +263,7 @@ def _weight_and_reduce(
         valid = jnp.all((weights >= 0.0) & (weights < jnp.inf))
         if class_mask is not None:
             valid |= ~jnp.any(class_mask, axis=-1, keepdims=True)
-        losses = _masks.nan_where_invalid(losses * _align_classes(weights, losses), valid)
+        losses = intervals.nan_where_invalid(losses * _align_classes(weights, losses), valid)
     losses, class_mask = _drop_background(losses, class_mask, ignore_background)
     if class_mask is not None:
         losses = jnp.where(class_mask, losses, 0.0)

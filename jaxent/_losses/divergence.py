@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import divergence, probability
 from jaxent._losses.distributions import (
     as_floating_and_real,
@@ -13,7 +14,7 @@ from jaxent._losses.distributions import (
     rounding_tolerance,
 )
 
-_UNIT_INTERVALS = (_masks.UNIT_INTERVAL, _masks.UNIT_INTERVAL)
+_UNIT_INTERVALS = (intervals.UNIT_INTERVAL, intervals.UNIT_INTERVAL)
 
 
 @_checks.public
@@ -110,7 +111,7 @@ def kl_divergence(
         (_masks.LOGITS, _masks.TARGETS),
         axis,
         where,
-        intervals=(_masks.NON_POSITIVE, _masks.NON_NEGATIVE),
+        intervals=(intervals.NON_POSITIVE, intervals.NON_NEGATIVE),
         is_valid=_are_finite,
         tolerance=rounding_tolerance(*arrays.values()),
     )
@@ -164,7 +165,7 @@ def kl_divergence_with_log_targets(
         (_masks.LOGITS, _masks.LOGITS),
         axis,
         where,
-        intervals=(_masks.NON_POSITIVE, _masks.NON_POSITIVE),
+        intervals=(intervals.NON_POSITIVE, intervals.NON_POSITIVE),
         tolerance=rounding_tolerance(*arrays.values()),
     )
 

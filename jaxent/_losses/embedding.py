@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import embedding
 from jaxent._kernels import logits as logits_kernels
@@ -306,7 +307,7 @@ def _ntxent(batch: _Batch, temperature: jax.Array) -> jax.Array:
     losses = embedding.cross_entropy_of_pairs(logits, pairs.positive, pairs.negative)
     count = jnp.sum(pairs.positive, dtype=losses.dtype)
     mean = divide(jnp.sum(jnp.sum(losses, -1)), count)
-    return _masks.nan_where_invalid(mean, valid & pairs.is_finite)
+    return intervals.nan_where_invalid(mean, valid & pairs.is_finite)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -315,7 +316,7 @@ def _supervised_contrastive(batch: _Batch, temperature: jax.Array) -> jax.Array:
     logits, valid = _divide_by_temperature(pairs.similarity, temperature)
     pair_mask = pairs.positive | pairs.negative
     losses = embedding.mean_cross_entropy_of_positives(logits, pairs.positive, pair_mask)
-    losses = _masks.nan_where_invalid(losses, valid & pairs.is_finite)
+    losses = intervals.nan_where_invalid(losses, valid & pairs.is_finite)
     return _masks.zero_where_masked(losses, batch.where)
 
 
@@ -331,7 +332,7 @@ def _circle(batch: _Batch, margin: jax.Array, gamma: jax.Array) -> jax.Array:
     losses = embedding.softplus_of_pairs(
         gamma * positive_logits, gamma * negative_logits, positive, negative
     )
-    losses = _masks.nan_where_invalid(losses, valid & is_finite)
+    losses = intervals.nan_where_invalid(losses, valid & is_finite)
     return _masks.zero_where_masked(losses, batch.where)
 
 
@@ -356,5 +357,5 @@ def _triplet_margin(
     excess = gap + margin
     # NaN before the maximum, whose gradient at NaN would be 0.
     valid = valid & (jnp.abs(margin) < jnp.inf) & ~jnp.isnan(excess)
-    excess = _masks.nan_where_invalid(excess, valid)
+    excess = intervals.nan_where_invalid(excess, valid)
     return _masks.zero_where_masked(jax.nn.relu(excess), example_mask)

@@ -4,6 +4,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import entropy as entropy_kernels
 from jaxent._losses.distributions import check_base, in_base
 from jaxent._parallel import AxisName
@@ -47,9 +48,9 @@ def entropy(
     """
     arrays = {"probs": _checks.as_floating("probs", probs)}
     check_base(base)
-    fills, intervals = (_masks.PROBABILITIES,), (_masks.UNIT_INTERVAL,)
+    fills, accepted = (_masks.PROBABILITIES,), (intervals.UNIT_INTERVAL,)
     kernel = entropy_kernels.entropy
-    nats = _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=intervals)
+    nats = _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=accepted)
     return in_base(nats, base)
 
 
@@ -86,13 +87,13 @@ def binary_entropy(
     probs = _checks.as_floating("probs", probs)
     check_base(base)
     where, arrays = _masks.mask_elements(where, probs=probs)
-    nats = _masks.apply_elementwise(_binary_entropy, list(map(_masks.clip_rounding, arrays)))
+    nats = _masks.apply_elementwise(_binary_entropy, list(map(intervals.clip_rounding, arrays)))
     return _masks.zero_where_masked(in_base(nats, base), where)
 
 
 def _binary_entropy(p: jax.Array) -> jax.Array:
     is_valid = (p >= 0.0) & (p <= 1.0)
-    return _masks.nan_where_invalid(entropy_kernels.binary_entropy(p), is_valid)
+    return intervals.nan_where_invalid(entropy_kernels.binary_entropy(p), is_valid)
 
 
 @_checks.public

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import cross_entropy, focal, robust, sigmoid
 from jaxent._parallel import AxisName
@@ -127,12 +128,12 @@ def _sigmoid_focal_losses(
     given = [array for array in (logits, labels, alpha) if array is not None]
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
-    given = [logits, *map(_masks.clip_rounding, given[1:])]
+    given = [logits, *map(intervals.clip_rounding, given[1:])]
     x, *weights = (jnp.broadcast_to(array.astype(dtype), shape) for array in given)
-    target, *alphas = (_masks.nan_outside(weight, 0.0, 1.0) for weight in weights)
+    target, *alphas = (intervals.nan_outside(weight, 0.0, 1.0) for weight in weights)
     if gamma is not None:
-        gamma, is_valid = _masks.valid_option(gamma, dtype, 0.0, math.inf)
-        x = _masks.nan_where_invalid(x, is_valid)
+        gamma, is_valid = intervals.valid_option(gamma, dtype, 0.0, math.inf)
+        x = intervals.nan_where_invalid(x, is_valid)
     if number == 0.0:
         losses = sigmoid.binary_cross_entropy(x, target, 1.0 - target)
     else:
@@ -154,7 +155,7 @@ def _softmax_focal_losses(
 ) -> jax.Array:
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     if gamma is not None:
-        gamma, is_valid = _masks.valid_option(gamma, rows.values.dtype, 0.0, math.inf)
+        gamma, is_valid = intervals.valid_option(gamma, rows.values.dtype, 0.0, math.inf)
         rows = rows.valid_only_if(is_valid)
     c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
     p = robust.label_power(1.0, rows.values, rows.labels, None, axis_name)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import entropy as entropy_kernels
 from jaxent._kernels import mutual_information as mutual_information_kernels
@@ -63,7 +64,7 @@ def mutual_information(
         (_masks.PROBABILITIES,),
         axes,
         where,
-        intervals=(_masks.NON_NEGATIVE,),
+        intervals=(intervals.NON_NEGATIVE,),
         is_valid=have_totals,
         row_count=joint.shape[axes[0]],
     )
@@ -174,4 +175,4 @@ def bits_per_byte(nats: ArrayLike, num_bytes: ArrayLike) -> jax.Array:
 def _bits_per_byte(nats: jax.Array, num_bytes: jax.Array) -> jax.Array:
     is_valid = num_bytes > 0.0
     bits = in_base(nats / jnp.where(is_valid, num_bytes, 1.0), 2)
-    return _masks.nan_where_invalid(bits, is_valid)
+    return intervals.nan_where_invalid(bits, is_valid)

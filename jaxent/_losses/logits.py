@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _masks
+from jaxent import _checks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import logits as logits_kernels
 
@@ -135,14 +136,14 @@ def _transform(
     """`transform` of logits and a positive finite number."""
     logits = _checks.as_floating("logits", logits)
     _checks.check_open_interval(name, number, 0.0, math.inf)
-    return _masks.apply_with_positive(transform, logits, _checks.as_scalar(name, number))
+    return intervals.apply_with_positive(transform, logits, _checks.as_scalar(name, number))
 
 
 @functools.partial(jax.jit, inline=True)
 def _adjust(logits: jax.Array, priors: jax.Array, tau: jax.Array) -> jax.Array:
     dtype = compute_dtype(logits, priors)
     shape = jnp.broadcast_shapes(logits.shape, priors.shape)
-    priors = _masks.clip_rounding(priors, _masks.NON_NEGATIVE)
+    priors = intervals.clip_rounding(priors, intervals.NON_NEGATIVE)
     x, priors = (jnp.broadcast_to(array.astype(dtype), shape) for array in (logits, priors))
     tau = tau.astype(dtype)
     shift = jnp.where(
@@ -150,7 +151,7 @@ def _adjust(logits: jax.Array, priors: jax.Array, tau: jax.Array) -> jax.Array:
     )
     is_impossible = x == -jnp.inf
     adjusted = jnp.where(is_impossible, -jnp.inf, jnp.where(is_impossible, 0.0, x) + shift)
-    return _masks.nan_where_invalid(adjusted, priors >= 0.0)
+    return intervals.nan_where_invalid(adjusted, priors >= 0.0)
 
 
 def _tau_log_of_zero(tau: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import lovasz, softmax
 
@@ -143,7 +144,7 @@ def _lovasz_hinge(logits: jax.Array, labels: jax.Array, pixel_mask: jax.Array | 
     errors = jnp.where(margins <= 0.0, 0.0, margins)
     losses = lovasz.lovasz_extension(errors, margins, is_true)
     valid = jnp.all((is_true | (y == 0.0)) & (x == x), axis=-1)
-    return _masks.nan_where_invalid(losses, valid)
+    return intervals.nan_where_invalid(losses, valid)
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "classes"), inline=True)
@@ -180,4 +181,4 @@ def _lovasz_softmax(
         results = jnp.sum(jnp.where(class_mask, losses, 0.0), axis=-1)
         results /= jnp.maximum(jnp.sum(class_mask, axis=-1, dtype=losses.dtype), 1.0)
     valid = jnp.all(rows.valid.reshape(pixels), axis=-1) & jnp.all(p == p, axis=(-2, -1))
-    return _masks.nan_where_invalid(results, valid)
+    return intervals.nan_where_invalid(results, valid)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import margin as margin_kernels
 from jaxent._kernels import sparsemax
@@ -261,7 +262,7 @@ def _masked_hinge(
     is_sign = jnp.abs(signs) == 1.0
     # Masked elements hold 0, which is no sign.
     valid = is_sign if where is None else is_sign | ~where
-    return margin_kernels.hinge(x, _masks.nan_where_invalid(signs, valid), margin)
+    return margin_kernels.hinge(x, intervals.nan_where_invalid(signs, valid), margin)
 
 
 def _binary_sparsemax(x: jax.Array, labels: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks, _parallel
+from jaxent._float import intervals
 from jaxent._kernels import ordinal
 
 
@@ -72,7 +73,7 @@ def _ordinal_losses(
     x = rows.values
     rows = rows.valid_only_if(jnp.all(x[..., 1:] >= x[..., :-1], axis=-1))
     # An invalid example has NaN as its gradient in all of its log-odds.
-    x = _masks.nan_where_invalid(x, rows.valid[..., None])
+    x = intervals.nan_where_invalid(x, rows.valid[..., None])
     high, low = (_parallel.take_local_label(x, index) for index in (rows.labels, rows.labels - 1))
     low = jnp.where(rows.labels == 0, -jnp.inf, low)
     losses = ordinal.interval_cross_entropy(low, high)

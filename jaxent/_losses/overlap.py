@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, _masks
+from jaxent import _checks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.sums import fraction
 from jaxent._kernels import overlap
@@ -117,9 +118,9 @@ def class_losses(regions: Regions, layout: Layout) -> ClassLosses:
     """The losses, NaN for images with predictions, targets or options out of range."""
     dtype = compute_dtype(regions.predictions, regions.targets)
     predictions = regions.predictions
-    predictions = predictions if layout.is_logits else _masks.clip_rounding(predictions)
+    predictions = predictions if layout.is_logits else intervals.clip_rounding(predictions)
     x = _flatten_pixels(predictions, layout).astype(dtype)
-    t = _flatten_pixels(_masks.clip_rounding(regions.targets), layout).astype(dtype)
+    t = _flatten_pixels(intervals.clip_rounding(regions.targets), layout).astype(dtype)
     shape, mask = x.shape, None
     if regions.where is not None:
         where = regions.where
@@ -158,7 +159,7 @@ def class_losses(regions: Regions, layout: Layout) -> ClassLosses:
     valid &= options_valid
     if class_mask is not None:
         valid |= ~jnp.any(class_mask, axis=-1, keepdims=True)
-    return ClassLosses(_masks.nan_where_invalid(losses, valid), total(t), class_mask)
+    return ClassLosses(intervals.nan_where_invalid(losses, valid), total(t), class_mask)
 
 
 def _tversky(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
-from jaxent._float import sums
+from jaxent._float import intervals, sums
 from jaxent._kernels import policy
 from jaxent._losses import reduction
 
@@ -150,7 +150,7 @@ def _surrogate(
         jnp.where(is_negative, lower, 0.0),
         jnp.where(is_negative, dual_upper, jnp.minimum(upper, largest.astype(upper.dtype))),
     )
-    return _masks.nan_where_invalid(0.0 - advantages * ratio, is_valid)
+    return intervals.nan_where_invalid(0.0 - advantages * ratio, is_valid)
 
 
 def _surrogate_and_divergence(
@@ -164,7 +164,7 @@ def _surrogate_and_divergence(
     weight: jax.Array,
 ) -> jax.Array:
     surrogate = _surrogate(log_probs, old_log_probs, advantages, lower, upper, dual_upper)
-    weight = _masks.nan_outside(weight, 0.0, jnp.inf, "[)")
+    weight = intervals.nan_outside(weight, 0.0, jnp.inf, "[)")
     return surrogate + weight * policy.divergence_estimate(reference, log_probs)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import poly
 from jaxent._parallel import AxisName
@@ -94,9 +95,9 @@ def _poly_losses(
     targets = _masks.mask_rows(targets, where, axes, _masks.TARGETS, axis_name).values
     shape = jnp.broadcast_shapes(x.shape, targets.shape)
     x, targets = jnp.broadcast_to(x, shape), jnp.broadcast_to(targets, shape)
-    epsilon, is_epsilon_valid = _masks.valid_option(epsilon, dtype, -math.inf, math.inf)
+    epsilon, is_epsilon_valid = intervals.valid_option(epsilon, dtype, -math.inf, math.inf)
     above = jnp.maximum(epsilon, 0.0) if "+" in signs else None
     below = jnp.minimum(epsilon, 0.0) if "-" in signs else None
-    is_valid = _masks.all_in_interval(targets, 0.0, math.inf, axis_name) & is_epsilon_valid
+    is_valid = intervals.all_in_interval(targets, 0.0, math.inf, axis_name) & is_epsilon_valid
     losses = poly.poly_cross_entropy(x, targets, above, below, axis_name)
-    return _masks.zero_where_masked(_masks.nan_where_invalid(losses, is_valid), example_mask)
+    return _masks.zero_where_masked(intervals.nan_where_invalid(losses, is_valid), example_mask)

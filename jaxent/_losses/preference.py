@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.two_part import split_number
 from jaxent._kernels import odds, preference
@@ -150,7 +151,7 @@ def kto_loss(
         reference_point=_checks.as_real("reference_point", reference_point),
         desirable=_checks.as_real("desirable", desirable),
     )
-    arrays[-1] = _masks.clip_rounding(arrays[-1])
+    arrays[-1] = intervals.clip_rounding(arrays[-1])
     scale = _as_pair("beta", beta, compute_dtype(*arrays))
     scalars = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
     losses = _masks.apply_elementwise(_kahneman_tversky, arrays, *scale, *scalars)
@@ -196,7 +197,7 @@ def orpo_loss(
     _checks.check_open_interval("weight", weight, 0.0, math.inf)
     given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
     where, arrays = _masks.mask_elements(where, **given)
-    arrays = [_masks.clip_rounding(array, _masks.NON_POSITIVE) for array in arrays]
+    arrays = [intervals.clip_rounding(array, intervals.NON_POSITIVE) for array in arrays]
     weight = _checks.as_scalar("weight", weight)
     return _masks.zero_where_masked(_masks.apply_elementwise(_odds_ratio, arrays, weight), where)
 
@@ -282,12 +283,12 @@ def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
 
 def _positive(value: jax.Array) -> jax.Array:
     """The value, or NaN unless it is finite and positive."""
-    return _masks.nan_outside(value, 0.0, jnp.inf, "()")
+    return intervals.nan_outside(value, 0.0, jnp.inf, "()")
 
 
 def _not_negative(value: jax.Array) -> jax.Array:
     """The value, or NaN unless it is finite and at least 0."""
-    return _masks.nan_outside(value, 0.0, jnp.inf, "[)")
+    return intervals.nan_outside(value, 0.0, jnp.inf, "[)")
 
 
 def _constant_pair(value: float, dtype: jnp.dtype) -> Pair:
@@ -301,7 +302,7 @@ def _smoothed_sigmoid(*arguments: jax.Array) -> jax.Array:
     *log_probs, beta, beta_low, smoothing = arguments
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
     margin = preference.margin(*log_probs, scale=scale, offset=zero)
-    smoothing = _masks.nan_outside(smoothing, 0.0, 0.5, "[)")
+    smoothing = intervals.nan_outside(smoothing, 0.0, 0.5, "[)")
     return preference.cross_entropy_of_pair(*margin, 1.0 - smoothing, smoothing)
 
 
@@ -314,7 +315,7 @@ def _hinge(*arguments: jax.Array) -> jax.Array:
 def _identity(*arguments: jax.Array) -> jax.Array:
     *log_probs, beta, goal, goal_low = arguments
     one = _constant_pair(1.0, beta.dtype)
-    offset = _masks.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf)), goal_low
+    offset = intervals.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf)), goal_low
     return preference.square_of_pair(*preference.margin(*log_probs, scale=one, offset=offset))
 
 
@@ -332,7 +333,7 @@ def _kahneman_tversky(
     scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
     log_probs = (policy, reference, point, jnp.zeros_like(point))
     high, low = preference.margin(*log_probs, scale=scale, offset=zero)
-    desirable = _masks.nan_outside(desirable, 0.0, 1.0)
+    desirable = intervals.nan_outside(desirable, 0.0, 1.0)
     good = desirable * _not_negative(desirable_weight)
     bad = (1.0 - desirable) * _not_negative(undesirable_weight)
     p_loss, p_gain = preference.sigmoid_of_pair(-high, -low), preference.sigmoid_of_pair(high, low)
@@ -340,7 +341,7 @@ def _kahneman_tversky(
 
 
 def _odds_ratio(chosen: jax.Array, rejected: jax.Array, weight: jax.Array) -> jax.Array:
-    chosen, rejected = (_masks.nan_outside(x, -jnp.inf, 0.0) for x in (chosen, rejected))
+    chosen, rejected = (intervals.nan_outside(x, -jnp.inf, 0.0) for x in (chosen, rejected))
     return _positive(weight) * odds.odds_ratio_loss(chosen, rejected) - chosen
 
 

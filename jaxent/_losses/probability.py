@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import probability
 
@@ -85,7 +86,7 @@ def categorical_cross_entropy(
         Good, `Rational Decisions <https://doi.org/10.1111/j.2517-6161.1952.tb00104.x>`_, 1952.
     """
     kernel = probability.categorical_cross_entropy
-    return _apply_to_targets(kernel, _masks.NON_NEGATIVE, probs, labels, axis, where)
+    return _apply_to_targets(kernel, intervals.NON_NEGATIVE, probs, labels, axis, where)
 
 
 @_checks.public
@@ -163,12 +164,12 @@ def brier_score(
         <https://doi.org/10.1175/1520-0493(1950)078%3C0001:VOFEIT%3E2.0.CO;2>`_, 1950.
     """
     kernel = probability.squared_distance
-    return _apply_to_targets(kernel, _masks.UNIT_INTERVAL, probs, labels, axis, where)
+    return _apply_to_targets(kernel, intervals.UNIT_INTERVAL, probs, labels, axis, where)
 
 
 def _apply_to_targets(
     kernel: Callable[[jax.Array, jax.Array], jax.Array],
-    interval: _masks.Interval,
+    interval: intervals.Interval,
     probs: ArrayLike,
     labels: ArrayLike,
     axis: _checks.Axis,
@@ -180,25 +181,25 @@ def _apply_to_targets(
         "labels": _checks.as_real("labels", labels),
     }
     fills = (_masks.PROBABILITIES, _masks.TARGETS)
-    intervals = (_masks.UNIT_INTERVAL, interval)
-    return _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=intervals)
+    accepted = (intervals.UNIT_INTERVAL, interval)
+    return _masks.apply_per_example(kernel, arrays, fills, axis, where, intervals=accepted)
 
 
 @functools.partial(jax.jit, inline=True)
 def _binary_losses(probs: jax.Array, labels: jax.Array) -> jax.Array:
     dtype = compute_dtype(probs, labels)
     shape = jnp.broadcast_shapes(probs.shape, labels.shape)
-    given = map(_masks.clip_rounding, (probs, labels))
+    given = map(intervals.clip_rounding, (probs, labels))
     p, yes = (jnp.broadcast_to(array.astype(dtype), shape) for array in given)
     valid = (p >= 0.0) & (p <= 1.0) & (yes >= 0.0) & (yes <= 1.0)
-    return _masks.nan_where_invalid(probability.bernoulli_cross_entropy(p, yes), valid)
+    return intervals.nan_where_invalid(probability.bernoulli_cross_entropy(p, yes), valid)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)
 def _labelled_losses(
     log_probs: jax.Array, labels: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
 ) -> jax.Array:
-    log_probs = _masks.clip_rounding(log_probs, _masks.NON_POSITIVE)
+    log_probs = intervals.clip_rounding(log_probs, intervals.NON_POSITIVE)
     rows = _masks.mask_labelled_rows(log_probs, labels, where, axes, _masks.LOGITS)
-    rows = rows.valid_only_if(_masks.all_in_interval(rows.values, -jnp.inf, 0.0))
+    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, -jnp.inf, 0.0))
     return rows.losses(probability.negative_log_likelihood(rows.values, rows.labels))

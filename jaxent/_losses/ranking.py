@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import ranking, soft_cross_entropy
 from jaxent._losses import reduction
@@ -177,7 +178,9 @@ class _Items(NamedTuple):
     def losses(self, results: jax.Array, valid: jax.Array) -> jax.Array:
         """Results with NaN where a list is invalid and 0 where it is masked."""
         valid = valid if self.example_mask is None else valid | ~self.example_mask
-        return _masks.zero_where_masked(_masks.nan_where_invalid(results, valid), self.example_mask)
+        return _masks.zero_where_masked(
+            intervals.nan_where_invalid(results, valid), self.example_mask
+        )
 
 
 def _mask_items(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import poisson, regression
 
 
@@ -347,24 +348,24 @@ def _absolute(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
-    return regression.huber(x, y, _masks.nan_outside(delta, 0.0, jnp.inf, "()"))
+    return regression.huber(x, y, intervals.nan_outside(delta, 0.0, jnp.inf, "()"))
 
 
 def _pinball(x: jax.Array, y: jax.Array, quantile: jax.Array) -> jax.Array:
-    quantile = _masks.nan_outside(quantile, 0.0, 1.0, "()")
+    quantile = intervals.nan_outside(quantile, 0.0, 1.0, "()")
     return regression.pinball(x, y, quantile, 1.0 - quantile)
 
 
 def _poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
-    return poisson.poisson_nll(x, _masks.nan_outside(counts, 0.0, jnp.inf))
+    return poisson.poisson_nll(x, intervals.nan_outside(counts, 0.0, jnp.inf))
 
 
 def _full_poisson_nll(x: jax.Array, counts: jax.Array) -> jax.Array:
-    return poisson.full_poisson_nll(x, _masks.nan_outside(counts, 0.0, jnp.inf))
+    return poisson.full_poisson_nll(x, intervals.nan_outside(counts, 0.0, jnp.inf))
 
 
 def _gaussian_nll(means: jax.Array, targets: jax.Array, variances: jax.Array) -> jax.Array:
-    variances = _masks.nan_outside(variances, 0.0, jnp.inf, "(]")
+    variances = intervals.nan_outside(variances, 0.0, jnp.inf, "(]")
     return regression.gaussian_nll(means, targets, variances)
 
 

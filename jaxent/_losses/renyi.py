@@ -6,6 +6,7 @@ import jax
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import renyi, tsallis
 from jaxent._losses.distributions import (
     as_floating_and_real,
@@ -65,7 +66,7 @@ def renyi_entropy(
         fills,
         axis,
         where,
-        intervals=(_masks.UNIT_INTERVAL,),
+        intervals=(intervals.UNIT_INTERVAL,),
         is_valid=have_totals,
         alpha=order,
     )
@@ -125,7 +126,7 @@ def renyi_divergence(
         fills,
         axis,
         where,
-        intervals=(_masks.NON_NEGATIVE, _masks.NON_NEGATIVE),
+        intervals=(intervals.NON_NEGATIVE, intervals.NON_NEGATIVE),
         is_valid=have_totals,
         alpha=order,
     )
@@ -172,5 +173,5 @@ def tsallis_entropy(
     _checks.require(order < math.inf, "`alpha` must be finite, got inf.")
     kernel, fills = tsallis.tsallis_entropy, (_masks.PROBABILITIES,)
     return _masks.apply_per_example(
-        kernel, arrays, fills, axis, where, intervals=(_masks.UNIT_INTERVAL,), alpha=order
+        kernel, arrays, fills, axis, where, intervals=(intervals.UNIT_INTERVAL,), alpha=order
     )

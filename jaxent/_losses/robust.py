@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._kernels import cross_entropy, robust
 from jaxent._parallel import AxisName
 
@@ -128,7 +129,7 @@ def _generalized_losses(
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     dtype = rows.values.dtype
     if q is not None:
-        q, is_valid = _masks.valid_option(q, dtype, 0.0, 1.0)
+        q, is_valid = intervals.valid_option(q, dtype, 0.0, 1.0)
         rows = rows.valid_only_if(is_valid)
     c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)
     p_to_q = robust.label_power(number, rows.values, rows.labels, q, axis_name)
@@ -149,9 +150,9 @@ def _symmetric_losses(
 ) -> jax.Array:
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     dtype = rows.values.dtype
-    alpha, is_alpha_valid = _masks.valid_option(alpha, dtype, 0.0, math.inf)
-    beta, is_beta_valid = _masks.valid_option(beta, dtype, 0.0, math.inf)
-    log_zero, is_log_zero_valid = _masks.valid_option(log_zero, dtype, -math.inf, 0.0)
+    alpha, is_alpha_valid = intervals.valid_option(alpha, dtype, 0.0, math.inf)
+    beta, is_beta_valid = intervals.valid_option(beta, dtype, 0.0, math.inf)
+    log_zero, is_log_zero_valid = intervals.valid_option(log_zero, dtype, -math.inf, 0.0)
     for is_valid in (is_alpha_valid, is_beta_valid, is_log_zero_valid):
         rows = rows.valid_only_if(is_valid)
     c = cross_entropy.label_cross_entropy(rows.values, rows.labels, axis_name=axis_name)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import sigmoid
 
@@ -81,15 +82,17 @@ def _losses(
     given = [array for array in (logits, labels, pos_weight) if array is not None]
     dtype = compute_dtype(*given)
     shape = jnp.broadcast_shapes(*(array.shape for array in given))
-    labels = _masks.clip_rounding(labels)
+    labels = intervals.clip_rounding(labels)
     x, yes = (jnp.broadcast_to(a.astype(dtype), shape) for a in (logits, labels))
-    yes = _masks.nan_outside(yes, 0.0, 1.0)
+    yes = intervals.nan_outside(yes, 0.0, 1.0)
     if smoothing is None and pos_weight is None:
         return sigmoid.target_cross_entropy(x, yes)
     no = 1.0 - yes
     if smoothing is not None:
-        smoothing = _masks.nan_outside(smoothing.astype(dtype), 0.0, 1.0)
+        smoothing = intervals.nan_outside(smoothing.astype(dtype), 0.0, 1.0)
         yes, no = (1.0 - smoothing) * yes + smoothing / 2, (1.0 - smoothing) * no + smoothing / 2
     if pos_weight is not None:
-        yes *= _masks.nan_outside(jnp.broadcast_to(pos_weight.astype(dtype), shape), 0.0, jnp.inf)
+        yes *= intervals.nan_outside(
+            jnp.broadcast_to(pos_weight.astype(dtype), shape), 0.0, jnp.inf
+        )
     return sigmoid.binary_cross_entropy(x, yes, no)

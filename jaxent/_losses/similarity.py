@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import similarity
 
@@ -168,4 +169,4 @@ def _compare_rows(
     epsilon = jax.lax.stop_gradient(epsilon.astype(a.dtype))
     valid = (epsilon >= 0.0) & (epsilon < jnp.inf)
     results = measure(a, b, jnp.sqrt(jnp.where(valid, epsilon, 0.0)))
-    return _masks.zero_where_masked(_masks.nan_where_invalid(results, valid), example_mask)
+    return _masks.zero_where_masked(intervals.nan_where_invalid(results, valid), example_mask)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks, _parallel
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._kernels import cross_entropy, soft_cross_entropy, softmax
 from jaxent._parallel import AxisName
@@ -224,7 +225,7 @@ def _integer_label_losses(
 ) -> jax.Array:
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     if smoothing is not None:
-        smoothing, is_valid = _masks.valid_option(smoothing, rows.values.dtype, 0.0, 1.0)
+        smoothing, is_valid = intervals.valid_option(smoothing, rows.values.dtype, 0.0, 1.0)
         if rows.example_mask is not None:
             is_valid |= ~rows.example_mask
         rows = rows.valid_only_if(is_valid)
@@ -268,10 +269,10 @@ def _smooth(
 ) -> jax.Array:
     """(1-e) t + e/K for the K classes that count, [..., V]; NaN where e is not in [0, 1]."""
     dtype = targets.dtype
-    smoothing, is_valid = _masks.valid_option(smoothing, dtype, 0.0, 1.0)
+    smoothing, is_valid = intervals.valid_option(smoothing, dtype, 0.0, 1.0)
     if class_mask is None:
         count = _parallel.class_count(targets.shape[-1], axis_name)
     else:
         count = _parallel.psum(jnp.sum(class_mask, -1, dtype=dtype, keepdims=True), axis_name)
     uniform = smoothing / jnp.maximum(jnp.asarray(count, dtype), 1.0)
-    return _masks.nan_where_invalid((1.0 - smoothing) * targets + uniform, is_valid)
+    return intervals.nan_where_invalid((1.0 - smoothing) * targets + uniform, is_valid)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
+from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 
 
@@ -105,7 +106,7 @@ def _smooth(
     labels: jax.Array, alpha: jax.Array, where: jax.Array | None, axes: tuple[int, ...]
 ) -> jax.Array:
     dtype = compute_dtype(labels)
-    targets = _masks.clip_rounding(labels, _masks.NON_NEGATIVE).astype(dtype)
+    targets = intervals.clip_rounding(labels, intervals.NON_NEGATIVE).astype(dtype)
     alpha = alpha.astype(dtype)
     count: jax.Array | float = float(math.prod(labels.shape[a] for a in axes))
     if where is not None:
@@ -115,8 +116,8 @@ def _smooth(
         where, targets = jnp.broadcast_to(where, shape), jnp.broadcast_to(targets, shape)
         targets = jnp.where(where, targets, 0.0)
         count = jnp.maximum(jnp.sum(where, axis=axes, dtype=dtype, keepdims=True), 1.0)
-    alpha = _masks.nan_outside(alpha, 0.0, 1.0)
-    smooth = _masks.nan_where_invalid((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
+    alpha = intervals.nan_outside(alpha, 0.0, 1.0)
+    smooth = intervals.nan_where_invalid((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
     return smooth if where is None else jnp.where(where, smooth, 0.0)
 
 
@@ -126,7 +127,7 @@ def _class_weights(counts: jax.Array, beta: jax.Array, known_decay: float | None
     dtype = compute_dtype(counts)
     counts, beta = counts.astype(dtype), beta.astype(dtype)
     if known_decay is None:
-        beta = _masks.nan_outside(beta, 0.0, 1.0, "[)")
+        beta = intervals.nan_outside(beta, 0.0, 1.0, "[)")
         decay = -jnp.log(jnp.where(beta == 0.0, 1.0, beta))
     else:
         decay = jnp.asarray(known_decay, dtype)
@@ -139,5 +140,5 @@ def _class_weights(counts: jax.Array, beta: jax.Array, known_decay: float | None
     mean = jnp.sum(weights, axis=-1, keepdims=True) / jnp.maximum(
         jnp.sum(has_examples, axis=-1, dtype=dtype, keepdims=True), 1.0
     )
-    valid = _masks.all_in_interval(counts, 0.0, jnp.inf)[..., None]
-    return _masks.nan_where_invalid(weights / jnp.where(mean == 0.0, 1.0, mean), valid)
+    valid = intervals.all_in_interval(counts, 0.0, jnp.inf)[..., None]
+    return intervals.nan_where_invalid(weights / jnp.where(mean == 0.0, 1.0, mean), valid)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import custom_derivatives
 
 from jaxent import _parallel
+from jaxent._float.intervals import nan_where_invalid
 from jaxent._heads.checks import Head
 from jaxent._heads.columns.backward import Wanted, stats_transpose
 from jaxent._heads.columns.blocks import Parameters, Targets, local_labels
@@ -31,7 +32,6 @@ from jaxent._heads.columns.plan import (
 )
 from jaxent._heads.columns.tangents import PerParameter, Residuals, stats_tangents
 from jaxent._heads.linear_map import linear_map
-from jaxent._masks import nan_where_invalid
 from jaxent._parallel import with_auto_axes
 
 
