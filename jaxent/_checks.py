@@ -4,8 +4,7 @@ Every public function turns its arguments into arrays here and has them checked 
 refusal names the function, the argument, what came and the remedy. Nothing here computes.
 
 Where JAX would fail a moment later, in words that do not help, chex asserts and `refusal` says it.
-What would be silently wrong is refused by `require`, which `chex.disable_asserts()` does not turn
-off.
+What would be silently wrong is refused by `require`, also after `chex.disable_asserts()`.
 """
 
 import contextlib
@@ -105,8 +104,7 @@ def _describe_misfit(
     kinds = signature.parameters.values()
     by_position = ", ".join(f"`{p.name}`" for p in kinds if p.kind is not p.KEYWORD_ONLY)
     by_name = ", ".join(f"`{p.name}`" for p in kinds if p.kind is p.KEYWORD_ONLY)
-    options = f", and by keyword {by_name}" if by_name else ""
-    return f"{what}; it takes {by_position}{options}."
+    return f"{what}; it takes {by_position}{f', and by keyword {by_name}' if by_name else ''}."
 
 
 def require(condition: bool, message: str) -> None:
@@ -122,6 +120,12 @@ def refusal(message: str) -> Generator[None, None, None]:
         yield
     except AssertionError:
         raise UnnamedArgumentError(message) from None
+
+
+def check_shape(array: jax.Array, expected: tuple[Any, ...], message: str) -> None:
+    """Refuses another shape; None stands for any size there, and `...` for any number of axes."""
+    with refusal(message):
+        chex.assert_shape(array, expected)
 
 
 def describe(array: Shaped) -> str:

@@ -66,14 +66,14 @@ def check_head(
     check_size("chunk_size", chunk_size)
     given_hidden = f"`{owner}hidden` {_checks.describe(hidden)}"
     given_kernel = f"`{owner}kernel` {_checks.describe(kernel)}"
-    _checks.require(
-        hidden.ndim >= 1 and kernel.ndim == 2,
-        f"{given_hidden} must be [..., D] and {given_kernel} a matrix.",
-    )
+    ranks = f"{given_hidden} must be [..., D] and {given_kernel} a matrix."
+    _checks.check_shape(hidden, (..., None), ranks)
+    _checks.check_shape(kernel, (None, None), ranks)
     vocab_axis %= 2
     features, classes = kernel.shape[1 - vocab_axis], kernel.shape[vocab_axis]
-    _checks.require(
-        hidden.shape[-1] == features,
+    _checks.check_shape(
+        hidden,
+        (..., features),
         f"{given_hidden} and {given_kernel} do not fit: "
         f"{hidden.shape[-1]} features against {features}; for a kernel [V, D] pass `vocab_axis=0`.",
     )

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _errors_about(picture, parser):
                 _prepare_to_write(picture)
         with interrupt_noted() as interrupted_here:
-            interrupted = meshes.agreed(interrupted_here)
+            interrupted = meshes.on_any_process(interrupted_here)
             findings, learning_curve = run(
                 split,
                 vocabulary_size=options.vocabulary,

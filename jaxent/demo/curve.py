@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -55,7 +56,7 @@ def draw(path: Path, curve: Curve, baselines: Mapping[str, float]) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _label_levels(axes, levels: Mapping[str, float]) -> None:
+def _label_levels(axes: Axes, levels: Mapping[str, float]) -> None:
     """Name each level at the right, moved up where two names would overlap."""
     bottom, top = axes.get_ylim()
     closest, place = (top - bottom) / 22, -np.inf

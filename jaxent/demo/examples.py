@@ -20,7 +20,7 @@ class Example(NamedTuple):
     model_bits: float
 
 
-def surprises(
+def least_expected(
     vocabulary: Vocabulary, stream: np.ndarray, model: np.ndarray, unigram: np.ndarray
 ) -> list[Example]:
     """The words that the model was most wrong about; both costs in nats per token."""

@@ -69,7 +69,7 @@ def run(
             texts.log_frequencies, texts.held_out, texts.held_out_content
         ),
         step_costs=costs,
-        surprises=examples.surprises(*words),
+        least_expected=examples.least_expected(*words),
         foreseen=examples.foreseen(*words),
     )
     seen = learned.steps * findings.tokens_per_step

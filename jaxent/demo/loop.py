@@ -50,7 +50,7 @@ def train(
     parameters, state, steps = start
     mesh = meshes.of(parameters)
     bits_per_byte, curve = _unigram_bits_per_byte(corpus), Curve([], [])
-    sampled_after = {int(share * steps) for share in _SAMPLED_AFTER}
+    sampled_after = {int(fraction * steps) for fraction in _SAMPLED_AFTER}
     step, seen, seconds = 0, 0, 0.0
     with tqdm(desc="training", total=steps, bar_format=_BAR, dynamic_ncols=True) as bar:
         for inputs, labels in batches:
@@ -85,6 +85,6 @@ def _sampled_part(parameters: Parameters, corpus: Corpus) -> float:
     everything = scoring.windows(corpus.held_out)
     windows = everything[:: -(-len(everything) // _SAMPLED_WINDOWS)]
     unigram = baselines.unigram_nats(corpus.log_frequencies, corpus.held_out)
-    sampled = sum(unigram[scoring.scored(window)].sum() for window in windows)
+    sampled = sum(unigram[scoring.scored_tokens(window)].sum() for window in windows)
     costs = scoring.score(parameters, corpus.held_out, windows)
     return float(sum(cost.sum() for cost in costs) / sampled)

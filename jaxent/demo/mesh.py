@@ -51,10 +51,10 @@ def make(shape: tuple[int, int], processes: Processes = ALONE) -> Mesh:
     devices as are asked for.
     """
     name = "{}x{}".format(*shape)
-    share, rest = divmod(math.prod(shape), processes.number)
+    in_each, rest = divmod(math.prod(shape), processes.number)
     if rest:
         raise MeshError(f"a mesh of {name} cannot be divided among {processes.number} processes")
-    _ask_for_cpus(share)
+    _ask_for_cpus(in_each)
     if processes.number > 1:
         _join(processes)
     by_process = [
@@ -62,13 +62,13 @@ def make(shape: tuple[int, int], processes: Processes = ALONE) -> Mesh:
         for index in range(processes.number)
     ]
     least = min(map(len, by_process))
-    if least < share:
+    if least < in_each:
         raise MeshError(
-            f"a mesh of {name} needs {share} devices in each process, and "
+            f"a mesh of {name} needs {in_each} devices in each process, and "
             f"{jax.default_backend()} has {least}; ask for a smaller one, or set "
-            f"JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count={share}"
+            f"JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count={in_each}"
         )
-    devices = [device for local in by_process for device in local[:share]]
+    devices = [device for local in by_process for device in local[:in_each]]
     return Mesh(
         np.array(devices).reshape(shape),
         (_DATA, _VOCABULARY),
@@ -81,7 +81,7 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def agreed(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+def on_any_process(interrupted: Callable[[], bool]) -> Callable[[], bool]:
     """Whether any process is interrupted: all of them have to stop after the same step."""
     if jax.process_count() == 1:
         return interrupted
@@ -113,7 +113,7 @@ def fill_up(mesh: Mesh, log_frequencies: np.ndarray) -> np.ndarray:
 def shardings(mesh: Mesh, tree: Any) -> Any:
     """How parameters lie on the mesh, and all that an optimizer keeps for each of them."""
 
-    def sharding(path, _):
+    def sharding(path: tuple[Any, ...], _: Any) -> NamedSharding:
         name = getattr(path[-1], "key", "") if path else ""
         return NamedSharding(mesh, _SPECS.get(name, P()))
 

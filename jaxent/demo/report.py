@@ -33,7 +33,7 @@ class Findings:
     model_nats: np.ndarray
     baseline_bits: Mapping[str, float]
     step_costs: Mapping[str, StepCost] | None
-    surprises: Sequence[Example]
+    least_expected: Sequence[Example]
     foreseen: Sequence[Example]
 
     @property
@@ -65,7 +65,7 @@ def report(findings: Findings) -> str:
         _code_lengths(findings),
         _step_costs(findings),
         _examples("Best foreseen words", findings.foreseen),
-        _examples("Least expected words", findings.surprises),
+        _examples("Least expected words", findings.least_expected),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 

@@ -21,7 +21,7 @@ def windows(stream: np.ndarray) -> range:
     return range(-(-(len(stream) - 1) // SCORED))
 
 
-def scored(window: int) -> slice:
+def scored_tokens(window: int) -> slice:
     """Which of the tokens after the first a window scores."""
     return slice(window * SCORED, (window + 1) * SCORED)
 
@@ -60,7 +60,7 @@ def _costs(
 
 def _filled_up(stream: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs with their past, labels, and which labels are real, in the shape of a whole window."""
-    labels = stream[1:][scored(window)]
+    labels = stream[1:][scored_tokens(window)]
     first = window * SCORED
     missing = SCORED - len(labels)
     past = stream[max(0, first - SCORED) : first]

@@ -1,7 +1,7 @@
 """The training step, its loss through the streamed head or from plain logits, and its batches."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +76,9 @@ def compile_step(head: str, start: Start, windows: int, length: int) -> jax.stag
     """
     optimizer = _optimizer(start.steps)
 
-    def training_step(parameters, state, inputs, labels):
+    def training_step(
+        parameters: Any, state: Any, inputs: jax.Array, labels: jax.Array
+    ) -> tuple[Any, Any, jax.Array]:
         loss, gradient = jax.value_and_grad(HEADS[head])(parameters, inputs, labels)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(parameters, updates), state, loss

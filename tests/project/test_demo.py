@@ -156,7 +156,7 @@ def test_every_token_after_the_first_is_scored_once(count, small, start):
     stream = small.training[: count + 1]
     costs = list(scoring.score(start.parameters, stream, scoring.windows(stream)))
     assert sum(map(len, costs)) == count
-    tokens = [stream[1:][scoring.scored(window)] for window in scoring.windows(stream)]
+    tokens = [stream[1:][scoring.scored_tokens(window)] for window in scoring.windows(stream)]
     assert np.concatenate(tokens).tolist() == stream[1:].tolist()
     assert min(cost.min() for cost in costs) > 0
 
