@@ -198,8 +198,14 @@ def max_and_log_sum_over_max(
     x: jax.Array, axis_name: AxisName = None
 ) -> tuple[jax.Array, jax.Array]:
     """The maximum over the last axis and how far the log-normaliser exceeds it, both accurate."""
-    stats = max_and_others(x, axis_name)
-    return stats.top, jnp.log1p(stats.others)
+    top, shift = max_and_shift(x, axis_name)
+    terms = jnp.exp(x - shift[..., None])
+    top_term = jnp.exp(top - shift)
+    # Of several largest terms all but one stay in the sum, whichever that is.
+    largest = jnp.where(x < top[..., None], 0.0, terms)
+    smaller = psum(jnp.sum(terms - largest, axis=-1), axis_name)
+    others = smaller + (psum(jnp.sum(largest, axis=-1), axis_name) - top_term)
+    return top, log_sum_over_top(others, top_term, top_term, jnp.ones_like(top, dtype=bool))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
