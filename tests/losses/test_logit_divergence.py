@@ -287,7 +287,8 @@ def test_without_a_distribution_there_is_no_divergence(loss):
     target_logits[1] = -np.inf
     value = np.asarray(loss(logits, target_logits))
     np.testing.assert_array_equal(np.isnan(value), [False, True, False])
-    assert np.isnan(slopes(loss, logits, target_logits)[0][1]).all()
+    # A later selection can stop the NaN of the value, not one of the gradient.
+    np.testing.assert_array_equal(slopes(loss, logits, target_logits)[0][1], 0.0)
     live = np.array([True, False, True])
     masked = np.asarray(loss(logits, target_logits, where=live))
     np.testing.assert_array_equal(masked, np.where(live, value, 0.0))
@@ -296,7 +297,7 @@ def test_without_a_distribution_there_is_no_divergence(loss):
 def test_without_a_distribution_there_is_no_entropy():
     logits = np.array([[0.0, 1.0], [-np.inf, -np.inf]], np.float32)
     np.testing.assert_array_equal(np.isnan(ENTROPY(logits)), [False, True])
-    np.testing.assert_array_equal(np.isnan(slopes(ENTROPY, logits)[0]).all(-1), [False, True])
+    np.testing.assert_array_equal(slopes(ENTROPY, logits)[0][1], 0.0)
     assert ENTROPY(logits, where=np.array([True, False]))[1] == 0.0
     # A model without any class cannot match a target, which is worse than unknown.
     assert KL(logits[1], logits[0]) == np.inf
