@@ -1,4 +1,4 @@
-"""The dtype that a loss is computed in."""
+"""The dtype that a loss is computed in, and what is known of a dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -16,3 +16,8 @@ def compute_dtype(*arrays: jax.Array) -> jnp.dtype:
 def smallest_normal(dtype: jnp.dtype) -> float:
     """The smallest normal number: smaller ones may be flushed to 0, and have no inverse."""
     return float(jnp.finfo(dtype).tiny)
+
+
+def integer_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The integers of the size of a floating-point dtype, which can hold its bits."""
+    return jnp.dtype(jnp.int64 if dtype == jnp.float64 else jnp.int32)

@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.dtypes import smallest_normal
+from jaxent._float.dtypes import integer_dtype, smallest_normal
 
 
 def is_zero(x: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def _scale_up_subnormal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """|x| as a normal number or 0, and whether that is |x| over the smallest normal number."""
     size, info = jax.lax.abs(x), jnp.finfo(x.dtype)
     # The bits of a subnormal number, read as an integer, count the smallest of them.
-    bits = jax.lax.bitcast_convert_type(size, jnp.int64 if x.dtype == jnp.float64 else jnp.int32)
+    bits = jax.lax.bitcast_convert_type(size, integer_dtype(x.dtype))
     is_subnormal = (bits > 0) & (bits < 1 << info.nmant)
     scaled = bits.astype(x.dtype) * 2.0**-info.nmant
     return jnp.where(is_subnormal, scaled, size), is_subnormal

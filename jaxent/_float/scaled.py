@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxent._float.dtypes import integer_dtype
 from jaxent._float.two_part import LOG_2, two_diff
 
 _LOG_256 = 8.0 * math.log(2.0)
@@ -47,7 +48,7 @@ def power_of_256(exponent: jax.Array) -> jax.Array:
     """256**exponent for exponents of at most 15; 0 where that is below the range of the dtype."""
     info = jnp.finfo(exponent.dtype)
     places = jnp.maximum(8.0 * exponent + (info.maxexp - 1), 0.0)
-    places = places.astype(_integer_dtype(exponent.dtype)) << info.nmant
+    places = places.astype(integer_dtype(exponent.dtype)) << info.nmant
     return jax.lax.bitcast_convert_type(places, exponent.dtype)
 
 
@@ -55,7 +56,7 @@ def leading_exponent(numbers: Scaled) -> jax.Array:
     """The exponent of the largest power of two in each number, log2(number) / 8 rounded down."""
     info = jnp.finfo(numbers.mantissa.dtype)
     mantissa = jax.lax.stop_gradient(numbers.mantissa)
-    places = jax.lax.bitcast_convert_type(mantissa, _integer_dtype(mantissa.dtype)) >> info.nmant
+    places = jax.lax.bitcast_convert_type(mantissa, integer_dtype(mantissa.dtype)) >> info.nmant
     places = places.astype(mantissa.dtype) - (info.maxexp - 1)
     return numbers.exponent + 0.125 * places
 
@@ -140,8 +141,3 @@ def _subtract_power(half: jax.Array, exponent: jax.Array, is_coarse: jax.Array) 
     places = jnp.where(is_coarse, 0.0, 8.0 * exponent)
     half = half - jnp.where(is_coarse, jax.lax.stop_gradient(half), 0.0)
     return ((2.0 * half - places * high) - places * middle) - places * low
-
-
-def _integer_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The integers of the size of a floating-point dtype."""
-    return jnp.dtype(jnp.int64 if dtype == jnp.float64 else jnp.int32)

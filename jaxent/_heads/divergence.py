@@ -166,7 +166,7 @@ def _listed_classes(
     indices: jax.Array, is_listed: jax.Array, class_count: int
 ) -> tuple[jax.Array, jax.Array]:
     """Class of each entry [chunk, k], and whether each listed one exists and is listed once."""
-    indices = indices.astype(jnp.int64 if indices.dtype.itemsize > 4 else jnp.int32)
+    indices = _masks.widen_labels(indices)
     # Each padding has a number of its own, above those of all classes.
     padding = class_count + jnp.arange(indices.shape[-1], dtype=indices.dtype)[None]
     exists = (indices >= 0) & (indices < class_count)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxent._float.dtypes import smallest_normal
+from jaxent._float.dtypes import integer_dtype, smallest_normal
 from jaxent._float.limits import is_zero
 from jaxent._float.series import expm1_minus_x_near_0
 from jaxent._float.sums import blocked_sum
@@ -20,7 +20,7 @@ from jaxent._float.two_part import LOG_2
 def _exponent_and_mantissa(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """For x = 2**k * m, normal and positive: k, and m which is about 1."""
     info = jnp.finfo(x.dtype)
-    integer = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
+    integer = integer_dtype(x.dtype)
     root = np.sqrt(np.array(0.5, x.dtype)).view(integer)
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), integer)
     # The largest numbers keep one more factor 2 in m: the inverse of 2**k would not be normal.
