@@ -29,24 +29,24 @@ AxisName = Hashable | tuple[Hashable, ...] | None
 # Collectives over the axis that the classes are split over.
 
 
-def psum(part: jax.Array, axis_name: AxisName) -> jax.Array:
+def psum(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The sum over all classes, from the sum over the classes of each device."""
-    return part if axis_name is None else jax.lax.psum(part, axis_name)
+    return x if axis_name is None else jax.lax.psum(x, axis_name)
 
 
-def pmax(part: jax.Array, axis_name: AxisName) -> jax.Array:
+def pmax(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The maximum over all classes, from that of each device; a constant for derivatives."""
-    return part if axis_name is None else jax.lax.pmax(jax.lax.stop_gradient(part), axis_name)
+    return x if axis_name is None else jax.lax.pmax(jax.lax.stop_gradient(x), axis_name)
 
 
-def any_over(part: jax.Array, axis_name: AxisName) -> jax.Array:
+def any_over(condition: jax.Array, axis_name: AxisName) -> jax.Array:
     """Whether a condition holds for any class, from whether it does on each device."""
-    return part if axis_name is None else psum(part.astype(jnp.int32), axis_name) > 0
+    return condition if axis_name is None else psum(condition.astype(jnp.int32), axis_name) > 0
 
 
-def all_over(part: jax.Array, axis_name: AxisName) -> jax.Array:
+def all_over(condition: jax.Array, axis_name: AxisName) -> jax.Array:
     """Whether a condition holds for all classes, from whether it does on each device."""
-    return part if axis_name is None else ~any_over(~part, axis_name)
+    return condition if axis_name is None else ~any_over(~condition, axis_name)
 
 
 def class_count(size: int, axis_name: AxisName) -> int:
@@ -101,11 +101,11 @@ def match_varying(tree: Any, *others: Any) -> Any:
 
 
 def psum_extra_axes(
-    part: jax.Array, axes: frozenset[Hashable], untracked: tuple[Hashable, ...]
+    x: jax.Array, axes: frozenset[Hashable], untracked: tuple[Hashable, ...]
 ) -> jax.Array:
-    """The sum over the mesh axes beside `axes` that a part varies over, and over `untracked`."""
-    names = *(varying_axes(part) - axes), *untracked
-    return jax.lax.psum(part, names) if names else part
+    """The sum over the mesh axes that `x` varies over but for `axes`, and over `untracked`."""
+    names = *(varying_axes(x) - axes), *untracked
+    return jax.lax.psum(x, names) if names else x
 
 
 def untracked_axes(jaxpr: Any) -> tuple[Hashable, ...]:
@@ -119,31 +119,31 @@ def untracked_axes(jaxpr: Any) -> tuple[Hashable, ...]:
 
 
 def with_auto_axes(
-    function: Callable[..., Any], *arguments: Any, like: jax.Array, axes: int
+    function: Callable[..., Any], *arguments: Any, example: jax.Array, ndim: int
 ) -> Any:
     """`function(*arguments)`, with the explicit axes of the mesh in context made automatic.
 
     Args:
-        function: of trees of arrays; it closes over no array.
-        *arguments: what it is applied to.
-        like: an array whose first axes are those of all results, which are sharded as it is.
-        axes: the number of them; 0 for results that are scalars.
+        function: a function of trees of arrays that closes over no array.
+        *arguments: its arguments.
+        example: an array whose first axes are those of all results, which are sharded as it is.
+        ndim: the number of these axes; 0 for results that are scalars.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     explicit = tuple(name for name, kind in kinds if kind == AxisType.Explicit)
     if not explicit:
         return function(*arguments)
-    spec = PartitionSpec(*jax.typeof(like).sharding.spec[:axes])
+    spec = PartitionSpec(*jax.typeof(example).sharding.spec[:ndim])
     return jax.sharding.auto_axes(function, axes=explicit, out_sharding=spec)(*arguments)
 
 
 def take_local_label(x: jax.Array, labels: jax.Array) -> jax.Array:
     """The entry of each row at its label; at the nearest class for a label that is none."""
-    return with_auto_axes(_take_along_last, x, labels, like=labels, axes=labels.ndim)
+    return with_auto_axes(_take_last_axis, x, labels, example=labels, ndim=labels.ndim)
 
 
-def _take_along_last(x: jax.Array, labels: jax.Array) -> jax.Array:
+def _take_last_axis(x: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
 
 

@@ -97,7 +97,7 @@ def add_all(first: jax.Array, *others: jax.Array) -> tuple[jax.Array, jax.Array]
 
 def exact_sum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The rounded sum over the last axis and its rounding error: twice the digits of the dtype."""
-    return with_auto_axes(_sum_pairwise, x, like=x, axes=x.ndim - 1)
+    return with_auto_axes(_sum_pairwise, x, example=x, ndim=x.ndim - 1)
 
 
 def _sum_pairwise(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -90,7 +90,7 @@ def linear_loss(
     sweep = rows.sweep_for(loss_fn)
     loss = functools.partial(sweep, reduction=reduction, chunk_size=chunk_size)
     axes = len(head.leading_shape) if reduction == "none" else 0
-    return with_auto_axes(loss, (head,), arrays, like=head.hidden, axes=axes)
+    return with_auto_axes(loss, (head,), arrays, example=head.hidden, ndim=axes)
 
 
 @_checks.public
@@ -184,7 +184,7 @@ def linear_softmax_cross_entropy(
         axis_name=axis_name,
     )
     axes = len(head.leading_shape) if reduction == "none" else 0
-    return with_auto_axes(loss, head, labels, options, like=head.hidden, axes=axes)
+    return with_auto_axes(loss, head, labels, options, example=head.hidden, ndim=axes)
 
 
 def _check_sweep(sweep: str | None, chunk_size: int | None, block_size: int | None) -> str | None:
@@ -376,7 +376,7 @@ def _shift_labels(shift: int, head: Head, labels: jax.Array) -> tuple[Head, jax.
 
     def roll(array: jax.Array) -> jax.Array:
         roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
-        return with_auto_axes(roll, array, like=array, axes=array.ndim)
+        return with_auto_axes(roll, array, example=array, ndim=array.ndim)
 
     has_label = jnp.arange(shape[-1]) < shape[-1] - shift
     where = jnp.broadcast_to(has_label.reshape(*[1] * (len(shape) - 1), -1), shape)

@@ -323,7 +323,7 @@ def _apply(
 ) -> jax.Array:
     loss = functools.partial(loss, options=options)
     axes = 1 if options.reduction == "none" else 0
-    return with_auto_axes(loss, batch, *scalars, like=batch.queries, axes=axes)
+    return with_auto_axes(loss, batch, *scalars, example=batch.queries, ndim=axes)
 
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)

@@ -55,9 +55,9 @@ def sweep_divergence(
     _checks.check_one_of("times_squared_temperature", squared, (False, True))
     settings = settings._replace(times_squared_temperature=bool(squared))
     loss = functools.partial(_reduced_losses, settings=settings)
-    axes = len(heads[0].leading_shape) if settings.reduction == "none" else 0
-    like = heads[0].hidden
-    return _parallel.with_auto_axes(loss, heads, row_args, options, like=like, axes=axes)
+    ndim = len(heads[0].leading_shape) if settings.reduction == "none" else 0
+    example = heads[0].hidden
+    return _parallel.with_auto_axes(loss, heads, row_args, options, example=example, ndim=ndim)
 
 
 @functools.partial(jax.jit, static_argnames="settings", inline=True)

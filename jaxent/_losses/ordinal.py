@@ -59,7 +59,7 @@ def ordinal_cross_entropy(
     )
     losses = functools.partial(_ordinal_losses, axes=given.axes)
     data = given.array, given.labels, given.where
-    return _parallel.with_auto_axes(losses, *data, like=given.labels, axes=given.labels.ndim)
+    return _parallel.with_auto_axes(losses, *data, example=given.labels, ndim=given.labels.ndim)
 
 
 @functools.partial(jax.jit, static_argnames="axes", inline=True)

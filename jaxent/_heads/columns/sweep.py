@@ -49,7 +49,7 @@ def linear_softmax_stats(
     traced = cast(Callable[..., SoftmaxStats], _linear_softmax_stats)
     sweep = functools.partial(traced, block_size=block_size, axis_name=axis_name)
     given = head, labels, class_where, soft_cap, temperature
-    return with_auto_axes(sweep, *given, like=head.hidden, axes=len(head.leading_shape))
+    return with_auto_axes(sweep, *given, example=head.hidden, ndim=len(head.leading_shape))
 
 
 @functools.partial(jax.jit, static_argnames=("block_size", "axis_name"), inline=True)
