@@ -1,7 +1,7 @@
-"""Products with tangents, for rules that skip arguments which are not differentiated.
+"""Products with tangents, and rules of derivatives made of them.
 
-A rule with `symbolic_zeros=True` is told which arguments those are. Skipping them is not only
-faster: an infinite derivative times a tangent that is merely zero would be NaN.
+A rule with `symbolic_zeros=True` is told which arguments are not differentiated. Skipping them is
+not only faster: an infinite derivative times a tangent of zeros would be NaN.
 """
 
 import functools
@@ -22,6 +22,7 @@ Pair = tuple[jax.Array, jax.Array]
 # What the rule of a derivative is given, and the result with its tangent that it returns.
 Tangents = tuple[Tangent, ...]
 Dual = Pair
+Grad = Callable[..., jax.Array]  # of the arguments of a function: its derivative in one of them
 
 
 def scale_tangent(coefficient: jax.Array, tangent: Tangent) -> jax.Array | float:
@@ -55,11 +56,8 @@ def combine_tangents(primal: jax.Array, *terms: tuple[jax.Array, Tangent]) -> ja
     return broadcast_tangent(functools.reduce(operator.add, products), primal)
 
 
-Grad = Callable[..., jax.Array]
-
-
 def define_jvp(
-    function: "jax.custom_jvp[Any]",
+    function: jax.custom_jvp[Any],
     *grads: Grad | None,
     product: Callable[..., Any] = scale_tangent,
 ) -> None:
@@ -72,8 +70,8 @@ def define_jvp(
         product: `dot_tangent` for a function of rows.
     """
 
-    def jvp(*given: Any) -> tuple[jax.Array, jax.Array]:
-        *static, primals, tangents = given
+    def jvp(*static_primals_tangents: Any) -> Dual:
+        *static, primals, tangents = static_primals_tangents
         arguments = list(primals)
         for position, value in zip(function.nondiff_argnums, static, strict=True):
             arguments.insert(position, value)
