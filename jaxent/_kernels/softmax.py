@@ -47,9 +47,14 @@ def log_sum_over_top(
         on_top: whether the term left out is the largest.
     """
     terms = others + left_out
+    # JAX before 0.11 drops the derivative rules of this file where a scan is part of another rule,
+    # as in a head's second derivatives. Then this must be right as it stands: `change` is 0, with
+    # the derivative of the term on top.
+    constant = jax.lax.stop_gradient(left_out)
+    change = left_out - constant
     result = jnp.where(
         on_top,
-        jnp.log1p(others / jnp.where(on_top, left_out, 1.0)),
+        jnp.log1p((others + change) / jnp.where(on_top, constant, 1.0)),
         jnp.log(terms / top_term),
     )
     return jnp.where(terms > 0.0, result, jnp.where(jnp.isnan(terms), jnp.nan, 0.0))
