@@ -219,7 +219,7 @@ def test_orpo_at_the_ends():
 
 def test_log_probabilities_above_0_have_no_odds():
     value, slopes = value_and_slopes(
-        jaxent.orpo_loss, [1e-6, -1.0, np.inf, -1.0], [-1.0, 1e-6, -1.0, -2.0]
+        jaxent.orpo_loss, [0.01, -1.0, np.inf, -1.0], [-1.0, 0.01, -1.0, -2.0]
     )
     for result in (value, *slopes):
         np.testing.assert_array_equal(np.isnan(result), [True, True, True, False])
