@@ -56,17 +56,17 @@ def public(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorates a public function: refusals inside it begin with its name."""
     # A function made inside a public one has no public name of its own.
     name = function.__qualname__.partition(".")[0]
-    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def named(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return function(*args, **kwargs)
-        except UnnamedArgumentError as refusal:
-            # The cause is kept: it may be an error of JAX.
+        except UnnamedArgumentError as refusal:  # its cause may be an error of JAX
             message = f"jaxent.{name}: {refusal}"
             raise ArgumentError(message) from refusal.__cause__
         except TypeError:
+            # Not before: `linear_loss` compares what the wrapper closes over.
+            signature = inspect.signature(function)
             try:
                 signature.bind(*args, **kwargs)
             except TypeError as error:

@@ -248,9 +248,9 @@ def count_traces(monkeypatch):
     """A list that grows whenever a program for a loss is traced."""
     traces, sweep_rows = [], rows.sweep_rows
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         traces.append(None)
-        return sweep_rows(*arguments)
+        return sweep_rows(*arguments, **options)
 
     monkeypatch.setattr(rows, "sweep_rows", counting)
     return traces
