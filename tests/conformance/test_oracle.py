@@ -80,8 +80,11 @@ def test_closed_gradients_of_every_case_are_differences(row):
     measured = oracle.batch(value_only, *arrays, **row.options)
     agree(closed.value, measured.value)
     assert len(closed.gradients) == len(measured.gradients)
-    for gradient, difference in zip(closed.gradients, measured.gradients, strict=True):
-        agree(gradient, difference)
+    names = [argument.name for argument in row.arguments]
+    for index, gradient, difference in zip(
+        floats, closed.gradients, measured.gradients, strict=True
+    ):
+        agree(gradient, 0 * difference if names[index] in row.constants else difference)
 
 
 def test_hessians_are_the_literal_ones():

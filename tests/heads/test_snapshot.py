@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ LABELS = jnp.arange(7)
 NUMBER, ARRAY, NUMPY, PAIR = 1.0, jnp.float32(1.0), np.ones(()), (1.0, "name")
 TABLE = {"tau": 1.0}
 CONFIG = types.SimpleNamespace(tau=1.0)
-MODULE = types.ModuleType("settings_of_a_user")
+MODULE: Any = types.ModuleType("settings_of_a_user")
 MODULE.tau = 1.0
 TRACER = None
 
@@ -98,7 +99,7 @@ def has_a_default(logits, labels, table=TABLE):
 
 
 def imports_it(logits, labels):
-    import settings_of_a_user
+    import settings_of_a_user  # pyright: ignore[reportMissingImports]
 
     return cross_entropy(logits / settings_of_a_user.tau, labels)
 
