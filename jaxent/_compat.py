@@ -24,6 +24,16 @@ def varying_axes_of(array: jax.Array | jax.ShapeDtypeStruct) -> frozenset[Hashab
     return axes or frozenset()
 
 
+def pvary(array: jax.Array, axes: tuple[Hashable, ...]) -> jax.Array:
+    """The same array, known to vary over these mesh axes, over which it did not.
+
+    JAX 0.8.0 has `pvary` for it. From 0.8.1 on `pcast` will do.
+    """
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(array, axes, to="varying")
+    return jax.lax.pvary(array, axes)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def log1p(x: jax.Array) -> jax.Array:
     """log(1 + x), to the last bits in float64 as well.
 

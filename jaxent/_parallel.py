@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxent._compat import varying_axes_of
+from jaxent import _compat
 
 AxisName = Hashable | tuple[Hashable, ...] | None
 
@@ -80,13 +80,13 @@ def take_label(x: jax.Array, labels: jax.Array, axis_name: AxisName) -> jax.Arra
 
 def varying_axes(tree: Any) -> frozenset[Hashable]:
     """The mesh axes that JAX knows any array of a tree to vary over."""
-    return frozenset().union(*(varying_axes_of(array) for array in jax.tree.leaves(tree)))
+    return frozenset().union(*(_compat.varying_axes_of(array) for array in jax.tree.leaves(tree)))
 
 
 def pvary(array: jax.Array, axes: frozenset[Hashable]) -> jax.Array:
     """The same array, known to vary over these mesh axes as well."""
-    missing = tuple(axes - varying_axes_of(array))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
+    missing = tuple(axes - _compat.varying_axes_of(array))
+    return _compat.pvary(array, missing) if missing else array
 
 
 def match_varying(tree: Any, *others: Any) -> Any:
