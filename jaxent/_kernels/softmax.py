@@ -20,7 +20,11 @@ def coarse_shift(top: jax.Array, size: int) -> jax.Array:
     of two floating point numbers within a factor of two of each other is exact. Below, it is a
     multiple of 4 at most as large as the maximum, so that no difference is larger than x itself.
     """
-    limit = math.log(float(jnp.finfo(top.dtype).max)) - 2.1 - math.log(size)
+    info = jnp.finfo(top.dtype)
+    limit = math.log(float(info.max)) - 2.1 - math.log(size)
+    # From 2^21 on (2^50 in float64) top - limit is rounded, from 2^25 on so far down that
+    # exponentials overflow: there the shift is the maximum.
+    limit = jnp.where(top < 2.0 ** (info.nmant - 2), limit, 0.0)
     above = 4.0 * jnp.ceil(jnp.maximum(top - limit, 0.0) / 4.0)
     below = 4.0 * jnp.ceil(jnp.minimum(top, 0.0) / 4.0)
     return above + below

@@ -1,5 +1,6 @@
 """What is particular to the softmax losses; what every loss owes is in conformance/."""
 
+import contextlib
 import functools
 import itertools
 import math
@@ -475,3 +476,24 @@ def test_second_derivatives_in_a_loop_at_large_logits():
 
     expected = bend(lambda x: jnp.sum(loss(x, labels)))
     np.testing.assert_allclose(bend(in_a_loop), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logits_may_have_any_size(dtype):
+    """From 2^28 to 2^31, where an ulp is 32 to 128, all losses were NaN, the soft one from 2^25."""
+    context = with_float64() if dtype == "float64" else contextlib.nullcontext()
+    with context:
+        top = np.ldexp(
+            np.array([[1.0], [1.37], [1.99]]), np.arange(jnp.finfo(dtype).maxexp)
+        ).ravel()
+        logits = jnp.asarray(np.stack([top, 0.5 * top, top], -1), dtype)
+        labels = jnp.zeros(len(top), jnp.int32)
+        targets = jnp.broadcast_to(jnp.array([[0.5, 0.0, 0.5]], dtype), logits.shape)
+        is_far = top >= 256
+        hard = jaxent.softmax_cross_entropy_with_integer_labels(logits, labels)
+        soft = jaxent.softmax_cross_entropy(logits, targets)
+        entropy = jaxent.softmax_entropy(logits)
+        row = jaxent.linear_softmax(logits, jnp.eye(3, dtype=dtype), labels)
+        for losses in (hard, soft, entropy, row.cross_entropy, row.entropy):
+            np.testing.assert_allclose(losses[is_far], np.log(2), rtol=4 * jnp.finfo(dtype).eps)
+            assert np.isfinite(losses).all()
