@@ -1,0 +1,319 @@
+"""A mutation tester: breaks jaxent in one place at a time, and asks the tests whether they notice.
+
+    python benchmarks/mutants.py --sample 150 --seed 0 --only _kernels
+
+Each mutant is run against the tests of the functions that reach the changed file: their property
+tests, the tests of their files, then their rows of the tables. What is known is read from
+`--results` and not run again, so that a run can be stopped and taken up. Mutants that change no
+result are listed in EQUIVALENT with the reason, and printed like the others.
+"""
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("_kernels", "_losses", "_heads", "_float", "_masks")
+# A mutant by its key, and why it is none.
+EQUIVALENT: dict[str, str] = {}
+
+OPERATORS = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.Pow: "*",
+    ast.BitAnd: "|",
+    ast.BitOr: "&",
+    ast.And: "or",
+    ast.Or: "and",
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+}
+DROPPED = {
+    "stop_gradient", "nan_where_invalid", "zero_where_masked", "abs", "square", "exp", "log",
+    "log1p", "expm1", "sum", "psum", "pmax", "maximum", "minimum", "sqrt", "negative", "clip",
+}  # fmt: skip
+SYMMETRIC = {"maximum", "minimum", "add", "multiply", "logical_and", "logical_or", "isinstance"}
+
+
+class Mutant(NamedTuple):
+    path: str  # below jaxent/
+    line: int
+    start: int  # offsets in the file's bytes
+    end: int
+    new: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.path}:{self.line}:{self.start}-{self.end}:{self.new}"
+
+    def text(self, source: bytes) -> bytes:
+        return source[: self.start] + self.new.encode() + source[self.end :]
+
+    def diff(self) -> str:
+        source = (ROOT / "jaxent" / self.path).read_bytes()
+        pair = (each.decode().splitlines() for each in (source, self.text(source)))
+        lines = list(difflib.unified_diff(*pair, self.path, self.path, lineterm="", n=0))
+        return "\n".join(lines[2:])
+
+
+# --- mutants --------------------------------------------------------------------------------------
+
+
+def mutants(only: str) -> list[Mutant]:
+    """Every place of the chosen folders, in a fixed order."""
+    paths = sorted((ROOT / "jaxent").rglob("*.py"))
+    names = [path.relative_to(ROOT / "jaxent").as_posix() for path in paths]
+    return [m for n in names if n.startswith(FOLDERS) and only in n for m in _of_file(n)]
+
+
+def _of_file(name: str) -> Iterator[Mutant]:
+    source = (ROOT / "jaxent" / name).read_bytes()
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def span(node: ast.expr) -> tuple[int, int]:
+        end_line, end_column = node.end_lineno or 0, node.end_col_offset or 0
+        return starts[node.lineno - 1] + node.col_offset, starts[end_line - 1] + end_column
+
+    for node in _code(ast.parse(source)):
+        start, end = span(node)
+        for new in dict.fromkeys(_changes(node, source, span)):
+            if new.encode() != source[start:end]:
+                yield Mutant(name, node.lineno, start, end, new)
+
+
+def _code(tree: ast.Module) -> Iterator[ast.expr]:
+    """The expressions in the bodies of functions: no annotations, decorators or messages."""
+
+    def inside(node: ast.AST) -> Iterator[ast.expr]:
+        for field, value in ast.iter_fields(node):
+            if field in ("annotation", "returns", "decorator_list", "type_params"):
+                continue
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, (ast.Raise, ast.JoinedStr)):
+                    continue
+                if isinstance(child, ast.expr):
+                    yield child
+                if isinstance(child, ast.AST):
+                    yield from inside(child)
+
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            yield from inside(node)
+
+
+def _changes(node: ast.expr, source: bytes, span) -> Iterator[str]:
+    """What may stand in the place of an expression."""
+
+    def text(part: ast.expr) -> str:
+        start, end = span(part)
+        return source[start:end].decode()
+
+    match node:
+        case ast.BinOp(left, operator, right) if type(operator) in OPERATORS:
+            yield f"({text(left)}) {OPERATORS[type(operator)]} ({text(right)})"
+        case ast.BoolOp(operator, values):
+            yield f" {OPERATORS[type(operator)]} ".join(f"({text(value)})" for value in values)
+        case ast.Compare(left, [operator], [right]) if type(operator) in OPERATORS:
+            yield f"({text(left)}) {OPERATORS[type(operator)]} ({text(right)})"
+        case ast.UnaryOp(ast.USub() | ast.Not() | ast.Invert(), operand):
+            yield f"({text(operand)})"
+        case ast.Constant(bool() as value):
+            yield str(not value)
+        case ast.Constant(int() | float() as value):
+            yield repr(2 * value if value else value + 1)
+        case ast.Call(function, [first, *others], keywords):
+            name = ast.unparse(function).rpartition(".")[2]
+            if name == "where" and len(others) == 2:
+                yield from (f"({text(part)})" for part in others)
+                swapped = [text(first), *(text(part) for part in reversed(others))]
+                yield f"{text(function)}({', '.join(swapped)})"
+            elif name in DROPPED:
+                yield f"({text(first)})"
+            elif len(others) == 1 and name not in SYMMETRIC and not keywords:
+                yield f"{text(function)}({text(others[0])}, {text(first)})"
+
+
+# --- tests ----------------------------------------------------------------------------------------
+
+
+def _imports() -> dict[str, set[str]]:
+    """The files that each file of jaxent imports."""
+    paths = {p.relative_to(ROOT / "jaxent").as_posix(): p for p in (ROOT / "jaxent").rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        modules = set()
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxent"):
+                modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        files = {f"{module.partition('.')[2].replace('.', '/')}.py" for module in modules}
+        found[name] = files & set(paths)
+    return found
+
+
+def functions_near(path: str, most: int = 6) -> list[str]:
+    """Public functions that reach a file, those with the fewest imports between first."""
+    imports, homes = _imports(), {}
+    for node in ast.parse((ROOT / "jaxent" / "__init__.py").read_bytes()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            home = f"{node.module.partition('.')[2].replace('.', '/')}.py"
+            homes.setdefault(home, []).extend(a.name for a in node.names if a.name.islower())
+    seen, front, found = {path}, [path], []
+    while front and len(found) < most:
+        found += [name for file in front for name in homes.get(file, [])]
+        front = sorted(
+            file for file, uses in imports.items() if uses & set(front) and file not in seen
+        )
+        seen |= set(front)
+    return found[:most]
+
+
+def selections(path: str) -> list[list[str]]:
+    """Arguments of pytest, the quickest first."""
+    names = functions_near(path)
+    any_name = " or ".join(names)
+    chosen = [["tests/conformance/test_properties.py", "-k", f"test_any and ({any_name})"]]
+    if path.startswith("_heads") or any(name.startswith("linear") for name in names):
+        chosen.append(["tests/heads/test_properties.py"])
+    for folder in ("losses", "heads"):
+        for test in sorted((ROOT / "tests" / folder).glob("test_*.py")):
+            near = _tests_of(test.read_text(), names)
+            if near and test.stem != "test_properties":
+                chosen.append([f"tests/{folder}/{test.name}", "-k", " or ".join(near)])
+    chosen.append(["tests/conformance", "-k", f"test_contract and ({any_name})"])
+    return chosen
+
+
+def _tests_of(text: str, names: list[str]) -> list[str]:
+    """The tests of a file that name one of the functions, or what stands for it in the file."""
+    tree, pattern = ast.parse(text), "|".join(map(re.escape, names))
+    aliases = [
+        ast.unparse(node.targets[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign) and re.search(rf"\b({pattern})\b", ast.unparse(node.value))
+    ]
+    wanted = re.compile(rf"\b({'|'.join([pattern, *map(re.escape, aliases)])})\b")
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [t.name for t in tests if t.name[:5] == "test_" and wanted.search(ast.unparse(t))]
+
+
+def killed(copy: Path, path: str, seconds: float) -> str:
+    """Whether a test of a process of its own fails in a copy: "killed", "survived", "timeout"."""
+    process = os.fork()
+    if process == 0:
+        os.setsid()
+        log = os.open(copy / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(copy)
+        sys.path[:0] = [str(copy), str(copy / "tests")]
+        code = 0
+        try:
+            import pytest
+
+            for arguments in selections(path):
+                options = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not thorough"]
+                code = pytest.main([*arguments, *options])
+                if code not in (0, 5):  # 5: nothing was selected
+                    break
+                code = 0
+        except BaseException:
+            code = 1
+        os._exit(int(code != 0))
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return "killed" if status else "survived"
+        time.sleep(0.2)
+    os.killpg(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return "timeout"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--sample", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="a part of the paths below jaxent/")
+    parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for each mutant")
+    parser.add_argument("--none", default="", help="a file to leave as it is: must survive")
+    parser.add_argument("--most", type=int, default=10**6, help="run no more than these now")
+    given = parser.parse_args()
+    every = mutants(given.only)
+    chosen = random.Random(given.seed).sample(every, min(given.sample, len(every)))
+    known = {}
+    if given.results.exists():
+        known = dict(json.loads(line) for line in given.results.read_text().splitlines())
+    import jax  # noqa: F401  imported once, for all processes to come
+    import mpmath  # noqa: F401
+    import optax  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("jaxent", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        if given.none:
+            print(killed(copy, given.none, given.timeout), (copy / "log").read_text()[-2000:])
+            return
+        missing = [mutant for mutant in chosen if mutant.key not in known][: given.most]
+        for mutant in missing:
+            source = (ROOT / "jaxent" / mutant.path).read_bytes()
+            (copy / "jaxent" / mutant.path).write_bytes(mutant.text(source))
+            begin = time.monotonic()
+            known[mutant.key] = killed(copy, mutant.path, given.timeout)
+            (copy / "jaxent" / mutant.path).write_bytes(source)
+            with given.results.open("a") as file:
+                file.write(json.dumps([mutant.key, known[mutant.key]]) + "\n")
+            took = time.monotonic() - begin
+            by = re.findall(r"^(?:FAILED|ERROR) \S*?([^/\s]+)", (copy / "log").read_text(), re.M)
+            said = f"{known[mutant.key]:9}{took:5.0f} s  {mutant.path}:{mutant.line}"
+            print(said, *(f"by {name}" for name in by[:1]), flush=True)
+    report([mutant for mutant in chosen if mutant.key in known], known)
+
+
+def report(tried: list[Mutant], known: dict[str, str]) -> None:
+    """The survivors as diffs, and the score of each folder."""
+    for mutant in tried:
+        if known[mutant.key] != "killed":
+            why = EQUIVALENT.get(mutant.key, "")
+            print(f"\n{known[mutant.key]} {mutant.key} {why and f'(equivalent: {why})'}")
+            print(mutant.diff())
+    print()
+    for folder in FOLDERS:
+        of = [m for m in tried if m.path.startswith(folder)]
+        count = Counter("equivalent" if m.key in EQUIVALENT else known[m.key] for m in of)
+        real = len(of) - count["equivalent"]
+        if real:
+            noticed = count["killed"]  # a timeout may be a slow machine: it is no success
+            print(f"{folder:9} {noticed} of {real} noticed ({noticed / real:.0%}), {dict(count)}")
+
+
+if __name__ == "__main__":
+    main()
