@@ -74,7 +74,8 @@ class Mutant(NamedTuple):
     def diff(self) -> str:
         source = (ROOT / "jaxent" / self.path).read_bytes()
         pair = (each.decode().splitlines() for each in (source, self.text(source)))
-        lines = list(difflib.unified_diff(*pair, self.path, self.path, lineterm="", n=0))
+        old, new = pair
+        lines = list(difflib.unified_diff(old, new, lineterm="", n=0))
         return "\n".join(lines[2:])
 
 
