@@ -24,7 +24,8 @@ from jaxent._float.tangents import (
 
 def blocked_sum(values: jax.Array) -> jax.Array:
     """The sum over the last axis; on CPUs in blocks if it is long: else roundings add up."""
-    if values.shape[-1] < 2**15:
+    size = values.shape[-1]
+    if isinstance(size, int) and size < 2**15:
         return jnp.sum(values, axis=-1)
     # On a TPU the blocks would be a copy of the array.
     return jax.lax.platform_dependent(
@@ -33,8 +34,8 @@ def blocked_sum(values: jax.Array) -> jax.Array:
 
 
 def _sum_in_blocks(values: jax.Array) -> jax.Array:
-    size, block = values.shape[-1], 512
-    whole = size - size % block
+    block = 512
+    whole = values.shape[-1] // block * block
     blocks = values[..., :whole].reshape(*values.shape[:-1], -1, block)
     # The barrier keeps XLA from making one sum of the two.
     partial = jax.lax.optimization_barrier(jnp.sum(blocks, axis=-1))

@@ -148,7 +148,7 @@ def clip_loss(
         weights,
     )
     _checks.require(
-        len(batch.queries) == len(batch.keys),
+        batch.queries.shape[0] == batch.keys.shape[0],
         f"`images` {_checks.describe(batch.queries)} and `texts` {_checks.describe(batch.keys)} "
         "must have equally many rows, a pair each; further negatives are for `jaxent.info_nce`.",
     )
@@ -266,11 +266,11 @@ def _check_batch(
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
     _checks.require(
-        len(keys) > 0, f"`{other}` {_checks.describe(keys)} has no rows; pass at least one."
+        keys.shape[0] > 0, f"`{other}` {_checks.describe(keys)} has no rows; pass at least one."
     )
     if labels is None:
         _checks.require(
-            len(queries) <= len(keys),
+            queries.shape[0] <= keys.shape[0],
             f"{given} leave rows of `{own}` without a partner, the row of `{other}` of the same "
             "number; add the missing ones, or pass `labels`.",
         )
@@ -349,7 +349,7 @@ def _sigmoid(
 ) -> jax.Array:
     batch, labels = _mask_and_normalize(batch, options)
     batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature))
-    head, count = _as_head(batch), len(batch.keys)
+    head, count = _as_head(batch), batch.keys.shape[0]
     bias = bias.astype(head.dtype)
     bias = intervals.nan_outside(bias, -jnp.inf, jnp.inf, "()")
 
@@ -389,9 +389,9 @@ def _mask_and_normalize(batch: _Batch, options: _Options) -> tuple[_Batch, jax.A
     """The batch with 0 for masked embeddings, and labels [N], which are -1 for a masked key."""
     queries, keys, labels, where, key_where, _ = batch
     if labels is None and key_where is None and where is not None:
-        rest = jnp.ones(len(keys) - len(queries), dtype=bool)
+        rest = jnp.ones(keys.shape[0] - queries.shape[0], dtype=bool)
         key_where = jnp.concatenate([where, rest])
-    labels = jnp.arange(len(queries)) if labels is None else _masks.widen_labels(labels)
+    labels = jnp.arange(queries.shape[0]) if labels is None else _masks.widen_labels(labels)
     if key_where is not None:
         labels = jnp.where(jnp.take(key_where, labels, mode="clip"), labels, -1)
     queries, keys = _zero_masked(queries, where), _zero_masked(keys, key_where)

@@ -186,7 +186,7 @@ def _split_logits(
     local = jnp.where(local < 0, size, local)
     logits = jnp.take_along_axis(student, local, axis=-1, mode="clip")
     logits = _parallel.psum(jnp.where(local < size, logits, 0.0), axis_name)
-    others = student.at[jnp.arange(len(local))[:, None], local].set(-jnp.inf, mode="drop")
+    others = student.at[jnp.arange(local.shape[0])[:, None], local].set(-jnp.inf, mode="drop")
     return logits, softmax.log_normalizer(others, axis_name)
 
 

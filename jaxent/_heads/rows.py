@@ -75,7 +75,7 @@ def sweep_rows(
         return divide(total, jnp.sum(inputs.weights))
     if inputs.where is not None:
         return divide(total, jnp.sum(inputs.where, dtype=dtype))
-    return total / count
+    return total / jnp.asarray(count, dtype)
 
 
 def sweep_for(loss_fn: LossFunction) -> Callable[..., jax.Array]:
@@ -109,7 +109,11 @@ def rows_per_chunk(heads: Sequence[Head], chunk_size: int | None) -> int:
     if chunk_size is None:
         features = max(head.hidden.shape[-1] for head in heads)
         classes = sum(head.vocabulary_size for head in heads)
-        chunk_size = _device_count(heads) * max(256, 2**24 // classes, features // 8)
+        # The keys of a contrastive loss are classes, and an exported program may learn how many.
+        fitting = 2**24 // classes if isinstance(classes, int) else 256
+        chunk_size = _device_count(heads) * max(256, fitting, features // 8)
+    if not isinstance(count, int):  # an exported program learns it when it runs
+        return chunk_size
     chunks = -(-count // chunk_size)
     return -(-count // chunks)
 

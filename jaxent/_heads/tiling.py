@@ -48,11 +48,17 @@ class Tiling(NamedTuple):
 
 def make_tiling(shape: tuple[int, ...], size: int, devices: int) -> Tiling:
     """The fewest tiles of at most `size` rows each, for rows on at most so many devices."""
-    outer_shards = math.gcd(shape[-1], devices) if len(shape) > 1 else 1
-    line_shards = math.gcd(math.prod(shape[:-1] if len(shape) > 1 else shape), devices)
-    length = math.prod(shape) // (outer_shards * line_shards)
-    tiles = -(-length // max(1, size // (outer_shards * line_shards)))
+    outer_shards = _shard_count(shape[-1], devices) if len(shape) > 1 else 1
+    line_shards = _shard_count(math.prod(shape[:-1] if len(shape) > 1 else shape), devices)
+    shards = outer_shards * line_shards
+    length = math.prod(shape) // shards
+    tiles = -(-length // (size if shards == 1 else max(1, size // shards)))
     return Tiling(shape, outer_shards, line_shards, -(-length // tiles), tiles)
+
+
+def _shard_count(size: int, devices: int) -> int:
+    """The number of equal parts on so many devices; 1 for a size that `jax.export` leaves open."""
+    return math.gcd(size, devices) if isinstance(size, int) else 1
 
 
 def to_line(tiling: Tiling, rows: jax.Array) -> jax.Array:

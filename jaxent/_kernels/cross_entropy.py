@@ -51,9 +51,11 @@ def drop_label_bound(x: jax.Array, labels: jax.Array) -> jax.Array:
     """A bound for exponents [..., V] that drops the label's term: -2048 there, >= 2048 elsewhere.
 
     XLA for CPUs fuses a minimum into the sum, but not a selection, which takes twice the time and a
-    buffer [..., V]. An iota in floating point is exact up to 2**24 classes.
+    buffer [..., V]. An iota in floating point is exact up to 2**24 classes;
+    how many they are may be open where a program is exported.
     """
-    if x.shape[-1] > 2**24:
+    size = x.shape[-1]
+    if not isinstance(size, int) or size > 2**24:
         return jnp.where(_is_label_and_zero(x, labels)[0], -jnp.inf, jnp.inf).astype(x.dtype)
     # Without the barrier XLA for CPUs in JAX 0.12 mixes up iotas of different programs.
     numbers = 64 * jnp.arange(x.shape[-1], dtype=x.dtype), 64 * labels.astype(x.dtype)

@@ -232,12 +232,12 @@ def meet_in_middle(frames: Frames, labels: Labels) -> Middle:
 
     middle, alphas = jax.lax.scan(run, labels.initial, frames)
     # Alpha of one direction is beta of the other, with the columns in opposite order.
-    other = jax.tree.map(lambda a: jnp.roll(a[:, ::-1], len(a) // 2, axis=0), middle)
+    other = jax.tree.map(lambda a: jnp.roll(a[:, ::-1], a.shape[0] // 2, axis=0), middle)
     unreached = columns(middle.label, 0, 1)
     beta = other._replace(label=_concatenate(unreached, other.label))
     rest = _rest_probs(beta, labels.skips_blank)
     by_state = (
-        scaled.multiply(*(jax.tree.map(lambda a: a[: len(a) // 2], each) for each in pair))
+        scaled.multiply(*(jax.tree.map(lambda a: a[: a.shape[0] // 2], each) for each in pair))
         for pair in zip(middle, rest, strict=True)
     )
     probability = scaled.sum_last_axis(scaled.add(*by_state))

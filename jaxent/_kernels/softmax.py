@@ -20,6 +20,7 @@ def coarse_shift(top: jax.Array, size: int) -> jax.Array:
     of two floating point numbers within a factor of two of each other is exact. Below, it is a
     multiple of 4 at most as large as the maximum, so that no difference is larger than x itself.
     """
+    size = size if isinstance(size, int) else 2**31  # an exported program may learn it later
     info = jnp.finfo(top.dtype)
     limit = math.log(float(info.max)) - 2.1 - math.log(size)
     # From 2^21 on (2^50 in float64) top - limit is rounded, from 2^25 on so far down that

@@ -82,5 +82,5 @@ def _calibration_error(
     # One bin after the other, which needs no matrix of bins and examples.
     total = jnp.sum(jax.lax.map(gap_of, jnp.arange(num_bins, dtype=bins.dtype)))
     mask = rows.example_mask
-    count = gaps.size if mask is None else jnp.sum(jnp.broadcast_to(mask, is_right.shape))
+    count = gaps.shape[0] if mask is None else jnp.sum(jnp.broadcast_to(mask, is_right.shape))
     return total / jnp.maximum(jnp.asarray(count, total.dtype), 1.0)

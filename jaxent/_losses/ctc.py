@@ -149,7 +149,7 @@ def _check(
         )
     _checks.normalize_axes("logits", logits, -1)
     _checks.require(
-        len(labels) == len(logits),
+        labels.shape[0] == logits.shape[0],
         f"`labels` {_checks.describe(labels)} must have the batch size of `logits` "
         f"{_checks.describe(logits)}; pass one row of labels per sequence, padded to one length.",
     )
@@ -229,7 +229,7 @@ def _kernel_arguments(given: _Sequences) -> _KernelArguments:
         valid |= ~given.where
         frame_mask &= given.where[:, None]
     symbols = jnp.where(in_range & label_mask, labels, 0)
-    blank = jnp.broadcast_to(given.blank, (len(labels), 1))
+    blank = jnp.broadcast_to(given.blank, (labels.shape[0], 1))
     return _KernelArguments(
         jnp.where(frame_mask[..., None], logits, 0.0),
         frame_mask,

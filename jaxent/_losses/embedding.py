@@ -236,7 +236,7 @@ def _check_batch(embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | No
     embeddings = _checks.as_floating("embeddings", embeddings)
     given = f"`embeddings` {_checks.describe(embeddings)}"
     _checks.require(
-        embeddings.ndim == 2 and embeddings.size > 0,
+        embeddings.ndim == 2 and 0 not in embeddings.shape,
         f"{given} must be a matrix [N, D] of at least one embedding, one a row; "
         "join leading axes with `x.reshape(-1, x.shape[-1])`.",
     )
@@ -276,7 +276,7 @@ def _pairs(batch: _Batch) -> _Pairs:
     x, labels, where = batch
     x = x.astype(compute_dtype(x))
     has_equal_labels = labels[:, None] == labels[None, :]
-    pair_mask = ~jnp.eye(len(labels), dtype=bool)
+    pair_mask = ~jnp.eye(labels.shape[0], dtype=bool)
     if where is not None:
         x = jnp.where(where[:, None], x, 0.0)
         pair_mask &= where[:, None] & where[None, :]
