@@ -163,8 +163,10 @@ def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
     def step(carry: None, chunk: Chunk) -> tuple[None, jax.Array]:
         return carry, chunk_losses(wide, inputs.consts, chunk)
 
-    _, losses = jax.lax.scan(step, None, _all_chunks(sweep, inputs))
-    return _from_chunks(sweep, losses)
+    # JAX transposes a loop eagerly, and compiles it anew at every call, unless a `jax.jit` that is
+    # not inlined is around it.
+    loop = jax.jit(lambda chunks: jax.lax.scan(step, None, chunks)[1])
+    return _from_chunks(sweep, loop(_all_chunks(sweep, inputs)))
 
 
 # The sum of the losses.
