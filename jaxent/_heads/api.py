@@ -44,7 +44,8 @@ def linear_loss(
 
     For "mean" and "sum" the gradients come out of the same sweep over chunks of rows, at the price
     of three matrix products and float32 accumulators. Only a scalar allows that, so heads reduce by
-    default, unlike the dense losses.
+    default, unlike the dense losses. In a loop that is differentiated from outside, every step
+    keeps a gradient of the kernel: put `jax.checkpoint` around the step, which costs a product.
 
     Args:
         loss_fn: Maps float32 logits `[chunk, V]` (float64 for float64 inputs) and a chunk of each
@@ -120,7 +121,8 @@ def linear_softmax_cross_entropy(
         \ell_i = \sum_j t_{ij} (n_i - x_{ij}) + z\, n_i^2, \qquad n_i = \log \sum_k e^{x_{ik}}
 
     By rows it takes three matrix products, and holds a chunk of logits and a float32 gradient of
-    the kernel; by columns four, and about 16 MiB on a CPU. For other losses: `linear_loss`.
+    the kernel (each call in a loop that is differentiated from outside, unless `jax.checkpoint` is
+    around the step); by columns four, and about 16 MiB on a CPU. For other losses: `linear_loss`.
 
     Args:
         hidden: Input of the head, `[..., D]`, floating point. Rows, classes and features may be

@@ -20,6 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxent import _parallel
 from jaxent._float.tangents import Dual, Tangent
+from jaxent._heads.batching import with_batching_rule
 from jaxent._heads.logits import contract
 from jaxent._heads.tiling import Tiling, from_tiles, padding_mask, to_tiles
 
@@ -136,14 +137,59 @@ def _weigh(sweep: Sweep, chunk: Chunk, losses: jax.Array) -> jax.Array:
 # One loss per row.
 
 
+class _Shared(NamedTuple, Generic[T]):
+    """What all chunks share."""
+
+    heads: tuple[HeadArrays[T], ...]  # with None for the hidden states
+    consts: tuple[T, ...]
+
+
 def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
     """The weighted losses, [*rows]; the backward pass recomputes the logits chunk by chunk."""
+    shared = _Shared(tuple(head._replace(hidden=None) for head in inputs.heads), inputs.consts)
+    chunks = _all_chunks(sweep, inputs)
+    return _from_chunks(sweep, _losses_of_chunks(sweep, inputs.where is not None, shared, chunks))
+
+
+def _losses_of_chunks(
+    sweep: Sweep, is_masked: bool, shared: _Shared[jax.Array], chunks: Chunk
+) -> jax.Array:
+    """The weighted losses [chunks, *tile_shape]; `is_masked` unless all rows but padding count.
+
+    Mapped chunks that share a head are one longer sequence of chunks, so that no more than one
+    chunk of logits and one gradient of the kernel exist at a time.
+    """
+    loop = functools.partial(_loop_over_chunks, sweep, is_masked)
+
+    def rule(
+        arguments: tuple[_Shared[jax.Array], Chunk], axes: tuple[_Shared[int], Any]
+    ) -> jax.Array:
+        if any(axis >= 0 for axis in jax.tree.leaves(axes[0])):
+            return jax.vmap(loop, (_as_axes(axes),))(arguments)
+        mapped: Chunk = jax.vmap(lambda chunks: chunks, (_as_axes(axes[1]),))(arguments[1])
+        size, count = mapped.hidden[0].shape[:2]
+        line: Chunk = jax.tree.map(lambda a: a.reshape(size * count, *a.shape[2:]), mapped)
+        losses = _losses_of_chunks(sweep, is_masked, arguments[0], line)
+        return losses.reshape(size, count, *losses.shape[1:])
+
+    return with_batching_rule(loop, rule, (shared, chunks))
+
+
+def _as_axes(tree: Any) -> Any:
+    """What `jax.vmap` maps over, of a tree with -1 for nothing."""
+    return jax.tree.map(lambda axis: None if axis < 0 else axis, tree)
+
+
+def _loop_over_chunks(
+    sweep: Sweep, is_masked: bool, arguments: tuple[_Shared[jax.Array], Chunk]
+) -> jax.Array:
+    shared, chunks = arguments
 
     def widen(array: jax.Array | None) -> jax.Array | None:
         # The backward pass adds up the kernel's gradient over the chunks in this dtype.
         return None if array is None else array.astype(sweep.dtype)
 
-    wide = tuple(HeadArrays(None, widen(h.kernel), widen(h.bias)) for h in inputs.heads)
+    wide = tuple(HeadArrays(None, widen(h.kernel), widen(h.bias)) for h in shared.heads)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk_losses(
@@ -151,29 +197,43 @@ def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
     ) -> jax.Array:
         heads = tuple(
             head._replace(kernel=head.kernel.astype(given.kernel.dtype))
-            for head, given in zip(wide, inputs.heads, strict=True)
+            for head, given in zip(wide, shared.heads, strict=True)
         )
         logits = _logits(sweep, heads, chunk)
-        if inputs.where is not None and chunk.example_mask is not None:
+        if is_masked and chunk.example_mask is not None:
             # The same numbers, but a masked row has no derivative, not even 0 times infinity.
             mask = chunk.example_mask[..., None]
             logits = [jnp.where(mask, x, jax.lax.stop_gradient(x)) for x in logits]
         return _weigh(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *consts))
 
     def step(carry: None, chunk: Chunk) -> tuple[None, jax.Array]:
-        return carry, chunk_losses(wide, inputs.consts, chunk)
+        return carry, chunk_losses(wide, shared.consts, chunk)
 
-    # JAX transposes a loop eagerly, and compiles it anew at every call, unless a `jax.jit` that is
-    # not inlined is around it.
-    loop = jax.jit(lambda chunks: jax.lax.scan(step, None, chunks)[1])
-    return _from_chunks(sweep, loop(_all_chunks(sweep, inputs)))
+    # Without `jax.jit`, its transpose would be compiled anew at every eager call.
+    return jax.jit(lambda chunks: jax.lax.scan(step, None, chunks)[1])(chunks)
 
 
 # The sum of the losses.
 
 
 def total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
-    """The sum of the weighted losses, a scalar; its gradients come out of the same loop."""
+    """The sum of the weighted losses, a scalar; its gradients come out of the same loop.
+
+    Mapped sums of rows that share a head, which would have a gradient of the kernel each, recompute
+    the logits instead.
+    """
+    total = functools.partial(_total_loss, sweep)
+
+    def rule(inputs: Inputs[jax.Array], axes: Inputs[int]) -> jax.Array:
+        heads = [head._replace(hidden=None) for head in axes.heads]
+        is_shared = all(axis < 0 for axis in jax.tree.leaves((heads, axes.consts)))
+        function = (lambda inputs: jnp.sum(losses_per_row(sweep, inputs))) if is_shared else total
+        return jax.vmap(function, (_as_axes(axes),))(inputs)
+
+    return with_batching_rule(total, rule, inputs)
+
+
+def _total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
 
     @jax.custom_jvp
     def total(inputs: Inputs[jax.Array]) -> jax.Array:

@@ -5,12 +5,14 @@ into chunks, and the losses are reduced. The loop itself is in `chunks.py`.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer, eval_jaxpr
 
 from jaxent import _checks, _parallel
 from jaxent._float.dtypes import compute_dtype
@@ -292,6 +294,17 @@ def _convert_closure(
     )
     axes = _parallel.varying_axes(losses)
     examples = *logits, *example_rows(axes)
-    untracked_axes = _parallel.untracked_axes(jax.make_jaxpr(fresh_loss)(*examples))
-    function, consts = jax.closure_convert(fresh_loss, *examples)
-    return _ConvertedLoss(function, tuple(consts), axes, untracked_axes)
+    program = jax.make_jaxpr(fresh_loss)(*examples)
+    values: list[Any] = list(program.consts)
+    is_traced = [isinstance(value, Tracer) for value in values]
+
+    def function(*arguments: jax.Array) -> jax.Array:
+        given = iter(arguments[len(examples) :])
+        closed = (
+            next(given) if traced else value
+            for traced, value in zip(is_traced, values, strict=True)
+        )
+        return eval_jaxpr(program.jaxpr, list(closed), *arguments[: len(examples)])[0]
+
+    consts = tuple(itertools.compress(values, is_traced))
+    return _ConvertedLoss(function, consts, axes, _parallel.untracked_axes(program))
