@@ -44,8 +44,7 @@ def with_batching_rule(
         numbers = [-1 if axis is None else axis for axis in axes]
         return rule(jax.tree.unflatten(tree, leaves), jax.tree.unflatten(tree, numbers))
 
-    # By `jax.jit` it is traced once for its type, its program and its derivatives.
-    result = batched_p.bind(*leaves, function=jax.jit(flat, inline=True), rule=flat_rule)
+    result = batched_p.bind(*leaves, function=flat, rule=flat_rule)
     return cast(jax.Array, result)
 
 

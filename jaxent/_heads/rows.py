@@ -133,7 +133,10 @@ def _run(
     """`loop(sweep, inputs)`, with a refusal in words where `loss_fn` cannot be differentiated."""
     try:
         return loop(sweep, inputs)
-    except jax.errors.UnexpectedTracerError as error:
+    except (jax.errors.UnexpectedTracerError, TypeError) as error:
+        # What is compiled by itself, as in an eager call, says it by a `TypeError` of the tracer.
+        if isinstance(error, TypeError) and "Tracer" not in str(error):
+            raise
         raise _checks.UnnamedArgumentError(
             "a function with a derivative rule of its own, in `loss_fn`, closes "
             "over a value that is being differentiated or mapped; pass that value as an argument."
