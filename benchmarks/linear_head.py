@@ -30,7 +30,7 @@ from side_by_side import environment, medians, temporary_mebibytes
 
 import jaxent
 from jaxent._heads.checks import Head
-from jaxent._heads.rows import rows_per_chunk
+from jaxent._heads.rows import plan_chunks
 
 SHAPES = [
     (2048, 512, 32768),
@@ -58,7 +58,8 @@ def rows(hidden, kernel, labels):
 def bare_products(hidden, kernel, labels):
     """The logits of each chunk, and two products with them, accumulated."""
     count, features = hidden.shape
-    chunk = rows_per_chunk([Head(hidden, kernel, None, None, None, 1)], None)
+    tiling = plan_chunks([Head(hidden, kernel, None, None, None, 1)], None, "cpu")
+    chunk = tiling.tile_shape[-1]
     steps = count // chunk  # rows that do not fill a chunk are left out, which makes bare faster
     del labels
 

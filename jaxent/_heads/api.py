@@ -63,7 +63,8 @@ def linear_loss(
         where: Mask of the rows, `[...]`.
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
-        chunk_size: The most rows in a chunk; None: 64 MiB of float32 logits, at least 256 rows.
+        chunk_size: The most rows in a chunk. None goes by shape and platform: on a CPU 64 MiB of
+            float32 logits, on others up to an eighth of the rows.
 
     Returns:
         In the unit of `loss_fn`, a scalar or `[...]` ("none"), float32 (float64 for float64

@@ -27,8 +27,9 @@ from jaxent._heads.chunks import (
     losses_per_row,
     total_loss,
 )
+from jaxent._heads.sizes import rows_per_chunk, run_on_platform
 from jaxent._heads.snapshot import Snapshot, take_snapshot
-from jaxent._heads.tiling import from_line, make_tiling, to_line
+from jaxent._heads.tiling import Tiling, from_line, make_tiling, to_line
 from jaxent._losses.reduction import divide
 
 
@@ -49,14 +50,29 @@ def sweep_rows(
         reduction: "mean", "sum" or "none".
         chunk_size: the largest number of rows in a chunk, None to choose it.
     """
-    shape, count = heads[0].leading_shape, math.prod(heads[0].leading_shape)
-    dtype = compute_dtype(*(array for head in heads for array in (head.hidden, head.kernel)))
-    if count == 0:
-        return jnp.zeros(shape if reduction == "none" else (), dtype)
-    tiling = make_tiling(shape or (1,), rows_per_chunk(heads, chunk_size), _device_count(heads))
+    shape = heads[0].leading_shape
+    if math.prod(shape) == 0:
+        return jnp.zeros(shape if reduction == "none" else (), _dtype(heads))
     arrays = [HeadArrays(head.hidden, head.kernel, head.bias) for head in heads]
     # Once for all chunks, so that a gradient that belongs to several devices is summed once.
     arrays = _parallel.match_varying(arrays, row_args, heads[0].where, heads[0].weights)
+
+    def run(tiling: Tiling) -> jax.Array:
+        return _sweep_tiles(loss_fn, heads, arrays, row_args, reduction, tiling)
+
+    return run_on_platform(functools.partial(plan_chunks, heads, chunk_size), run)
+
+
+def _sweep_tiles(
+    loss_fn: LossFunction,
+    heads: Sequence[Head],
+    arrays: Sequence[HeadArrays[jax.Array]],
+    row_args: tuple[jax.Array, ...],
+    reduction: str,
+    tiling: Tiling,
+) -> jax.Array:
+    """`sweep_rows`, of rows divided into chunks by `tiling`."""
+    dtype = _dtype(heads)
     loss = _convert_closure(loss_fn, heads, arrays, row_args, tiling.tile_shape[-1], dtype)
     sweep = Sweep(
         _map_outer(loss, len(heads) + len(row_args)) if tiling.outer_shape else loss.function,
@@ -69,7 +85,7 @@ def sweep_rows(
     inputs = _make_inputs(sweep, heads[0], arrays, row_args, loss.consts, reduction)
     if reduction == "none":
         losses = _run(losses_per_row, sweep, inputs)
-        return from_line(tiling, losses).reshape(shape)
+        return from_line(tiling, losses).reshape(heads[0].leading_shape)
     total = _run(total_loss, sweep, inputs)
     if reduction == "sum":
         return total
@@ -77,7 +93,7 @@ def sweep_rows(
         return divide(total, jnp.sum(inputs.weights))
     if inputs.where is not None:
         return divide(total, jnp.sum(inputs.where, dtype=dtype))
-    return total / jnp.asarray(count, dtype)
+    return total / jnp.asarray(math.prod(heads[0].leading_shape), dtype)
 
 
 def sweep_for(loss_fn: LossFunction) -> Callable[..., jax.Array]:
@@ -99,25 +115,29 @@ def _compiled_sweep(
     return sweep_rows(snapshot.function, heads, row_args, reduction, chunk_size)
 
 
-def rows_per_chunk(heads: Sequence[Head], chunk_size: int | None) -> int:
-    """Rows in a chunk: at most `chunk_size`, evened out so that the last chunk is nearly full.
-
-    None is 64 MiB of float32 logits, or an eighth of the kernel's gradient, and at least 256 rows,
-    on each device that has rows of a chunk. With fewer rows, to read the kernel and to add to its
-    gradient in every chunk takes longer than the products. From 256 to 1024 rows
-    `benchmarks/linear_head.py` sees no difference beyond the noise.
-    """
-    count = math.prod(heads[0].leading_shape)
+def plan_chunks(heads: Sequence[Head], chunk_size: int | None, platform: str) -> Tiling:
+    """How the rows are divided into chunks of at most `chunk_size`, None to choose it."""
+    shape, devices = heads[0].leading_shape, _device_count(heads)
+    count = math.prod(shape)
     if chunk_size is None:
         features = max(head.hidden.shape[-1] for head in heads)
         classes = sum(head.vocabulary_size for head in heads)
-        # The keys of a contrastive loss are classes, and an exported program may learn how many.
-        fitting = 2**24 // classes if isinstance(classes, int) else 256
-        chunk_size = _device_count(heads) * max(256, fitting, features // 8)
-    if not isinstance(count, int):  # an exported program learns it when it runs
-        return chunk_size
-    chunks = -(-count // chunk_size)
-    return -(-count // chunks)
+        if isinstance(count, int) and isinstance(classes, int):
+            rows = -(-count // devices)
+            chunk_size = devices * rows_per_chunk(platform, rows, features, classes)
+        else:
+            # An exported program may learn how many rows there are, or keys of a contrastive loss.
+            classes = classes if isinstance(classes, int) else 2**16
+            chunk_size = devices * rows_per_chunk("cpu", 0, features, classes)
+    if isinstance(count, int):
+        # Evened out, so that the last chunk is nearly full.
+        chunk_size = -(-count // -(-count // chunk_size))
+    return make_tiling(shape or (1,), chunk_size, devices)
+
+
+def _dtype(heads: Sequence[Head]) -> jnp.dtype:
+    """The dtype of logits, losses and sums."""
+    return compute_dtype(*(array for head in heads for array in (head.hidden, head.kernel)))
 
 
 def _device_count(heads: Sequence[Head]) -> int:

@@ -1,0 +1,64 @@
+"""How many rows a chunk has, for the platform that a program is compiled for.
+
+A platform is known for certain only when a program is lowered: hosts without a TPU compile for
+TPUs. So where the rules disagree the loop is traced for each of them, and JAX keeps one.
+"""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+import jax
+
+PLATFORMS = "gpu", "tpu", "cpu"
+
+P = TypeVar("P", bound=Hashable)
+T = TypeVar("T")
+
+
+def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int:
+    """The most rows in a chunk, of the rows on one device, by `benchmarks/accelerators.py`.
+
+    A chunk's logits are held beside the kernel's gradient in float32, to which each chunk adds.
+
+    * On a CPU 64 MiB of float32 logits, or an eighth of the kernel's gradient, and at least 256
+      rows. With fewer, to read the kernel and to add to its gradient takes longer than the
+      products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference.
+    * Elsewhere an eighth of the rows, but not more than 2048, or 384 MiB of logits and of their
+      gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100 as long as a product
+      over 1000 rows.
+    * All rows if their logits take no more than the kernel's gradient and 384 MiB: then nothing is
+      added up. A GPU holds the logits' gradients as well, a TPU computes them in the products.
+    """
+    if platform == "cpu":
+        return max(256, 2**24 // classes, features // 8)
+    bytes_per_logit = 4 if platform == "tpu" else 6
+    if bytes_per_logit * rows * classes <= 4 * features * classes + 384 * 2**20:
+        return rows
+    return max(256, min(2048, rows // 8), 2**26 // classes)
+
+
+def run_on_platform(plan: Callable[[str], P], run: Callable[[P], T]) -> T:
+    """`run(plan(platform))`, of the platform that the program is compiled for."""
+    return run_plan(plan_platforms(plan), run)
+
+
+def plan_platforms(plan: Callable[[str], P]) -> tuple[P, ...]:
+    """The plans of all platforms, in the order of `PLATFORMS`."""
+    return tuple(plan(platform) for platform in PLATFORMS)
+
+
+def run_plan(plans: tuple[P, ...], run: Callable[[P], T]) -> T:
+    """`run(plan)`, of the platform that the program is compiled for.
+
+    `run` may close over arrays. It is traced once for each plan that differs from the others.
+    """
+    default = plans[0]
+    branches = {
+        platform: functools.partial(run, plan)
+        for platform, plan in zip(PLATFORMS[1:], plans[1:], strict=True)
+        if plan != default
+    }
+    if not branches:
+        return run(default)
+    return jax.lax.platform_dependent(default=functools.partial(run, default), **branches)
