@@ -11,6 +11,7 @@ result are listed in EQUIVALENT with the reason, and printed like the others.
 import argparse
 import ast
 import difflib
+import importlib
 import json
 import os
 import random
@@ -267,9 +268,8 @@ def main() -> None:
     known = {}
     if given.results.exists():
         known = dict(json.loads(line) for line in given.results.read_text().splitlines())
-    import jax  # noqa: F401  imported once, for all processes to come
-    import mpmath  # noqa: F401
-    import optax  # noqa: F401
+    for module in ("jax", "mpmath", "optax"):  # imported once, for all processes to come
+        importlib.import_module(module)
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)

@@ -163,7 +163,7 @@ class Known:
         self.case = case
         self.integers = tuple(array.dtype.kind in "iu" for array in case.inputs())
         self.positions = tuple(
-            index for index, argument in enumerate(case.arguments) if not self.integers[index]
+            index for index, is_integer in enumerate(self.integers) if not is_integer
         )
         self._key = (case.function, tuple(case.options.items()))
 
@@ -289,7 +289,7 @@ def _what_counts(layout: Layout, where: np.ndarray | None) -> tuple[np.ndarray, 
     exists = np.ones(shape, bool)
     if where is not None:
         exists &= where if layout.mask == "classes" else where[..., None]
-    return exists.any(-1), exists
+    return np.asarray(exists.any(-1)), exists
 
 
 def _spoil(
@@ -368,7 +368,7 @@ def _truth(
         if arrays[position].shape != wide[position].shape:
             gradients[index] = gradients[index].sum(0, keepdims=True)
             scales[index] = scales[index].sum(0, keepdims=True)
-            judged[index + 1] = judged[index + 1].all(0, keepdims=True)
+            judged[index + 1] = np.asarray(judged[index + 1].all(0, keepdims=True))
     return oracle.Truth(values, tuple(gradients), value_scales, tuple(scales)), tuple(judged)
 
 

@@ -18,32 +18,32 @@ import jaxent
 from public import FUNCTIONS
 
 CLASSES, FEATURES, TIME = 5, 3, 4
-Arrays = tuple[np.ndarray, ...]
+Arrays = tuple[np.ndarray | np.floating, ...]
 
 
 class Rows(NamedTuple):
     """Random arguments of so many rows."""
 
-    count: int
+    number: int
 
     def _generator(self, seed: int) -> np.random.Generator:
-        return np.random.default_rng((self.count, seed))
+        return np.random.default_rng((self.number, seed))
 
     def normal(self, *shape: int, seed: int = 0) -> np.ndarray:
-        return self._generator(seed).normal(size=(self.count, *shape)).astype(np.float32)
+        return self._generator(seed).normal(size=(self.number, *shape)).astype(np.float32)
 
     def probs(self, seed: int = 0) -> np.ndarray:
-        concentrations, rows = np.ones(CLASSES), self.count
+        concentrations, rows = np.ones(CLASSES), self.number
         return self._generator(seed).dirichlet(concentrations, rows).astype(np.float32)
 
     def unit(self, *shape: int, seed: int = 0) -> np.ndarray:
-        return self._generator(seed).uniform(0.1, 0.9, (self.count, *shape)).astype(np.float32)
+        return self._generator(seed).uniform(0.1, 0.9, (self.number, *shape)).astype(np.float32)
 
     def labels(self, *shape: int, classes: int = CLASSES, seed: int = 0) -> np.ndarray:
-        return self._generator(seed).integers(classes, size=(self.count, *shape), dtype=np.int32)
+        return self._generator(seed).integers(classes, size=(self.number, *shape), dtype=np.int32)
 
     def signs(self) -> np.ndarray:
-        return np.where(np.arange(self.count) % 3 == 0, -1.0, 1.0).astype(np.float32)
+        return np.where(np.arange(self.number) % 3 == 0, -1.0, 1.0).astype(np.float32)
 
 
 def same_for_all(*shape: int, seed: int = 7) -> np.ndarray:
@@ -104,7 +104,7 @@ def ranked_list(rows: Rows) -> Arrays:
 
 
 def embeddings(rows: Rows) -> Arrays:
-    return rows.normal(FEATURES), (np.arange(rows.count) % 2).astype(np.int32)
+    return rows.normal(FEATURES), (np.arange(rows.number) % 2).astype(np.int32)
 
 
 def pairs(rows: Rows) -> Arrays:
@@ -112,9 +112,9 @@ def pairs(rows: Rows) -> Arrays:
 
 
 def frames(rows: Rows) -> Arrays:
-    paddings = np.zeros((rows.count, 2), np.float32)
+    paddings = np.zeros((rows.number, 2), np.float32)
     labels = 1 + rows.labels(2, classes=CLASSES - 1)
-    return rows.normal(6, CLASSES), np.zeros((rows.count, 6), np.float32), labels, paddings
+    return rows.normal(6, CLASSES), np.zeros((rows.number, 6), np.float32), labels, paddings
 
 
 def head(rows: Rows) -> Arrays:
@@ -131,7 +131,7 @@ def two_heads(rows: Rows) -> Arrays:
 
 
 def head_and_top_k(rows: Rows) -> Arrays:
-    listed = np.log(np.tile(np.float32([0.5, 0.3]), (rows.count, 1)))
+    listed = np.log(np.tile(np.array([0.5, 0.3], np.float32), (rows.number, 1)))
     indices = np.stack([rows.labels(), (rows.labels() + 1) % CLASSES], axis=1)
     return rows.normal(FEATURES), same_for_all(FEATURES, CLASSES), listed, indices
 
