@@ -268,7 +268,7 @@ def main() -> None:
     known = {}
     if given.results.exists():
         known = dict(json.loads(line) for line in given.results.read_text().splitlines())
-    for module in ("jax", "mpmath", "optax"):  # imported once, for all processes to come
+    for module in ("jax", "mpmath", "optax"):  # once, for all processes to come
         importlib.import_module(module)
 
     with tempfile.TemporaryDirectory() as folder:

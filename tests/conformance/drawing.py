@@ -162,9 +162,8 @@ class Known:
     def __init__(self, case: Case):
         self.case = case
         self.integers = tuple(array.dtype.kind in "iu" for array in case.inputs())
-        self.positions = tuple(
-            index for index, is_integer in enumerate(self.integers) if not is_integer
-        )
+        indices = range(len(case.arguments))
+        self.positions = tuple(index for index in indices if not self.integers[index])
         self._key = (case.function, tuple(case.options.items()))
 
     def __hash__(self) -> int:

@@ -41,12 +41,12 @@ LAYOUTS = (
 
 
 def in_turn(cases, chosen):
-    """The first row of each function with a layout; two functions of a file are fast enough."""
+    """The first row of each function with a layout; one function of a file is fast enough."""
     functions, files, rows = [case.function for case in cases], [], []
     for number, function in enumerate(dict.fromkeys(functions)):
         case = cases[functions.index(function)]
         files.append(function.__module__)
-        marks = [pytest.mark.thorough] if files.count(function.__module__) > 2 else []
+        marks = [pytest.mark.thorough] if files.count(function.__module__) > 1 else []
         rows.append(pytest.param(case, chosen(case, number), id=str(case), marks=marks))
     return rows
 

@@ -191,7 +191,7 @@ LAYOUTS = (
     Layout((3, 1), classes=1, reduction="none", choice=1),
     Layout((2, 3), features=1, way="checkpoint", has_options=False, choice=1, dtype="bfloat16"),
 )
-LIKE_OTHERS = ("linear_jensen_shannon", "clip_loss")
+LIKE_OTHERS = ("linear_kl_divergence", "clip_loss")
 quiet = settings(
     database=None,
     deadline=None,
