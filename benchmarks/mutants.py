@@ -199,7 +199,7 @@ def selections(path: str) -> list[list[str]]:
     any_name = " or ".join(names)
     chosen = [["tests/conformance/test_properties.py", "-k", f"test_any and ({any_name})"]]
     if path.startswith("_heads") or any(name.startswith("linear") for name in names):
-        chosen.append(["tests/heads/test_properties.py"])
+        chosen.append(["tests/heads/test_properties.py", "-k", "test_any"])
     for folder in ("losses", "heads"):
         for test in sorted((ROOT / "tests" / folder).glob("test_*.py")):
             near = _tests_of(test.read_text(), names)
@@ -237,7 +237,9 @@ def killed(copy: Path, path: str, seconds: int) -> str:
             import pytest
 
             for arguments in selections(path):
-                options = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not thorough"]
+                options = ["-x", "-q", "-n0", "-p", "no:cacheprovider"]
+                if "test_properties" not in arguments[0]:
+                    options += ["-m", "not thorough"]
                 code = pytest.main([*arguments, *options])
                 if code not in (0, 5):  # 5: nothing was selected
                     break
