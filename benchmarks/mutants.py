@@ -291,7 +291,7 @@ def main() -> None:
             with given.results.open("a") as file:
                 file.write(json.dumps([mutant.key, known[mutant.key]]) + "\n")
             took = time.monotonic() - begin
-            by = re.findall(r"^(?:FAILED|ERROR) \S*?([^/\s]+)", (copy / "log").read_text(), re.M)
+            by = re.findall(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", (copy / "log").read_text(), re.M)
             said = f"{known[mutant.key]:9}{took:5.0f} s  {mutant.path}:{mutant.line}"
             print(said, *(f"by {name}" for name in by[:1]), flush=True)
     report([mutant for mutant in chosen if mutant.key in known], known)
