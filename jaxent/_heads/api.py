@@ -1,5 +1,8 @@
 """The public losses and statistics of one linear head: they check, then call an engine."""
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import dataclasses
 import functools
 import math

@@ -1,5 +1,7 @@
 """A linear head and the rows that it is applied to: the arguments that all heads share, checked."""
 
+# pyright: strict, reportUnknownMemberType=false
+
 import dataclasses
 import math
 

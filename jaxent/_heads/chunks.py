@@ -1,14 +1,14 @@
 """The loop over chunks of rows: losses of one head or several, and their gradients.
 
 The logits of all rows never exist at once. For a sum of losses the gradients are computed in the
-same loop: the logits of a chunk are at hand, and so is all that their gradient needs. That takes
-three matrix products per head, the minimum; to recompute the logits would be a fourth. The sum is
-a `jax.custom_jvp` whose tangent is a sum of products with these gradients. Reverse mode is its
-transpose, forward mode works, and since the loop is ordinary JAX, so does every further order.
-
-The gradients of one loss per row depend on a cotangent per row, which the loop cannot know. There
-`jax.checkpoint` recomputes the logits of one chunk at a time.
+same loop, where the logits of a chunk are at hand: three matrix products per head, the minimum.
+The sum is a `jax.custom_jvp` whose tangent is a sum of products with these gradients, so that every
+mode and order of derivatives works. For one loss per row the cotangents are not known in the loop:
+there `jax.checkpoint` recomputes the logits of one chunk at a time.
 """
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownLambdaType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import functools
 from collections.abc import Callable, Hashable, Sequence

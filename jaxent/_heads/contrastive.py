@@ -4,6 +4,9 @@ The similarities of queries and keys are the logits of a linear head whose kerne
 the sweep over chunks of rows serves here as well: the [batch, batch] matrix never exists.
 """
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import functools
 import math
 from collections.abc import Callable, Mapping

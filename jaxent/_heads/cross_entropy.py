@@ -1,5 +1,8 @@
 """Softmax cross-entropy with integer labels through a head: by rows or by columns of the logits."""
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import functools
 from typing import NamedTuple
 

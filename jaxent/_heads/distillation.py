@@ -1,5 +1,8 @@
 """The public losses that distil one linear head into another: they check, then call an engine."""
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 
 import jax

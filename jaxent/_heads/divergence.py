@@ -5,6 +5,9 @@ chunk of rows sees the logits of both. What is not differentiated, usually all o
 costs one matrix product for its logits and nothing else.
 """
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,5 +1,8 @@
 """The logits of a head: the matrix product, and the soft cap and temperature that follow it."""
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Sequence
 
 import jax

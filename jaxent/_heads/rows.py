@@ -4,6 +4,9 @@ What a loss closes over becomes an argument of it, masked rows are replaced, the
 into chunks, and the losses are reduced. The loop itself is in `chunks.py`.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import functools
 import itertools
 import math

@@ -4,6 +4,9 @@ A platform is known for certain only when a program is lowered: hosts without a 
 TPUs. So where the rules disagree the loop is traced for each of them, and JAX keeps one.
 """
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import functools
 from collections.abc import Callable, Hashable
 from typing import TypeVar

@@ -6,6 +6,9 @@ therefore compares by code and by all that the code reads: functions by their ow
 words by value. Whatever can change unseen (an array, a dictionary, an object) has no snapshot.
 """
 
+# pyright: strict, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import dataclasses
 import dis
 import functools

@@ -6,6 +6,8 @@ device. This needs two things: each shard is padded by itself, and rows that are
 axes, such as [batch, time], are not flattened into one axis.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
+
 import math
 from typing import NamedTuple
 
