@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config, items):
 def _is_left_out(item, share, brief):
     in_table, of_family = (
         item.name.startswith("test_contract["),
-        item.path.parent.name in ("losses", "heads"),
+        item.path.parent.name in ("losses", "heads") or item.path.stem == "test_export",
     )
     parts = share if in_table else 2 if of_family and share > 1 else 1
     if brief:
