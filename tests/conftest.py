@@ -58,7 +58,7 @@ def _is_left_out(item, share, brief):
     parts = share if in_table else 2 if of_family and share > 1 else 1
     if brief:
         judges_tests = item.path.stem == "test_oracle" or item.name.startswith("test_the_table_")
-        is_built_once = item.path.stem in ("test_docs", "test_notebooks")
+        is_built_once = item.path.stem in ("test_docs", "test_notebooks", "test_migration")
         if judges_tests or is_built_once or "thorough" in item.keywords:
             return True
         parts = 60 if in_table else 6 if of_family else 1
