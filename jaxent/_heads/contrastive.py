@@ -63,7 +63,7 @@ def info_nce(
         weights: Weights of the queries, `[N]` or a scalar, real; None for 1.
         normalize: Whether to divide every embedding by its length first (zeros stay zeros).
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
+        chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -126,7 +126,7 @@ def clip_loss(
         weights: Weights of the pairs, `[N]` or a scalar, real; None for 1.
         normalize: Whether embeddings are divided by their lengths first (zeros stay), as in CLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
+        chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -196,7 +196,7 @@ def sigmoid_contrastive_loss(
         weights: Weights of the images, `[N]` or a scalar, real; None for 1.
         normalize: Whether embeddings are divided by their lengths first (zeros stay), as in SigLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
-        chunk_size: The most rows in a chunk; None: 64 MiB of float32 numbers, at least 256 rows.
+        chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).

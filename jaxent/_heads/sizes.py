@@ -20,16 +20,17 @@ T = TypeVar("T")
 
 
 def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int:
-    """The most rows in a chunk, of the rows on one device, by `benchmarks/accelerators.py`.
+    """The most rows in a chunk, of the rows on one device.
 
-    A chunk's logits are held beside the kernel's gradient in float32, to which each chunk adds.
+    A chunk's logits are held beside the kernel's gradient in float32, to which each chunk adds. The
+    sizes for GPUs and TPUs were chosen by programs compiled for an H100 and a v5e; none was run.
 
     * On a CPU 64 MiB of float32 logits, or an eighth of the kernel's gradient, and at least 256
       rows. With fewer, to read the kernel and to add to its gradient takes longer than the
       products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference.
     * Elsewhere an eighth of the rows, but not more than 2048, or 384 MiB of logits and of their
-      gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100 as long as a product
-      over 1000 rows.
+      gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100, by
+      its estimated cost, as long as a product over 1000 rows.
     * All rows if their logits take no more than the kernel's gradient and 384 MiB: then nothing is
       added up. A GPU holds the logits' gradients as well, a TPU computes them in the products.
     """
