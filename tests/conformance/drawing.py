@@ -5,6 +5,9 @@ masks, the transformation. What the arrays hold comes second, so that programs a
 """
 
 import functools
+import itertools
+import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
@@ -410,3 +414,21 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
 
 def _zip(arrays: Any, case: Case) -> Any:
     return zip(arrays, case.arguments, strict=True)
+
+
+def fuzz_for(request: pytest.FixtureRequest, seconds: float, fuzz: Callable[[int], None]) -> None:
+    """Run `fuzz(seed)` of one seed after the other for so long, and print each.
+
+    `FUZZ_SEED` names the first one, so that a finding is drawn again; `FUZZ_SECONDS` is for how
+    long. Without `FUZZ_SEED` it is skipped where pytest is not asked to be thorough.
+    """
+    if not request.config.getoption("--thorough", default="FUZZ_SEED" in os.environ):
+        pytest.skip(f"takes {seconds / 60:.0f} minutes; FUZZ_SEED=0 starts it")
+    first = int(os.environ.get("FUZZ_SEED", time.time_ns() % 10**6))
+    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", seconds))
+    for number in itertools.count(first):
+        if time.monotonic() > end:
+            print(f"no finding with seeds {first} to {number - 1}")
+            return
+        print(f"seed {number}", flush=True)
+        fuzz(number)

@@ -1,9 +1,6 @@
 """Every loss on calls drawn by Hypothesis, beside the truth of each of their examples."""
 
 import contextlib
-import itertools
-import os
-import time
 
 import jax
 import ml_dtypes
@@ -14,7 +11,17 @@ from hypothesis import strategies as st
 
 from conformance import oracle
 from conformance.case import WholeCase, with_float64
-from conformance.drawing import Call, Known, Layout, call, directions, layouts, program, suited
+from conformance.drawing import (
+    Call,
+    Known,
+    Layout,
+    call,
+    directions,
+    fuzz_for,
+    layouts,
+    program,
+    suited,
+)
 from conformance.drawing_whole import (
     KnownWhole,
     WholeCall,
@@ -166,20 +173,8 @@ def _check_tangent(known, layout, drawn, gradients, tangent, said):
 
 @pytest.mark.thorough
 def test_fuzzing(request):
-    """Calls of any case and layout for ten minutes, other ones on every run; the seed is printed.
-
-    `FUZZ_SEED` draws the same ones again, `FUZZ_SECONDS` changes for how long.
-    """
-    if not request.config.getoption("--thorough", default="FUZZ_SEED" in os.environ):
-        pytest.skip("takes ten minutes")
-    first = int(os.environ.get("FUZZ_SEED", time.time_ns() % 10**6))
-    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", 600))
-    for number in itertools.count(first):
-        if time.monotonic() > end:
-            print(f"no finding with seeds {first} to {number - 1}")
-            return
-        print(f"seed {number}", flush=True)
-        fuzz(number)
+    """Calls of any case and layout for ten minutes, other ones on every run."""
+    fuzz_for(request, 600, fuzz)
 
 
 def fuzz(number: int) -> None:

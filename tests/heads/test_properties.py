@@ -2,9 +2,6 @@
 
 import contextlib
 import functools
-import itertools
-import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from conformance.case import with_float64
-from conformance.drawing import COMPILER_OPTIONS, POISONS
+from conformance.drawing import COMPILER_OPTIONS, POISONS, fuzz_for
 from heads.defined import HEADS, Arrays, Head, Layout, call_statistics
 
 # --- calls ----------------------------------------------------------------------------------------
@@ -219,17 +216,8 @@ def test_any_call(name, layout, data):
 
 @pytest.mark.thorough
 def test_fuzzing(request):
-    """Calls of any head and layout for five minutes, other ones on every run; see conformance."""
-    if not request.config.getoption("--thorough", default="FUZZ_SEED" in os.environ):
-        pytest.skip("takes five minutes")
-    first = int(os.environ.get("FUZZ_SEED", time.time_ns() % 10**6))
-    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", 300))
-    for number in itertools.count(first):
-        if time.monotonic() > end:
-            print(f"no finding with seeds {first} to {number - 1}")
-            return
-        print(f"seed {number}", flush=True)
-        fuzz(number)
+    """Calls of any head and layout for five minutes, other ones on every run."""
+    fuzz_for(request, 300, fuzz)
 
 
 def fuzz(number: int) -> None:
