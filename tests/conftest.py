@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import sys
-import zlib
 
 import jax
 import pytest
@@ -26,48 +25,52 @@ _SETTINGS = (
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--table-share",
-        type=int,
-        default=1,
-        metavar="N",
-        help="one part in N of the contract table and a quarter of the tests of single families, "
-        "the same ones on every run; 1 is all of it",
-    )
-    parser.addoption(
-        "--brief",
+        "--thorough",
         action="store_true",
-        help="for one more version of JAX: little of the contract table and a twelfth of the "
-        "tests of single families, the same ones on every run; no thorough tests, no documentation "
-        "and no notebooks, and none that judge the tests themselves",
+        help="everything: all inputs, all dtypes, whole vocabularies, all compiled; takes hours",
     )
+
+
+def pytest_configure(config):
+    from conformance import kept, level
+
+    level.set_thorough(config.getoption("--thorough"))
+    if hasattr(config, "cache"):
+        kept.keep_in(config.cache.mkdir("truths"))
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            _keep_compiled_programs(config.cache.mkdir(f"jax-{jax.__version__}"))
+
+
+def _keep_compiled_programs(folder):
+    """What took long to compile is read from pytest's cache by the next run, and by subprocesses.
+
+    Nothing leans on it: a run without the folder takes longer, and that is all.
+    """
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 def pytest_collection_modifyitems(config, items):
-    share, brief = config.getoption("--table-share"), config.getoption("--brief")
-    left_out = [item for item in items if _is_left_out(item, share, brief)]
-    config.hook.pytest_deselected(items=left_out)
-    kept = set(items) - set(left_out)
-    items[:] = [item for item in items if item in kept]
+    if not config.getoption("--thorough"):
+        left_out = [item for item in items if "thorough" in item.keywords]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "thorough" not in item.keywords]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _is_left_out(item, share, brief):
-    in_table, of_family = (
-        item.name.startswith("test_contract["),
-        item.path.parent.name in ("losses", "heads") or item.path.stem == "test_export",
-    )
-    parts = share if in_table else 4 if of_family and share > 1 else 1
-    if brief:
-        judges_tests = item.path.stem == "test_oracle" or item.name.startswith("test_the_table_")
-        is_built_once = item.path.stem in (
-            "test_docs",
-            "test_doctests",
-            "test_migration",
-            "test_notebooks",
-        )
-        if judges_tests or is_built_once or "thorough" in item.keywords:
-            return True
-        parts = 120 if in_table else 12 if of_family else 1
-    return zlib.crc32(item.name.encode()) % parts > 0
+def _group(item):
+    """Tests that share programs or a fixture of their file run in one process, in their order."""
+    if item.path.parent.name != "conformance" or not hasattr(item, "callspec"):
+        return item.path.stem
+    parameters = item.callspec.params
+    return str(parameters.get("case") or getattr(parameters.get("tooth"), "case", item.name))
 
 
 def pytest_report_header():

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.experimental
+import jax.numpy as jnp
 import numpy as np
 
 from conformance import oracle
@@ -101,6 +102,10 @@ class Case(NamedTuple):
         arrays = map(np.asarray, arrays)
         return tuple(a.astype(np.int32 if a.dtype.kind == "i" else dtype) for a in arrays)
 
+    def positions(self, arguments: Any) -> tuple[int, ...]:
+        """The positions of the arguments that have gradients."""
+        return tuple(i for i, a in enumerate(arguments) if a.dtype.kind not in "iu")
+
     def hard_batch(self, dtype: Any, classes: int, at_most: int | None = None) -> "Batch":
         """The hard inputs (or some of the families) and what is true of them."""
         shape = (dtype, classes) if self.has_class_axis else (dtype,)
@@ -163,10 +168,20 @@ class WholeCase(NamedTuple):
         arrays = map(np.asarray, self.make(np.random.default_rng(seed)))
         return tuple(_cast(array, dtype) for array in arrays)
 
-    def hard_batch(self, dtype: Any) -> "Batch":
-        """The hard inputs and what is true of them."""
+    def positions(self, arguments: Any) -> tuple[int, ...]:
+        """The positions of the arguments that have gradients."""
+        names = list(inspect.signature(self.function).parameters)
+        return tuple(
+            position
+            for position, array in enumerate(arguments)
+            if jnp.issubdtype(jnp.result_type(array), jnp.floating)
+            and names[position] not in self.constants
+        )
+
+    def hard_batch(self, dtype: Any, at_most: int | None = None) -> "Batch":
+        """The hard inputs (or some of the families) and what is true of them."""
         options = tuple(self.options.items())
-        return _batch(self.hard_inputs, (dtype,), None, self.truth, options)
+        return _batch(self.hard_inputs, (dtype,), at_most, self.truth, options)
 
 
 @functools.cache  # the truth takes longer than what is judged by it

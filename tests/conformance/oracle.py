@@ -18,6 +18,8 @@ import mpmath
 import numpy as np
 from mpmath import mp, mpf
 
+from conformance import kept
+
 Number = Any  # an mpmath number: their classes are made at run time
 
 # The step of the differences: its square is the relative error they leave.
@@ -65,6 +67,11 @@ def digits_for(*arrays: Any) -> int:
 
 def batch(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> Truth:
     """Calls a one-example truth on each row (first axis) of `arrays`; arrays of mpmath numbers."""
+    key = {**options, "digits": digits_for(*arrays)}
+    return kept.once(lambda: _batch(truth, *arrays, **options), truth, arrays, key)
+
+
+def _batch(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> Truth:
     with mp.workdps(digits_for(*arrays)):
         columns = [exact(array) for array in arrays]
         rows = [truth(*row, **options) for row in zip(*columns, strict=True)]
@@ -137,6 +144,11 @@ def hessian(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> np.nda
     The result has the shape of that argument with its classes repeated: [rows, classes, classes],
     or [rows] where an example is a single number.
     """
+    key = {**options, "digits": digits_for(*arrays), "derivative": 2}
+    return kept.once(lambda: _hessian(truth, *arrays, **options), truth, arrays, key)
+
+
+def _hessian(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> np.ndarray:
     with mp.workdps(digits_for(*arrays)):
         columns = [exact(array) for array in arrays]
         rows = [

@@ -17,9 +17,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxent
-from conformance import test_conformance
+from conformance import programs, test_conformance
 from conformance.case import CLASS, with_float64
 from conformance.inputs import integer_labels, together
+from conformance.obligations import functions, loudness, masks, numbers, transformations
 from conformance.table import CASES, NOT_LOSSES
 from public import FUNCTIONS
 
@@ -107,51 +108,53 @@ def split(row, tracked):
 
 # What has to do with numbers, masks and labels; the rest is the same program as without a mesh.
 ASKED = (
-    test_conformance.gives_one_float32_per_example,
-    test_conformance.takes_a_single_class,
-    test_conformance.has_one_value_under_every_transformation,
-    test_conformance.has_one_gradient_under_every_transformation,
-    test_conformance.has_one_curvature_in_every_mode,
-    test_conformance.needs_no_implicit_promotion,
-    test_conformance.makes_no_nan_on_the_way,
-    test_conformance.keeps_float32_and_float64_apart,
-    test_conformance.takes_any_axis,
-    test_conformance.masks_examples_whatever_they_hold,
-    test_conformance.takes_masks_of_every_kind,
-    test_conformance.treats_a_masked_class_as_if_it_were_not_there,
-    test_conformance.gives_impossible_classes_no_gradient,
-    test_conformance.lets_no_nan_hide,
-    test_conformance.calls_an_infinite_logit_nan,
-    test_conformance.calls_a_label_out_of_range_nan,
-    test_conformance.takes_labels_of_every_integer_dtype,
-    test_conformance.broadcasts_equal_ranks,
-    test_conformance.is_never_negative,
-    test_conformance.computes_half_precision_in_float32,
-    test_conformance.is_exact_over_few_classes,
-    test_conformance.is_exact_over_many_classes,
-    test_conformance.is_exact_in_float64,
-    test_conformance.is_exact_in_half_precision,
-    test_conformance.has_exact_curvature,
+    functions.gives_one_float32_per_example,
+    functions.takes_a_single_class,
+    transformations.has_one_value_under_every_transformation,
+    transformations.has_one_gradient_under_every_transformation,
+    transformations.has_one_hessian_in_every_mode,
+    functions.needs_no_implicit_promotion,
+    numbers.makes_no_nan_on_the_way,
+    functions.keeps_float32_and_float64_apart,
+    transformations.takes_any_axis,
+    masks.masks_examples_whatever_they_hold,
+    masks.takes_masks_of_every_kind,
+    masks.treats_a_masked_class_as_if_it_were_not_there,
+    numbers.gives_impossible_classes_no_gradient,
+    loudness.lets_no_nan_hide,
+    loudness.calls_an_infinite_logit_nan,
+    loudness.has_no_gradient_where_nothing_is_possible,
+    loudness.calls_a_label_out_of_range_nan,
+    functions.takes_labels_of_every_integer_dtype,
+    functions.broadcasts_equal_ranks,
+    functions.takes_one_label_per_example,
+    numbers.is_never_negative,
+    numbers.computes_half_precision_in_float32,
+    numbers.is_exact_over_few_classes,
+    numbers.is_exact_over_many_classes,
+    numbers.is_exact_in_float64,
+    numbers.is_exact_in_half_precision,
+    numbers.has_exact_hessians,
 )
 # In every run these are asked of the first row, and of the others the last of them alone.
 OFTEN = (
-    test_conformance.makes_no_nan_on_the_way,
-    test_conformance.masks_examples_whatever_they_hold,
-    test_conformance.takes_masks_of_every_kind,
-    test_conformance.treats_a_masked_class_as_if_it_were_not_there,
-    test_conformance.gives_impossible_classes_no_gradient,
-    test_conformance.calls_a_label_out_of_range_nan,
-    test_conformance.is_exact_over_few_classes,
-    test_conformance.is_exact_in_half_precision,
-    test_conformance.has_exact_curvature,
-    test_conformance.is_exact_over_many_classes,
+    numbers.makes_no_nan_on_the_way,
+    masks.masks_examples_whatever_they_hold,
+    masks.takes_masks_of_every_kind,
+    masks.treats_a_masked_class_as_if_it_were_not_there,
+    numbers.gives_impossible_classes_no_gradient,
+    loudness.calls_a_label_out_of_range_nan,
+    numbers.is_exact_over_few_classes,
+    numbers.is_exact_in_half_precision,
+    numbers.has_exact_hessians,
+    numbers.is_exact_over_many_classes,
 )
 
 
 def asked_inside():
     for row in CASES_INSIDE:
-        for each in test_conformance.OBLIGATIONS:
-            if each.check not in ASKED or not test_conformance.is_asked(row, each):
+        for each in test_conformance.asked(row):
+            if each.check not in ASKED:
                 continue
             for tracked in (True, False):
                 often = tracked and each.check in OFTEN[0 if row == CASES_INSIDE[0] else -1 :]
@@ -166,7 +169,8 @@ def asked_inside():
 
 @pytest.mark.parametrize(("row", "check", "tracked"), list(asked_inside()))
 def test_contract_inside(row, check, tracked):
-    check(split(row, tracked))
+    with programs.compiling("everything"):  # the interpreter has one device
+        check(split(row, tracked))
 
 
 def test_every_function_with_an_axis_name_is_asked():

@@ -1,0 +1,1 @@
+"""What losses are held to: a file for each kind of obligation."""

@@ -1,0 +1,230 @@
+"""The numbers: within the bars of the table on inputs that are hard, and never negative."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from conformance import level, oracle
+from conformance.breaking import after, first, instead, is_integer, only, with_another_hessian
+from conformance.case import LOGITS, Arrays, Batch, Case, with_float64
+from conformance.comparing import agree, errors_of, within_bar
+from conformance.obligation import new_table
+from conformance.programs import (
+    every_result,
+    hessians,
+    of_floats,
+    results,
+    run,
+    run_batch,
+)
+
+OBLIGATIONS, obligation = new_table()
+
+
+def within_bars(case: Any, batch: Batch, dtype: Any, *, compiled: bool = False) -> None:
+    """Values and gradients of all rows within the bars of the table."""
+    losses, grads, _ = run_batch(case, batch, compiled=compiled)
+    compare(case, batch, losses, grads, dtype)
+
+
+def compare(case: Any, batch: Batch, losses: np.ndarray, grads: Arrays, dtype: Any) -> None:
+    """Values and gradients beside the truth of a batch."""
+    loud, truth = np.float64 if dtype == np.float64 else np.float32, batch.truth
+    errors = oracle.scaled_ulps(losses, truth.value, truth.value_scale, loud)
+    within_bar(f"{case}: value", batch, losses, truth.value, errors, case.value_ulps)
+    for index, grad in enumerate(grads):
+        exact = truth.gradients[index]
+        errors = errors_of(grad, exact, truth.gradient_scales[index], dtype)
+        # One rounding to a narrow dtype is all that may be added to a float32 gradient.
+        bar = case.gradient_ulps if dtype == loud else 0.51
+        within_bar(f"{case}: gradient {index}", batch, grad, exact, errors, bar)
+
+
+@obligation(
+    after(lambda losses: losses * 1.00001),
+    instead(lambda x, *_, **__: jnp.zeros(jnp.shape(x)[:-1])),
+    to=lambda case: case.peer is not None,
+)
+def agrees_with_optax(case: Case) -> None:
+    arguments = case.inputs((50,), classes=7)
+    theirs = case._replace(function=case.peer, options={})
+    expected = results(theirs, arguments)
+    agree({"optax": results(case, arguments)}, expected, given=arguments, rtol=3e-6)
+
+
+@obligation(
+    after(lambda losses: losses - 1e-7),
+    only(
+        instead(lambda x, *_, **__: jnp.sum(jax.nn.softmax(x), -1) - 1),
+        to=lambda case: case.has_class_axis,
+    ),
+    to=lambda case: case.is_nonnegative,
+)
+def is_never_negative(case: Case) -> None:
+    for classes in level.chosen((10, 2), fast=1):
+        batch = case.hard_batch(np.float32, classes)
+        losses = run_batch(case, batch, compiled=True).losses
+        assert not (losses < 0).any(), [
+            n for n, x in zip(batch.names, losses, strict=True) if x < 0
+        ]
+        assert not (run_batch(case, _ordinary(case, batch), compiled=True).losses < 0).any()
+
+
+def _ordinary(case: Case, batch: Batch) -> Batch:
+    """Ordinary rows, as many and of the same shape as those of a batch."""
+    shape = batch.arguments[0].shape
+    arguments = case.inputs(shape[:1], classes=shape[-1] if case.has_class_axis else 1)
+    arguments = tuple(a.reshape(b.shape) for a, b in zip(arguments, batch.arguments, strict=True))
+    return batch._replace(arguments=arguments)
+
+
+@obligation(
+    after(lambda losses: jnp.where(losses >= 0, losses, jnp.log(-1.0 - losses))),
+    first(lambda x: jnp.where(x > -1e30, x, 0.0 / (jnp.asarray(x) * 0.0))),
+    fails_with=(AssertionError, FloatingPointError),
+)
+def makes_no_nan_on_the_way(case: Case) -> None:
+    """Nothing is NaN that passes from the forward to the backward pass, let alone what comes out.
+
+    So it is for a user who calls the loss without `jax.jit` and asks for `jax_debug_nans`.
+    """
+    batch = case.hard_batch(np.float32, 10)
+    found = run_batch(case, batch, compiled=True)
+    for name, arrays in (
+        ("losses", [found.losses]),
+        ("gradients", found.gradients),
+        ("what the forward pass keeps", found.residuals),
+    ):
+        for number, array in enumerate(arrays):
+            if array.dtype.kind not in "iub":
+                assert not np.isnan(array.astype(np.float32)).any(), f"{name}, array {number}"
+    if level.is_thorough():
+        with jax.debug_nans(True):
+            every_result(case, batch.arguments)
+
+
+@obligation(
+    first(lambda x: jnp.maximum(x, -1e4)),
+    first(lambda x: jnp.where(jnp.isfinite(x), x, 0.0)),
+    to=lambda case: case.has_class_axis and case.arguments[0].make is LOGITS.make,
+)
+def gives_impossible_classes_no_gradient(case: Case) -> None:
+    """-inf logits: probability 0, gradient 0, and never a NaN, whether or not they cost +inf."""
+    batch = case.hard_batch(np.float32, 10)
+    impossible = np.isneginf(batch.arguments[0])
+    with np.errstate(over="ignore"):
+        infinite = np.isposinf(batch.truth.value.astype(np.float64).astype(np.float32))
+    assert impossible.any()
+    found = [run_batch(case, batch, compiled=True)[:2]]
+    if level.is_thorough():
+        found.extend(every_result(case, batch.arguments).values())
+    for losses, grads in found:
+        np.testing.assert_array_equal(np.isposinf(losses), infinite)
+        np.testing.assert_array_equal(grads[0][impossible], 0.0)
+        assert not any(np.isnan(result).any() for result in (losses, *grads))
+
+
+@obligation(
+    lambda loss: lambda *a, **k: loss(*a, **k).astype(a[0].dtype).astype(jnp.float32),
+)
+def computes_half_precision_in_float32(case: Case) -> None:
+    for dtype in level.half_dtypes():
+        low = case.inputs(dtype=dtype)
+        high = tuple(a if is_integer(a) else a.astype(np.float32) for a in low)
+        expected = results(case, high)
+        given = {np.dtype(dtype).name: low}
+        if dtype == ml_dtypes.bfloat16 and len(low) > 1:
+            given["bfloat16 and float32"] = (low[0], *high[1:])
+        for name, arguments in given.items():
+            found = results(case, arguments)
+            assert found.losses.dtype == np.float32
+            agree({name: found.losses}, expected.losses, given=arguments)
+            floats = of_floats(case, arguments)[1]
+            for grad, exact, argument in zip(
+                found.gradients, expected.gradients, floats, strict=True
+            ):
+                assert grad.dtype == argument.dtype
+                bar = 0.51 if grad.dtype == dtype else 8
+                errors = oracle.scaled_ulps(grad, exact, exact, grad.dtype)
+                assert np.all(errors <= bar), (name, grad, exact)
+        loss, floats = of_floats(case, low)
+        tangent = jax.eval_shape(lambda *f: jax.jvp(loss, f, f)[1], *floats)  # noqa: B023
+        assert tangent.dtype == np.float32
+
+
+@obligation(
+    lambda loss: lambda *a, **k: loss(*a, **k) * (1 + 1e-6),
+    first(lambda x: x * (1 + 1e-6) - jax.lax.stop_gradient(x * 1e-6)),
+)
+def is_exact_over_few_classes(case: Case) -> None:
+    within_bars(case, case.hard_batch(np.float32, 10), np.float32, compiled=True)
+    few = 400 if level.is_thorough() else 60
+    within_bars(case, case.hard_batch(np.float32, 2, at_most=few), np.float32)
+    if level.is_thorough():
+        batch = case.hard_batch(np.float32, 10)
+        for found in every_result(case, batch.arguments).values():
+            compare(case, batch, *found, np.float32)
+
+
+@obligation(
+    after(lambda losses: losses * (1 + 3e-6)),
+    to=lambda case: case.has_class_axis,
+)
+def is_exact_over_many_classes(case: Case) -> None:
+    few = 25 if level.is_thorough() else 3
+    batch = case.hard_batch(np.float32, 1000, at_most=few)
+    within_bars(case, batch, np.float32, compiled=True)
+
+
+@obligation(
+    after(lambda losses: losses * (1 + 3e-6)),
+    to=lambda case: case.vocabulary_inputs is not None,
+)
+def is_exact_over_a_vocabulary(case: Case) -> None:
+    for classes, family in level.chosen(((131072, 1), (262144, 0)), fast=1):
+        batch = case.vocabulary_batch(np.float32, classes, family)
+        within_bars(case, batch, np.float32, compiled=True)
+
+
+@obligation(
+    first(lambda x: jnp.asarray(x, jnp.float32)),
+    after(lambda losses: losses * (1 + 1e-14)),
+)
+def is_exact_in_float64(case: Case) -> None:
+    few = 80 if level.is_thorough() else 20
+    with with_float64():
+        within_bars(case, case.hard_batch(np.float64, 10, at_most=few), np.float64)
+
+
+@obligation(after(lambda losses: losses * (1 + 3e-6)))
+def is_exact_in_half_precision(case: Case) -> None:
+    few = 250 if level.is_thorough() else 100
+    for dtype in level.half_dtypes():
+        within_bars(case, case.hard_batch(dtype, 10, at_most=few), dtype, compiled=True)
+
+
+@obligation(
+    with_another_hessian,
+    first(lambda x: x + 1e-5 * (x - jax.lax.stop_gradient(x)) ** 2),
+)
+def has_exact_hessians(case: Case) -> None:
+    few = 70 if level.is_thorough() else 24
+    batch = case.hard_batch(np.float32, 5, at_most=few)
+    arguments = batch.arguments
+    truth = oracle.hessian(case.truth, *arguments, **case.options)
+    # The oracle puts the direction first, JAX the gradient.
+    truth = truth.swapaxes(1, 2) if case.has_class_axis else truth
+    scale = truth if case.hessian_scale is None else case.hessian_scale(*arguments)
+    # At the edge of its domain a loss has no second derivative: the truth beyond is NaN.
+    at_edge = truth != truth
+    for outer in level.chosen((jax.jacfwd, jax.jacrev), fast=1):
+        with jax.debug_nans(level.is_thorough()):
+            result = np.asarray(run(functools.partial(hessians, case, outer=outer), arguments))
+        errors = oracle.scaled_ulps(result, truth, scale, np.float32)
+        errors = np.where(at_edge & np.isfinite(result), 0.0, errors)
+        name = f"{case}: {outer.__name__} of the gradient"
+        within_bar(name, batch, result, truth, errors, case.hessian_ulps)
