@@ -69,7 +69,8 @@ def prepare_labels(
     symbols: jax.Array, symbol_mask: jax.Array, first: jax.Array, dtype: jnp.dtype
 ) -> Labels:
     """The labels of symbols [B, N+1] with their mask, and the column [B] to start from."""
-    one_hot = (jnp.arange(symbols.shape[1])[None] == first[:, None]).astype(dtype)
+    columns = jnp.arange(symbols.shape[1], dtype=first.dtype)
+    one_hot = (columns[None] == first[:, None]).astype(dtype)
     initial = States(scaled.as_scaled(one_hot), scaled.as_scaled(jnp.zeros_like(one_hot)))
     differs = jnp.pad(symbols[:, 1:] != symbols[:, :-1], ((0, 0), (0, 1))).astype(dtype)
     return Labels(symbol_mask[:, 1:], scaled.as_scaled(differs), initial)

@@ -14,12 +14,11 @@ from jax.extend.mlir import ir, passmanager
 from jax.extend.mlir.dialects import stablehlo
 
 stablehlo.register_stablehlo_passes()
-# What the interpreter lacks, and scatter, whose operand it overwrites though others may use it.
 _NOT_INTERPRETED = {
     f"stablehlo.{name}"
     for name in (
         *("batch_norm_grad", "batch_norm_inference", "batch_norm_training", "cholesky"),
-        *("custom_call", "fft", "rng", "scatter", "triangular_solve"),
+        *("custom_call", "fft", "rng", "triangular_solve"),
     )
 }
 
@@ -43,8 +42,10 @@ def interpret(function: Callable[..., Any], *arguments: Any) -> Any:
         stablehlo.register_interpreter_dialect(module.context)
         passes = "builtin.module(func.func(chlo-legalize-to-stablehlo))"
         passmanager.PassManager.parse(passes).run(module.operation)
-        if not _is_interpreted(module, len(given)):
+        operations = _operations(module)
+        if not _are_interpreted(operations, len(given)):
             return jax.jit(function)(*arguments)
+        _copy_operands_of_scatter(operations)
         found = stablehlo.eval_module(module, [_attribute(array) for array in given])
         results = [np.array(attribute) for attribute in found]
     types, structure = jax.tree.flatten(shapes[0])
@@ -55,24 +56,43 @@ def interpret(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.tree.unflatten(structure, narrow)
 
 
-def _is_interpreted(module: Any, arguments: int) -> bool:
+def _operations(module: Any) -> list[Any]:
+    found = []
+
+    def note(operation: Any) -> Any:
+        found.append(operation)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(note)
+    return found
+
+
+def _are_interpreted(operations: list[Any], arguments: int) -> bool:
     """Whether the interpreter knows all operations; one that it does not know ends the process.
 
     Arrays that a function closes over may be further arguments of the program: it is compiled then.
     """
-    found = set()
-
-    def note(operation):
-        found.add(operation.name)
-        return ir.WalkResult.ADVANCE
-
-    module.operation.walk(note)
-    (main,) = (op for op in module.body if op.name.value == "main")
-    dialects = {name.partition(".")[0] for name in found}
-    takes_all = len(main.type.inputs) == arguments
-    return (
-        takes_all and not found & _NOT_INTERPRETED and dialects <= {"builtin", "func", "stablehlo"}
+    names = {operation.name for operation in operations}
+    (main,) = (
+        operation
+        for operation in operations
+        if operation.name == "func.func"
+        and ir.StringAttr(operation.attributes["sym_name"]).value == "main"
     )
+    knows_all = {name.partition(".")[0] for name in names} <= {"builtin", "func", "stablehlo"}
+    takes_all = len(main.regions[0].blocks[0].arguments) == arguments
+    return knows_all and takes_all and not names & _NOT_INTERPRETED
+
+
+def _copy_operands_of_scatter(operations: list[Any]) -> None:
+    """The interpreter overwrites what it scatters into, though others may use it."""
+    for scatter in operations:
+        if scatter.name == "stablehlo.scatter":
+            into = scatter.operands[0]
+            order = list(range(ir.RankedTensorType(into.type).rank))
+            with ir.InsertionPoint(scatter):
+                copy = stablehlo.TransposeOp(into, ir.DenseI64ArrayAttr.get(order)).result
+            scatter.operands[0] = copy
 
 
 def _widened(array: Any) -> Any:
