@@ -1,5 +1,6 @@
 """The settings every test runs under: JAX at its strictest, so that nothing leans on leniency."""
 
+import collections
 import importlib.metadata
 import os
 import sys
@@ -13,6 +14,9 @@ pytest.register_assert_rewrite("conformance")
 # float64 stays off, as it is for most users; a test that needs it turns it on for itself.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Files of tests that look into compiled programs.
+OPTIMIZED = ()
 
 _SETTINGS = (
     "jax_numpy_dtype_promotion",
@@ -58,11 +62,25 @@ def _keep_compiled_programs(folder):
 
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--thorough"):
-        left_out = [item for item in items if "thorough" in item.keywords]
+        seen = collections.Counter()
+        left_out = [item for item in items if _is_for_the_thorough_run(item, seen)]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if "thorough" not in item.keywords]
+        kept = set(items) - set(left_out)
+        items[:] = [item for item in items if item in kept]
+    # What starts processes takes longest, and is best begun first.
+    items.sort(key=lambda item: item.path.parent.name != "mesh")
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _is_for_the_thorough_run(item, seen):
+    """So are tests marked `thorough`, and by `thorough(beyond=2)` all but the first two alike."""
+    mark = item.get_closest_marker("thorough")
+    if mark is None:
+        return False
+    test = item.nodeid.partition("[")[0]
+    seen[test] += 1
+    return seen[test] > mark.kwargs.get("beyond", 0)
 
 
 def _group(item):
@@ -90,7 +108,17 @@ def settings_stay_strict():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_are_dropped():
-    """Thousands of compiled programs would otherwise pile up in memory over a whole run."""
+def compiled_programs_are_dropped(request):
+    """Thousands of compiled programs would otherwise pile up in memory over a whole run.
+
+    A fast run compiles in half the time what is not about programs or about the last digits.
+    """
+    is_quick = not (request.config.getoption("--thorough") or _is_optimized(request.path))
+    jax.config.update("jax_disable_most_optimizations", is_quick)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
+
+
+def _is_optimized(path):
+    return path.parent.name == "conformance" or path.stem in OPTIMIZED

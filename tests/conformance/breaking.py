@@ -94,6 +94,17 @@ def with_another_hessian(loss: Loss) -> Loss:
     return broken
 
 
+@jax.custom_jvp
+def take_the_impossible_for_zero(logits):
+    logits = jnp.asarray(logits)
+    return jnp.where(logits == -jnp.inf, jnp.zeros_like(logits), logits)
+
+
+@take_the_impossible_for_zero.defjvp
+def _take_the_impossible_for_zero_jvp(primals, tangents):
+    return take_the_impossible_for_zero(*primals), *tangents
+
+
 _kept: list[Any] = []
 
 

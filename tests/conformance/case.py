@@ -19,7 +19,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from conformance import oracle
+from conformance import level, oracle
 from conformance.inputs import Family, together
 
 Arrays = tuple[np.ndarray, ...]
@@ -72,10 +72,13 @@ class Case(NamedTuple):
     vocabulary_inputs: Callable[..., Iterator[Family]] | None = None  # (dtype, classes)
     hessian_ulps: float = HESSIAN
     hessian_scale: Callable[..., np.ndarray] | None = None  # where the truth is a difference
+    # The other side where the second derivative jumps, as right as the truth by a rounding.
+    other_hessian: Callable[..., np.ndarray] | None = None
     is_nonnegative: bool = True
     masks_classes: bool = True  # whether `where` may also have the full shape of the logits
     constants: tuple[str, ...] = ()  # arguments of an element-wise loss without a derivative
     extra_classes: int = 0  # how many more classes a label may name than there are logits
+    most_rows: int | None = None  # of hard inputs: some will do where a loss is broken on purpose
 
     @property
     def name(self) -> str:
@@ -106,11 +109,15 @@ class Case(NamedTuple):
         """The positions of the arguments that have gradients."""
         return tuple(i for i, a in enumerate(arguments) if a.dtype.kind not in "iu")
 
-    def hard_batch(self, dtype: Any, classes: int, at_most: int | None = None) -> "Batch":
-        """The hard inputs (or some of the families) and what is true of them."""
+    def hard_batch(
+        self, dtype: Any, classes: int, at_most: int | None = None, fast: int | None = None
+    ) -> "Batch":
+        """The hard inputs (or some families, of them `fast` in a fast run), and their truth."""
         shape = (dtype, classes) if self.has_class_axis else (dtype,)
         options = tuple(self.options.items())
-        return _batch(self.hard_inputs, shape, at_most, self.truth, options)
+        few = None if level.is_thorough() else fast
+        batch = _batch(self.hard_inputs, shape, at_most, few, self.truth, options)
+        return _some(batch, self.most_rows)
 
     def vocabulary_batch(self, dtype: Any, classes: int, family: int) -> "Batch":
         """One row of very many classes, and what is true of it."""
@@ -149,6 +156,7 @@ class WholeCase(NamedTuple):
     constants: tuple[str, ...] = ()
     has_curvature: bool = True  # False where the loss is piecewise linear
     result: Callable[[Any], jax.Array] = lambda result: result  # the losses among the results
+    most_rows: int | None = None  # of hard inputs: some will do where a loss is broken on purpose
 
     @property
     def name(self) -> str:
@@ -178,21 +186,38 @@ class WholeCase(NamedTuple):
             and names[position] not in self.constants
         )
 
-    def hard_batch(self, dtype: Any, at_most: int | None = None) -> "Batch":
-        """The hard inputs (or some of the families) and what is true of them."""
+    def hard_batch(self, dtype: Any, fast: int | None = None) -> "Batch":
+        """The hard inputs (of the families `fast` in a fast run) and what is true of them."""
         options = tuple(self.options.items())
-        return _batch(self.hard_inputs, (dtype,), at_most, self.truth, options)
+        few = None if level.is_thorough() else fast
+        batch = _batch(self.hard_inputs, (dtype,), None, few, self.truth, options)
+        return _some(batch, self.most_rows)
 
 
 @functools.cache  # the truth takes longer than what is judged by it
 def _batch(
-    inputs: Callable, shape: tuple, at_most: int | None, truth: Callable, options: tuple
+    inputs: Callable,
+    shape: tuple,
+    at_most: int | None,
+    few: int | None,
+    truth: Callable,
+    options: tuple,
 ) -> Batch:
     chosen = list(inputs(*shape))
-    if at_most is not None and at_most < len(chosen):
-        kept = np.random.default_rng(shape[1:]).choice(len(chosen), at_most, replace=False)
-        chosen = [chosen[index] for index in sorted(kept)]
+    for number in (at_most, few):  # what a fast run takes is among what a thorough one takes
+        if number is not None and number < len(chosen):
+            kept = np.random.default_rng(shape[1:]).choice(len(chosen), number, replace=False)
+            chosen = [chosen[index] for index in sorted(kept)]
     return _with_truth(chosen, truth, dict(options))
+
+
+def _some(batch: Batch, at_most: int | None) -> Batch:
+    """Rows of a batch, evenly spaced, so that they come from all kinds of families."""
+    if at_most is None or at_most >= len(batch.names):
+        return batch
+    rows = np.linspace(0, len(batch.names) - 1, at_most).astype(int)
+    names = [batch.names[row] for row in rows]
+    return Batch(names, *jax.tree.map(lambda array: array[rows], batch[1:]))
 
 
 def _with_truth(chosen: list[Family], truth: Callable, options: Mapping[str, Any]) -> Batch:

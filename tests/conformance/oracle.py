@@ -43,6 +43,8 @@ class Truth(NamedTuple):
     gradients: tuple[Any, ...]  # one for each argument that has a derivative, shaped like it
     value_scale: Any
     gradient_scales: tuple[Any, ...]
+    # Those of the other side where derivatives jump, elsewhere the same; None if none jumps.
+    other_gradients: tuple[Any, ...] | None = None
 
 
 # --- digits ---------------------------------------------------------------------------------------
@@ -75,12 +77,14 @@ def _batch(truth: Callable[..., Truth], *arrays: Any, **options: Any) -> Truth:
     with mp.workdps(digits_for(*arrays)):
         columns = [exact(array) for array in arrays]
         rows = [truth(*row, **options) for row in zip(*columns, strict=True)]
-    values, gradients, value_scales, gradient_scales = zip(*rows, strict=True)
+    values, gradients, value_scales, gradient_scales, others = zip(*rows, strict=True)
+    jumps = all(other is not None for other in others)
     return Truth(
         objects(values),
         tuple(map(objects, zip(*gradients, strict=True))),
         objects(value_scales),
         tuple(map(objects, zip(*gradient_scales, strict=True))),
+        tuple(map(objects, zip(*others, strict=True))) if jumps else None,
     )
 
 

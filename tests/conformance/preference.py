@@ -20,8 +20,7 @@ from conformance.regression import one_shape
 # --- references -----------------------------------------------------------------------------------
 
 
-# What scales a slope that jumps: there either side is as right as the other.
-JUMP = mpf("inf")
+# As near to a clip, in relative terms, a rounding decides on which side of it a ratio is.
 NEAR = 1e-6
 
 
@@ -153,20 +152,22 @@ def policy_gradient_loss(
     if advantage < 0:
         lower, upper = 1 - mpf(below), mpf(dual_clip or math.inf)
     used = lower if ratio < lower else upper if ratio > upper else ratio
-    slope = advantage * ratio if used == ratio else mpf(0)
-    slopes, value = _along((-1,), slope), -advantage * used
-    scale = JUMP if is_near_a_clip(ratio, (lower, upper)) else abs(slope)
+    unclipped = -advantage * ratio
+    slope, other = (unclipped, mpf(0)) if used == ratio else (mpf(0), unclipped)
+    value, is_near = -advantage * used, is_near_a_clip(ratio, (lower, upper))
+    other, scale = (other, abs(unclipped)) if is_near else (slope, abs(slope))
     spread, moved = mpf(0), mpf(0)
     if reference_log_probs is not None:
         apart = mpf(reference_log_probs) - log_prob
         spread = mpf(kl_weight) * (mpmath.exp(apart) - 1 - apart)
         moved = mpf(kl_weight) * (mpmath.exp(apart) - 1)
+    # The policy that sampled the tokens is a constant.
     return Truth(
         value + spread,
-        # The policy that sampled the tokens is a constant.
-        (slopes[0] - moved, mpf(0), -used),
+        (slope - moved, mpf(0), -used),
         abs(value) + spread,
-        (scale + abs(moved), scale, used),
+        (scale + abs(moved), mpf(0), used),
+        (other - moved, mpf(0), -used),
     )
 
 
@@ -185,6 +186,7 @@ KTO_VALUE, KTO_GRADIENT = 4, 5
 ORPO_VALUE, ORPO_GRADIENT = 4, 5
 SURROGATE_VALUE, SURROGATE_GRADIENT = 4, 4
 
+_DUAL: dict[str, Any] = {"clip": (0.2, 0.28), "dual_clip": 3.0}
 _WITH_DIVERGENCE: dict[str, Any] = {
     "clip": (1.0, 0.3),
     "reference_log_probs": -1.5,
@@ -387,17 +389,32 @@ def _ipo_hessian_scale(*arrays: np.ndarray) -> np.ndarray:
 
 
 def _clip_hessian_scale(*arrays: np.ndarray, **options: Any) -> np.ndarray:
-    """That of the slope: the second derivative of a ratio is the ratio, and it jumps alike."""
+    """That of the slope: the second derivative of a ratio is the ratio."""
     truth = oracle.batch(policy_gradient_loss, *arrays, **options)
     return truth.gradient_scales[0]
 
 
+def _other_clip_hessian(*arrays: np.ndarray, **options: Any) -> np.ndarray:
+    """The second derivative jumps where the slope does, between the same numbers."""
+    truth = oracle.batch(policy_gradient_loss, *arrays, **options)
+    assert truth.other_gradients is not None
+    return truth.other_gradients[0]
+
+
 def _divergence_hessian_scale(*arrays: np.ndarray) -> np.ndarray:
     """The same with the ratio of the reference, whose slope is 0 where they agree."""
-    apart = _WITH_DIVERGENCE["reference_log_probs"] - arrays[0].astype(np.float64)
+    return _clip_hessian_scale(*arrays, **_WITH_DIVERGENCE) + _weighted_ratio(arrays[0])
+
+
+def _other_divergence_hessian(*arrays: np.ndarray) -> np.ndarray:
+    clip = _WITH_DIVERGENCE["clip"]
+    return _other_clip_hessian(*arrays, clip=clip) + _weighted_ratio(arrays[0])
+
+
+def _weighted_ratio(log_probs: np.ndarray) -> np.ndarray:
+    apart = _WITH_DIVERGENCE["reference_log_probs"] - log_probs.astype(np.float64)
     with np.errstate(over="ignore"):
-        ratio = _WITH_DIVERGENCE["kl_weight"] * np.exp(apart)
-    return _clip_hessian_scale(*arrays, **_WITH_DIVERGENCE) + ratio
+        return _WITH_DIVERGENCE["kl_weight"] * np.exp(apart)
 
 
 _dpo = functools.partial(
@@ -463,15 +480,17 @@ CASES: tuple[Case, ...] = (
         SIGMOID_VALUE,
         SIGMOID_GRADIENT,
     ),
-    _surrogate(hessian_scale=_clip_hessian_scale),
+    _surrogate(hessian_scale=_clip_hessian_scale, other_hessian=_other_clip_hessian),
     _surrogate(
-        options={"clip": (0.2, 0.28), "dual_clip": 3.0},
-        hessian_scale=functools.partial(_clip_hessian_scale, clip=(0.2, 0.28), dual_clip=3.0),
+        options=_DUAL,
+        hessian_scale=functools.partial(_clip_hessian_scale, **_DUAL),
+        other_hessian=functools.partial(_other_clip_hessian, **_DUAL),
     ),
     _surrogate(
         hard_inputs=tokens_beside(-1.5),
         options=_WITH_DIVERGENCE,
         hessian_scale=_divergence_hessian_scale,
+        other_hessian=_other_divergence_hessian,
     ),
 )
 NOT_LOSSES: dict[str, str] = {}

@@ -41,6 +41,10 @@ def _is_compiled(asked_for: bool) -> bool:
     return _compiled_is == "everything"
 
 
+def may_compile() -> bool:
+    return _compiled_is != "nothing"
+
+
 def run(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of arrays returns: compiled in a thorough run, else interpreted."""
     if _is_compiled(False):

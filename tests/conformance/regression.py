@@ -18,10 +18,6 @@ from conformance.oracle import Number, Truth
 # --- references -----------------------------------------------------------------------------------
 
 
-# What scales a second derivative that jumps: there either side is as right as the other.
-JUMP = mpf("inf")
-
-
 def _of_error(value: Number, slope: Number) -> Truth:
     """A loss of the error predictions - targets, every scale its own."""
     return Truth(value, (slope, -slope), value, (slope, -slope))
