@@ -11,12 +11,12 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 pytest.register_assert_rewrite("conformance")
 
+# Where in the source an operation comes from is found for each; it takes a tenth of all the time.
+jax.config.update("jax_traceback_in_locations_limit", 0)
+jax.config.update("jax_include_full_tracebacks_in_locations", False)
 # float64 stays off, as it is for most users; a test that needs it turns it on for itself.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Files of tests that look into compiled programs.
-OPTIMIZED = ()
 
 _SETTINGS = (
     "jax_numpy_dtype_promotion",
@@ -75,12 +75,13 @@ def pytest_collection_modifyitems(config, items):
 
 def _is_for_the_thorough_run(item, seen):
     """So are tests marked `thorough`, and by `thorough(beyond=2)` all but the first two alike."""
-    mark = item.get_closest_marker("thorough")
-    if mark is None:
+    marks = list(item.iter_markers("thorough"))
+    if not marks:
         return False
+    beyond = min(mark.kwargs.get("beyond", 0) for mark in marks)
     test = item.nodeid.partition("[")[0]
-    seen[test] += 1
-    return seen[test] > mark.kwargs.get("beyond", 0)
+    seen[test] += beyond > 0
+    return beyond == 0 or seen[test] > beyond
 
 
 def _group(item):
@@ -108,17 +109,7 @@ def settings_stay_strict():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compiled_programs_are_dropped(request):
-    """Thousands of compiled programs would otherwise pile up in memory over a whole run.
-
-    A fast run compiles in half the time what is not about programs or about the last digits.
-    """
-    is_quick = not (request.config.getoption("--thorough") or _is_optimized(request.path))
-    jax.config.update("jax_disable_most_optimizations", is_quick)
+def compiled_programs_are_dropped():
+    """Thousands of compiled programs would otherwise pile up in memory over a whole run."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
-
-
-def _is_optimized(path):
-    return path.parent.name == "conformance" or path.stem in OPTIMIZED

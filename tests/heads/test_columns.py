@@ -240,6 +240,7 @@ def test_equals_the_unfused_results_in_every_derivative():
         assert_equal_in_float64(derivatives, *pair)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("several_tiles")
 def test_maps_equal_those_of_the_unfused_results():
     with with_float64():
@@ -248,6 +249,7 @@ def test_maps_equal_those_of_the_unfused_results():
         assert_equal_in_float64(maps, *pair)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.usefixtures("several_tiles")
 @pytest.mark.parametrize("name", CASES)
 def test_each_result_alone_has_the_gradient_of_the_unfused_one(name):
@@ -277,6 +279,7 @@ def value_and_gradients(function, hidden, kernel):
     return jax.jit(jax.value_and_grad(scalar, (0, 1), has_aux=True))(hidden, kernel)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(("rows", "classes", "block_size"), SHAPES)
 def test_any_number_of_rows_classes_and_any_block(rows, classes, block_size):
     inputs = make_inputs(rows, classes)
@@ -331,6 +334,7 @@ def test_no_rows_have_no_results_and_no_gradient():
     assert not np.any(gradients[1])
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("block_size", [1, 4, None])
 def test_the_top_class_is_the_first_of_the_largest(block_size):
     logits = jnp.array([[0.0, 2.0, 2.0, 1.0, 2.0], [-3.0, -3.0, -4.0, -5.0, -2.0], [1.0] * 5])
@@ -342,6 +346,7 @@ def test_the_top_class_is_the_first_of_the_largest(block_size):
     assert results.top_class.dtype == jnp.int32
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("hidden_dtype", "kernel_dtype"), [("float32", "bfloat16"), ("bfloat16", "")]
 )
@@ -425,6 +430,7 @@ def judge(names, results, truths):
             assert np.all(np.asarray(value) >= 0.0), name
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(("classes", "block_size"), [(10, 4), (10, None), (2, 1)])
 def test_hard_logits_are_judged_as_in_the_dense_losses(classes, block_size):
     """As the bias of a head of nothing, so that logits are exact and may be -inf."""
@@ -442,6 +448,7 @@ def test_hard_logits_are_judged_as_in_the_dense_losses(classes, block_size):
     judge(names, of_all(logits, labels), truths)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.usefixtures("several_tiles")
 @pytest.mark.parametrize("vocab_axis", [-1, 0])
 def test_hard_logits_come_through_the_products(vocab_axis):
@@ -462,6 +469,7 @@ def test_hard_logits_come_through_the_products(vocab_axis):
     judge(np.array(names)[finite], results, truths)
 
 
+@pytest.mark.thorough
 def test_whole_vocabularies_are_exact():
     """131072 classes, whose sums are taken block by block."""
     classes = 131072
@@ -492,6 +500,7 @@ INFINITIES = {
 }
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("block_size", [2, None])
 def test_infinite_logits_and_nan_are_as_in_the_dense_losses(block_size):
     logits = jnp.array(list(INFINITIES.values()), jnp.float32)
@@ -586,6 +595,7 @@ def masked_results(hidden, kernel, labels, where, block_size=4, names=RESULTS):
     return jax.value_and_grad(total, (0, 1), has_aux=True)(hidden, kernel)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("garbage", [jnp.nan, jnp.inf, -jnp.inf])
 def test_masked_rows_have_no_influence_whatever_they_hold(inputs, garbage):
     where, labels = inputs["where"], inputs["labels"]
@@ -836,6 +846,7 @@ def count(operation, program):
     return len(re.findall(rf" {operation}\(", program.as_text()))
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("offset", [80.0, 300.0, -300.0])
 def test_second_derivatives_stand_large_logits_and_large_directions(offset):
     """An exponential near the largest number times a direction in the hundreds would overflow."""
@@ -859,6 +870,7 @@ def test_second_derivatives_stand_large_logits_and_large_directions(offset):
     assert relative_error(actual, expected) < 1e-5
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("transform", ["grad", "linearize", "hessian-vector product"])
 def test_what_is_called_eagerly_is_compiled_once(transform, inputs, caplog):
     arguments = inputs["hidden"], inputs["kernel"]

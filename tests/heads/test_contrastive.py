@@ -171,6 +171,7 @@ def losses_of(name, rows, partners, **options):
     return getattr(jaxent, name)(rows, partners, *numbers[name], **options)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_any_chunk_will_do(inputs, name):
     def value_and_gradients(chunk_size):
@@ -413,6 +414,7 @@ def test_values_and_gradients_are_exact(name, batch):
                 assert worst <= GRADIENT
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives_of_a_sure_model_are_right(name):
     """All of them are of the size of the loss, 1e-9 to 1e-18, like those in float64."""
@@ -463,6 +465,7 @@ def test_vectors_of_any_length_are_normalised():
     np.testing.assert_array_equal(bend[1], 0.0)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.thorough)]
 )
@@ -494,6 +497,7 @@ def test_sixteen_bits_err_no_more_than_the_dense_loss(name, dtype):
     assert [r.dtype for r in streamed] == expected
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid_contrastive_loss"])
 def test_devices_that_gather_the_keys_compute_the_loss_of_all(inputs, name):
     """As the docstring has it, in value and gradient."""
@@ -538,6 +542,7 @@ def compiled(*arguments, **options):
     return lowered(*arguments, **options).compile()
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
     ("name", "expected"), [("info_nce", 3), ("clip_loss", 6), ("sigmoid_contrastive_loss", 3)]
@@ -561,6 +566,7 @@ def test_products_are_fed_what_they_are_given_and_summed_in_float32(name):
         assert re.search(r"xf32>", result)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_is_linear_in_the_batch(name):
     small, large = (temporaries(compiled(name, pairs, where=True)) for pairs in (4096, 16384))

@@ -157,6 +157,7 @@ def test_equals_the_dense_divergence(inputs, case):
     assert relative_error(streamed, dense) < 3e-6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, marks=() if case == "mixed" else pytest.mark.thorough) for case in CASES],
@@ -229,6 +230,7 @@ def test_masked_rows_have_no_influence_whatever_they_hold(inputs, case):
     np.testing.assert_array_equal(dirty[1][0][0][~where], 0.0)
 
 
+@pytest.mark.thorough
 def test_options_may_be_traced_and_differentiated(inputs):
     (hidden, kernel, _), (teacher, teacher_kernel, _) = inputs["student"], inputs["teacher"]
 
@@ -255,6 +257,7 @@ def test_options_may_be_traced_and_differentiated(inputs):
         assert jnp.isnan(streamed(*map(jnp.float32, bad))[0]), bad
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("function", "dtypes"),
     [
@@ -300,6 +303,7 @@ def test_sixteen_bits_err_no_more_than_the_dense_divergence(function, dtypes):
 # --- exact ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("function", "reduction"), [(KL, "sum"), (JENSEN_SHANNON, "none")], ids=["kl", "jensen_shannon"]
 )
@@ -334,6 +338,7 @@ def test_jensen_shannon_tends_to_the_divergences_of_the_two(inputs):
     np.testing.assert_allclose(reverse, KL(*arrays, direction="reverse"), rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_a_share_of_nothing_is_nothing(inputs):
     """An infinite part with a share of 0 does not count; a bad label does."""
     hidden, kernel, _ = inputs["student"]
@@ -384,6 +389,7 @@ def test_listed_in_full_and_in_any_order_it_is_the_whole_divergence(inputs):
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_grouping_classes_never_adds_to_the_divergence(inputs):
     hidden, kernel, _ = inputs["student"]
     teacher, teacher_kernel, _ = inputs["teacher"]
@@ -397,6 +403,7 @@ def test_grouping_classes_never_adds_to_the_divergence(inputs):
     assert jnp.all(before <= whole * (1 + 1e-5))
 
 
+@pytest.mark.thorough
 def test_padding_is_not_looked_at():
     logits = jnp.array([[1.0, 2.0, 0.5, -1.0]] * 4)
     probs = jnp.array([[0.5, 0.2, 0.0]] * 3 + [[0.0, 0.0, 0.0]])
@@ -410,6 +417,7 @@ def test_padding_is_not_looked_at():
     assert all(jnp.all(jnp.isfinite(slope)) for slope in slopes)
 
 
+@pytest.mark.thorough
 def test_bad_lists_are_loud():
     lists = [
         (np.log([0.5, 0.2]), [1, 2]),  # good
@@ -432,6 +440,7 @@ def test_bad_lists_are_loud():
     assert jnp.all(jnp.isfinite(loss(logits, where=jnp.asarray(~is_bad))))
 
 
+@pytest.mark.thorough
 def test_indices_of_any_integer_dtype():
     logits, log_probs = jnp.array([[1.0, 2.0, 0.5, -1.0]]), jnp.log(jnp.array([[0.5, 0.2]]))
     for dtype in (jnp.int8, jnp.uint32):
@@ -443,6 +452,7 @@ def test_indices_of_any_integer_dtype():
     assert jnp.all(jnp.isnan(listed(log_probs, wide, logits)))
 
 
+@pytest.mark.thorough
 def test_what_is_not_listed_keeps_its_relative_accuracy():
     """A sure teacher beside a sure student: nearly nothing is left on either side."""
     cases = ((1e-6, 12.0), (1e-9, 25.0), (1e-3, 40.0), (0.5, 1.0))
@@ -463,6 +473,7 @@ def test_what_is_not_listed_keeps_its_relative_accuracy():
         np.testing.assert_allclose(slopes[row], slope, rtol=2e-6)
 
 
+@pytest.mark.thorough
 def test_a_list_that_holds_all_but_roundings_leaves_nothing():
     """The last bits of 1 are no expectation of a class that is impossible."""
     logits = [[1.0, 2.0, -np.inf, -np.inf], [1.0, 2.0, -1.0, 0.5]]
@@ -527,6 +538,7 @@ def lowered(function, arguments, dtype=jnp.float32, **options):
 STUDENT, TEACHER, BOTH = (0, 1), (2, 3), (0, 1, 2, 3)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     ("function", "arguments", "options", "count"),
     [

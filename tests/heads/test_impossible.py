@@ -38,6 +38,7 @@ def dense_entropy(hidden, kernel):
     return jaxent.softmax_entropy(hidden @ kernel + BIAS[None])
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", [entropy, entropy_of_actions, divergence, shannon, dense_entropy])
 def test_a_selection_makes_it_as_if_masked(loss):
     def selected(hidden, kernel):

@@ -91,6 +91,7 @@ CASES = [  # sweep, reduction, vocab_axis, leading shape, whether all that is op
 ]
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_equals_the_dense_loss_in_every_derivative(case):
     sweep, reduction, layout, leading, is_full = case
@@ -170,6 +171,7 @@ def test_each_option_alone_equals_its_definition(inputs):
         np.testing.assert_allclose(values, expected, rtol=3e-6)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("sweep", ["rows", "columns"])
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_at_the_edges_of_smoothing_all_derivatives_are_there(inputs, sweep, edge):
@@ -213,6 +215,7 @@ def test_improper_options_leave_masked_rows_alone(inputs, sweep):
         np.testing.assert_array_equal(actual[2:], 0.0)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("sweep", [None, "rows", "columns"])
 def test_weights_do_not_decide_the_dtype(sweep):
     with with_float64():
@@ -228,6 +231,7 @@ def test_weights_do_not_decide_the_dtype(sweep):
         assert value.dtype == gradient.dtype == loss(inputs["hidden"]).dtype == jnp.float32
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("sweep", ["rows", "columns"])
 def test_the_gradient_of_a_mean_survives_float16(sweep):
     """The slope of one logit, a probability over the number of rows, is beneath its range."""
@@ -321,6 +325,7 @@ def value_and_gradients(function, *arguments):
     return values, gradients
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("reduction", "shift", "options"),
     [

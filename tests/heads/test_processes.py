@@ -104,6 +104,7 @@ def test_two_processes_train_a_head_as_one_does(tmp_path):
     np.testing.assert_allclose(result["kernel"], kernel, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_killed_ends_the_other(victim, tmp_path):

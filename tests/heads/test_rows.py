@@ -90,6 +90,7 @@ CASES = [
 ]
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_equals_the_unfused_loss_in_every_derivative(inputs, case):
     arguments = tuple(inputs[n] for n in ("hidden", "kernel", "bias", "weights", "targets"))
@@ -272,6 +273,7 @@ SOME = {
 }
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     ("make", "transform"),
     [
@@ -354,6 +356,7 @@ def test_masked_rows_do_not_reach_what_the_loss_closes_over(inputs, reduction):
     np.testing.assert_array_equal(value_and_slope(1.5, jnp.zeros(ROWS, bool)), 0.0)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("make", [of_nested_functions, of_defaults])
 def test_no_value_of_a_transformation_is_kept(inputs, make):
     arrays = inputs["hidden"], inputs["kernel"], inputs["labels"]
@@ -468,6 +471,7 @@ def test_nothing_is_zero_with_zero_gradient(inputs):
         assert jnp.all(value == 0.0)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_sixteen_bits_err_no_more_than_the_unfused_loss(inputs, dtype, reduction):

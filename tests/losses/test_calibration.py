@@ -36,6 +36,7 @@ def forecasts(seed=0, rows=300, classes=4):
     return probs, generator.integers(classes, size=rows).astype(np.int32)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("num_bins", [1, 2, 10, 15, 100])
 def test_it_is_the_loop(num_bins):
     for classes in (2, 4, 10):
@@ -147,6 +148,7 @@ def test_a_probability_out_of_range_is_nan(p):
     assert np.isnan(jax.grad(ECE)(jnp.asarray(probs), labels)[17]).any()
 
 
+@pytest.mark.thorough
 def test_axes_shapes_and_transformations():
     probs, labels = forecasts(10, 60)
     expected = float(ECE(probs, labels))

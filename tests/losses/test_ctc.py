@@ -49,6 +49,7 @@ def losses_and_slopes(loss, logits, *rest):
 # --- the numbers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(("frames", "classes"), [(36, 6), (37, 6), (37, 600)])
 def test_agrees_with_optax(frames, classes):
     """With frames that make no whole number of segments, and with few classes or many."""
@@ -59,6 +60,7 @@ def test_agrees_with_optax(frames, classes):
     np.testing.assert_allclose(slopes, expected_slopes, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_is_exact_over_fifty_frames():
     generator = np.random.default_rng(3)
     labels = [1, 1, 2, 3, 2, 2, 1, 3]
@@ -103,6 +105,7 @@ def test_a_sure_frame_keeps_its_loss():
     np.testing.assert_allclose(slope, [[2.0611537e-9, -4.1223074e-9, 2.0611537e-9]], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_is_never_negative_where_optax_is():
     """Many sure frames, whose probabilities round to more than 1 (optax #1771)."""
     true = np.tile([1, 0, 2, 0], 50)
@@ -116,6 +119,7 @@ def test_is_never_negative_where_optax_is():
     assert (np.asarray(jax.jit(optax.ctc_loss)(*arguments)) <= 0).any()
 
 
+@pytest.mark.thorough
 def test_second_derivatives_across_stored_frames():
     logits, *rest = batch(37, 3, size=2)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=logits.shape), jnp.float32)
@@ -134,6 +138,7 @@ def test_second_derivatives_across_stored_frames():
 # --- alignments that cannot be --------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_too_few_frames_cost_infinity_without_a_gradient():
     """One frame less than the labels take, and just as many."""
     labels = jnp.array([[1, 2, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 2, 2]])
@@ -147,6 +152,7 @@ def test_too_few_frames_cost_infinity_without_a_gradient():
         np.testing.assert_array_equal(np.any(slopes, axis=(1, 2)), not missing)
 
 
+@pytest.mark.thorough
 def test_impossible_classes():
     """No blank, and so no repeat."""
     logits = jnp.zeros((2, 3, 3)).at[..., 0].set(-jnp.inf)
@@ -167,6 +173,7 @@ def test_a_loss_beyond_the_range_is_infinite():
     np.testing.assert_array_equal(slopes, [[[1.0, -1.0], [0.0, 0.0]], np.zeros((2, 2))])
 
 
+@pytest.mark.thorough
 def test_nothing_costs_nothing():
     assert of_one(np.zeros((0, 3)), []) == 0.0
     assert of_one(np.zeros((5, 1)), []) == 0.0  # a blank is all there can be
@@ -186,6 +193,7 @@ def test_nothing_costs_nothing():
 # --- paddings and labels --------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_padding_of_any_dtype_at_any_place():
     generator = np.random.default_rng(4)
     logits = generator.normal(size=(1, 6, 4)).astype(np.float32)
@@ -217,6 +225,7 @@ def test_padding_of_any_dtype_at_any_place():
     assert np.isneginf(label[..., 3:]).all()
 
 
+@pytest.mark.thorough
 def test_bad_labels_and_paddings_are_loud():
     logits, frames, labels, pads = batch(8, 3, size=6)
     pads = jnp.zeros_like(pads)
@@ -250,6 +259,7 @@ def test_blank_may_be_any_class_and_log_epsilon_nothing():
 # --- forward probabilities ------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_forward_probabilities_are_those_of_optax():
     logits, frames, labels, pads = batch(9, 3)
     pads = jnp.zeros_like(pads)  # what optax puts behind the labels is of no meaning
@@ -273,6 +283,7 @@ def test_forward_probabilities_are_those_of_optax():
     np.testing.assert_allclose(slope, their_slope, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_forward_probabilities_are_at_most_one():
     logits = jnp.zeros((1, 30, 3)).at[..., 0].set(12.0)
     labels = jnp.ones((1, 1), jnp.int32)

@@ -118,6 +118,7 @@ def test_points_that_are_one_and_points_without_length(loss):
         np.testing.assert_allclose(slope, 0.0, atol=1e-4 * value)
 
 
+@pytest.mark.thorough(beyond=2)
 @each_loss
 def test_nobody_to_be_found(loss):
     embeddings, _ = batch()
@@ -182,6 +183,7 @@ def test_labels_may_be_any_integers(loss):
         loss(embeddings, labels, where=np.ones((8, 5), bool))
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("loss", "option"),
     [
@@ -239,6 +241,7 @@ def by_definition(anchors, positives, negatives, k=2.0, margin=1.0, eps=1e-6):
     return jnp.maximum(distance(anchors - positives) - distance(anchors - negatives) + margin, 0)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("degree", [1, 1.5, 2, 2.5, 4, 7])
 def test_every_degree_by_its_definition(degree):
     points = np.random.default_rng(0).normal(size=(3, 20, 6)).astype(np.float32)
@@ -259,6 +262,7 @@ def test_odd_degrees_take_the_size_of_a_difference():
     assert np.isnan(optax.losses.triplet_margin_loss(a, p, n, norm_degree=3, margin=3.0)).all()
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("degree", [1, 1.5, 2, 3])
 def test_triplets_of_one_point_without_eps(degree):
     points: Any = [jnp.ones((2, 3)).at[0].set(0.0)] * 3

@@ -22,6 +22,7 @@ def scores_and_targets(shape=(4, 5), dtype=np.float32):
     return scores, generator.dirichlet(np.ones(shape[-1]), size=shape[:-1]).astype(dtype)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5), (0, 5)])
 def test_it_is_the_loss_of_optax(shape):
     scores, targets = scores_and_targets(shape)
@@ -101,6 +102,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert slope.dtype == dtype
 
 
+@pytest.mark.thorough
 def test_integer_targets_and_transformations():
     scores, _ = scores_and_targets()
     targets = np.eye(5, dtype=np.int32)[:4]

@@ -180,6 +180,7 @@ def test_orders_are_ordered():
     np.testing.assert_allclose(divergences[-1], np.log((a / b).max(-1)), rtol=1e-5)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("step", [0.0, 1e-3, -1e-3, 1e-7, -1e-7])
 def test_order_one_is_joined_smoothly(step):
     """To first order in the step, with a slope in alpha of at most 20 on these inputs."""
@@ -207,6 +208,7 @@ def test_order_one_is_joined_smoothly(step):
         np.testing.assert_allclose(one, other, atol=slack * 3 + 2e-5)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("alpha", ORDERS[1:-1])
 def test_every_order_is_exact(alpha):
     """Also where the table of the contract has no row; nearly equal pairs are among these."""
@@ -265,6 +267,7 @@ def test_large_orders_of_tsallis_have_exact_gradients(alpha):
     assert (error <= 4 * np.finfo(np.float32).eps * size).all()
 
 
+@pytest.mark.thorough
 def test_extreme_orders_do_not_overflow():
     a = jnp.array([[0.5, 0.5, 0.0], [1e-30, 1.0, 0.0]])
     b = jnp.array([[1e-30, 0.5, 0.5], [0.5, 0.5, 0.0]])
@@ -295,6 +298,7 @@ def test_limits_have_gradients():
 # --- signs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_divergences_of_distributions_are_never_negative(dtype):
     wide = distributions(4000, 10, dtype=np.float64)

@@ -66,6 +66,7 @@ def test_equal_logits_have_the_entropy_of_their_number(classes):
 # --- identities -----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_cross_entropy_is_entropy_and_divergence():
     """H(t, p) = H(t) + KL(t || p), in the values and in the gradients of the logits."""
     logits, target_logits = pairs()
@@ -87,6 +88,7 @@ def test_the_slope_of_a_divergence_is_the_difference_of_the_probabilities():
     np.testing.assert_allclose(target_slope, expected, atol=2e-6)
 
 
+@pytest.mark.thorough
 def test_divergence_from_a_number_is_entropy_missing_to_its_greatest():
     """KL(p || uniform) = log V - H(p)."""
     logits, _ = pairs(2)
@@ -107,6 +109,7 @@ def test_jensen_shannon_is_the_mean_of_two_divergences_to_the_mixture():
     np.testing.assert_allclose(JENSEN_SHANNON(logits_a, logits_b), expected, rtol=2e-6)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("beta", [0.1, 0.9])
 def test_shares_of_the_mixture(beta):
     loss = functools.partial(JENSEN_SHANNON, beta=beta)
@@ -122,6 +125,7 @@ def test_shares_of_the_mixture(beta):
         assert np.max(oracle.scaled_ulps(result, expected, scale, np.float32)) <= 16
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 def test_mixed_derivatives_with_unequal_shares(outer):
     """The covariance of what the two have in common, as each of them sees it."""
@@ -156,6 +160,7 @@ def test_jensen_shannon_is_symmetric_and_at_most_log_2(noise):
     assert (np.asarray(value) <= np.float32(math.log(2))).all()
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("sigmoid_form", "softmax_form", "count"),
     [(jaxent.sigmoid_entropy, ENTROPY, 1), (jaxent.sigmoid_kl_divergence, KL, 2)],
@@ -178,6 +183,7 @@ def test_agrees_with_optax_where_optax_is_right():
 # --- nearly equal pairs ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("loss", [KL, JENSEN_SHANNON])
 def test_no_divergence_is_negative(loss, dtype):
@@ -192,6 +198,7 @@ def test_no_divergence_is_negative(loss, dtype):
         assert (value[~differ] == 0).all()
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", [KL, JENSEN_SHANNON])
 def test_what_is_added_to_all_logits_changes_nothing(loss):
     logits = np.random.default_rng(8).integers(-8, 8, size=(50, 6)).astype(np.float32)
@@ -228,6 +235,7 @@ def test_near_and_sure_at_once():
             np.testing.assert_allclose(slope, np.array(expected, float), rtol=5e-7)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", [KL, JENSEN_SHANNON])
 def test_all_logits_moved_but_the_largest(loss):
     """The two differ in one class of a thousand, and it is the one that others are measured by."""
@@ -281,6 +289,7 @@ def test_unlike_models_keep_the_gradient_of_what_little_they_share():
         np.testing.assert_allclose(slope, np.array(expected, float), rtol=1e-6)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", [KL, JENSEN_SHANNON])
 def test_without_a_distribution_there_is_no_divergence(loss):
     logits, target_logits = pairs(10, shape=(3, 4))
@@ -318,6 +327,7 @@ def test_sure_logits_of_yes_or_no():
 # --- second derivatives ---------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 def test_curvature_in_the_target_is_exact(outer):
     """What the contract asks of the first argument, asked of the target."""

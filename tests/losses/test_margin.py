@@ -155,6 +155,7 @@ def test_training_can_start_from_equal_scores(loss, expected):
         np.testing.assert_allclose(slope(loss, scores, 0), expected, rtol=1e-6)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", OF_CLASSES)
 def test_impossible_classes(loss):
     scores = np.array([[1.0, -np.inf, 3.0], [-np.inf, 2.0, -np.inf]], np.float32)

@@ -89,6 +89,7 @@ def test_a_good_and_a_bad_classifier_by_their_means():
 # --- one quantity under several names -------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_one_hot_and_integer_forms_agree_to_the_last_bit(classes):
     probs, labels = distributions(classes, (200, classes))

@@ -49,6 +49,7 @@ def order_by_definition(scores, labels, weights):
     return sum(w * (math.log(np.exp(scores[i:]).sum()) - scores[i]) for i, w in enumerate(weights))
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("reduce_fn", [jnp.mean, jnp.sum, None, jaxent.mean])
 @pytest.mark.parametrize("given", [(), ("weights",), ("where",), ("weights", "where")])
 def test_softmax_loss_is_that_of_optax(lists, given, reduce_fn):
@@ -96,6 +97,7 @@ def test_weights_have_the_gradient_of_a_linear_loss(lists, loss):
     np.testing.assert_array_equal(slope[~where], 0.0)
 
 
+@pytest.mark.thorough(beyond=1)
 @everyone
 def test_masked_lists_and_items_may_hold_anything(lists, loss):
     scores, labels, weights, where = lists
@@ -119,6 +121,7 @@ def test_masked_lists_and_items_may_hold_anything(lists, loss):
     )
 
 
+@pytest.mark.thorough(beyond=2)
 @everyone
 def test_the_mean_over_nothing_is_zero_and_hides_no_nan(lists, loss):
     scores, labels, _, where = lists
@@ -138,6 +141,7 @@ def test_negative_weights_are_nan_for_their_list(lists, loss):
     np.testing.assert_array_equal(np.isnan(losses), np.arange(5) == 1)
 
 
+@pytest.mark.thorough(beyond=2)
 @everyone
 def test_relevance_may_be_of_any_real_dtype(lists, loss):
     scores, labels, _, _ = lists
@@ -181,6 +185,7 @@ def test_orders_of_all_permutations_have_total_probability_one():
     np.testing.assert_allclose(np.exp(-losses).sum(), 1.0, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_impossible_scores():
     scores = jnp.array([3.0, -jnp.inf, 1.0, -jnp.inf])
     right, wrong = jnp.array([3, 1, 2, 0]), jnp.array([3, 1, 0, 2])
@@ -202,6 +207,7 @@ def test_long_lists_take_no_memory_for_pairs():
     assert temporaries(program) < 4e6
 
 
+@pytest.mark.thorough(beyond=2)
 @everyone
 def test_what_does_not_fit_is_refused(lists, loss):
     scores, labels, weights, _where = lists

@@ -74,6 +74,7 @@ def at(end, dtype, roundings):
     return jnp.array([end + sign * roundings * eps, other], jnp.float32).astype(dtype)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(("name", "end"), CASES)
 def test_a_rounding_outside_counts_as_the_end(name, end):
     loss, _ = ENDS[name]

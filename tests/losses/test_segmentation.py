@@ -48,6 +48,7 @@ def same(function, other, *arguments):
 of_optax = pytest.mark.skipif(not OPTAX_HAS_IT, reason="an earlier optax, with another smoothing")
 
 
+@pytest.mark.thorough(beyond=2)
 @of_optax
 @pytest.mark.parametrize(
     "options",
@@ -144,6 +145,7 @@ def test_targets_that_are_no_shares_are_nan_for_their_image(logits, targets, bad
     assert np.isfinite(jaxent.dice_loss(logits, given, where=where)).all()
 
 
+@pytest.mark.thorough
 def test_nothing_predicted_and_nothing_there_costs_nothing():
     logits, targets = jnp.full((1, 4), -jnp.inf), jnp.zeros((1, 4))
 

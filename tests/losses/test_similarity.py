@@ -47,6 +47,7 @@ def test_rows_of_ordinary_size_take_the_short_way_as_exactly(measure):
         assert oracle.scaled_ulps(slope, exact, scale, np.float32).max() <= 8
 
 
+@pytest.mark.thorough(beyond=1)
 @each_measure
 def test_vectors_of_zeros(measure):
     a, b = jnp.zeros((2, 3)), jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
@@ -61,6 +62,7 @@ def test_vectors_of_zeros(measure):
     assert np.isnan(optax.cosine_similarity(a, b)).all()
 
 
+@pytest.mark.thorough(beyond=2)
 @each_measure
 @pytest.mark.parametrize("epsilon", [0.0, 1e-3, 4.0, 1e4])
 def test_the_floor_is_that_of_optax(measure, epsilon):
@@ -83,6 +85,7 @@ def test_zeros_above_a_floor_have_a_gradient(measure):
     assert not other.any()
 
 
+@pytest.mark.thorough(beyond=1)
 @each_measure
 def test_what_is_no_floor(measure):
     a = jnp.ones((2, 3))

@@ -112,6 +112,7 @@ def test_sure_rows_of_every_small_size(loss):
 # --- the two forms are one ------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_one_hot_and_integer_forms_agree_to_the_last_bit(classes):
     for scale in (0.1, 1.0, 3.0, 10.0, 100.0):
@@ -227,6 +228,7 @@ def test_no_one_hot_is_made(smoothing):
 # --- the class axes -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("axis", [(2, 1), (-1, 0), (0, 1, 2)])
 def test_several_class_axes_are_read_as_optax_reads_them(axis):
     shape = (2, 3, 4)
@@ -458,6 +460,7 @@ def test_mixed_derivatives_survive_a_sure_class():
         np.testing.assert_allclose([of_target[0, 0], of_logit[0, 0]], truth, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_second_derivatives_in_a_loop_at_large_logits():
     """JAX before 0.11 has no rule of ours left there, and a total of e^60 has no square."""
     logits = 20.0 * jax.random.normal(jax.random.key(0), (4, 24))

@@ -177,6 +177,7 @@ def test_infinite_logits_cost_nothing_or_everything():
         np.testing.assert_array_equal(curvature, 0.0)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_errors_of_focal_losses_grow_with_gamma_only(gamma):
     """4 units in the last place for a small one, and as many as gamma beyond."""
@@ -264,6 +265,7 @@ def focal_label_curvatures(x, t, gamma):
     return [(weight * total, weight * size) for total, size in sums]
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 1.0, 2.0, 3.3])
 def test_second_derivatives_of_focal_loss_in_the_label(gamma):
     """Also at a logit of 0, at targets of 0 and 1, and where a power of w cannot be divided by w.
@@ -346,6 +348,7 @@ def test_symmetric_cross_entropy_adds_the_reverse():
     np.testing.assert_allclose(scaled, 2 * expected, rtol=2e-6)
 
 
+@pytest.mark.thorough
 def test_an_impossible_label_costs_what_the_formula_says():
     logits = np.array([[0.0, -np.inf, 1.0]], np.float32)
     label = np.array([1], np.int32)
@@ -535,6 +538,7 @@ def test_options_out_of_range_are_refused_or_nan(loss, option):
             loss(*arguments, **{option: np.ones(6, np.float32)})
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("loss", [*FUNCTIONS_OF_ONE_CLASS, jaxent.poly_loss_cross_entropy])
 def test_masked_examples_are_zero_even_under_a_bad_option(loss):
     (option, (bad, *_)), *_ = REFUSED[loss].items()
@@ -551,6 +555,7 @@ def test_masked_examples_are_zero_even_under_a_bad_option(loss):
         assert np.isnan(result[:3]).all()
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("loss", REFUSED, ids=lambda loss: loss.__name__)
 def test_options_do_not_change_the_dtype_of_the_loss(loss):
     """A Python number is float64 where that exists; it must not drag float32 logits along."""

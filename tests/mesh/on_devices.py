@@ -23,7 +23,7 @@ def environment(devices: int = 8) -> dict[str, str]:
     return kept | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
 
 
-def run(file: str, *options: str, devices: int = 8, timeout: float = 300) -> None:
+def run(file: str, *options: str, devices: int = 8, timeout: float = 900) -> None:
     """Run the tests of a file beside this one; print what they print and fail if one does.
 
     Args:

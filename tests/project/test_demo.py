@@ -280,6 +280,7 @@ def test_the_whole_job_on_a_small_text(tmp_path):
     assert len(picture) > 10_000
 
 
+@pytest.mark.thorough
 def test_the_whole_job_on_a_mesh(tmp_path):
     (tmp_path / "text").write_bytes(SOURCE[:3000])
     options = ["--text", "text", "--steps", "3", "--vocabulary", "301", "--out", "."]
@@ -306,6 +307,7 @@ def stop_at(process: subprocess.Popen[str], sign: str) -> tuple[str, str]:
     return report, seen + progress
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
 @pytest.mark.parametrize(
     ("sign", "outcome"),

@@ -57,6 +57,7 @@ def test_jaxent_beside_what_the_library_gave(name: str, case: Case):
         assert is_close(mine, theirs, ROUNDING), explain(case, ours=mine, theirs=theirs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_jaxent_beside_the_library(name: str, case: Case):
     library, version = LIBRARIES[name], installed_version(name)

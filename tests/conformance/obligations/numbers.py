@@ -67,6 +67,10 @@ def compare(case: Any, batch: Batch, losses: np.ndarray, grads: Arrays, dtype: A
         within_bar(f"{case}: gradient {index}", batch, grad, exact, errors, bar)
 
 
+def is_often_0(case: Case) -> bool:
+    return "triplet" in case.name
+
+
 @obligation(
     after(lambda losses: losses * 1.00001),
     instead(lambda x, *_, **__: jnp.zeros(jnp.shape(x)[:-1])),
@@ -193,12 +197,14 @@ def is_exact_over_few_classes(case: Case) -> None:
 
 
 @obligation(
-    after(lambda losses: losses * (1 + 3e-6)),
+    only(after(lambda losses: losses * (1 + 3e-6)), to=lambda case: not is_often_0(case)),
+    only(after(lambda losses: losses + 1e-4), to=is_often_0),
     to=lambda case: case.has_class_axis,
 )
 def is_exact_over_many_classes(case: Case) -> None:
     batch = case.hard_batch(np.float32, 1000, at_most=25, fast=3)
-    within_bars(case, batch, np.float32, compiled=True)
+    # The others are compiled for a vocabulary.
+    within_bars(case, batch, np.float32, compiled=case.vocabulary_inputs is None)
 
 
 @obligation(

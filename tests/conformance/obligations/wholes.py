@@ -30,7 +30,16 @@ from conformance.comparing import agree, equal
 from conformance.obligation import new_table
 from conformance.obligations import numbers
 from conformance.obligations.functions import refused
-from conformance.programs import gradients, of_floats, of_vector, results, run, run_calls, values
+from conformance.obligations.transformations import MODES
+from conformance.programs import (
+    gradients,
+    of_floats,
+    of_vector,
+    results,
+    run,
+    run_calls,
+    values,
+)
 
 OBLIGATIONS, obligation = new_table()
 
@@ -194,7 +203,7 @@ def has_one_gradient_under_every_transformation(case: WholeCase) -> None:
 )
 def has_one_hessian_in_every_mode(case: WholeCase) -> None:
     loss, point = of_vector(case, case.inputs())
-    modes = list(itertools.product((jax.jacfwd, jax.jacrev), repeat=2))
+    modes = level.chosen(MODES, fast=2)
 
     def every_way(x):
         return {
