@@ -301,6 +301,7 @@ def test_any_number_of_rows_classes_and_any_block(rows, classes, block_size):
         np.testing.assert_allclose(actual, truth, rtol=3e-6, atol=3e-6)
 
 
+@pytest.mark.thorough
 def test_more_rows_than_a_tile_and_more_classes_than_a_block():
     """At sizes where the plan cuts by itself, into tiles and blocks that are not full."""
     rows, classes = 1031, 2053
@@ -706,6 +707,7 @@ def test_refusals_name_the_argument(inputs, words):
         jaxent.linear_softmax(*data, **given)
 
 
+@pytest.mark.thorough
 def test_sixteen_bits_err_no_more_than_the_unfused_results():
     """Three-way: against float64 truth, streamed may not err more than plain 16-bit logits."""
     rows, features, classes, dtype = 401, 64, 211, jnp.bfloat16
@@ -781,6 +783,7 @@ def largest_array(program):
     return max(np.prod([int(size) for size in shape.split(",")]) for shape in shapes)
 
 
+@pytest.mark.thorough
 def test_sixteen_bits_stay_sixteen_bits():
     program = compiled(dtype="bfloat16")
     assert products(program) == 4
@@ -826,6 +829,7 @@ def test_the_value_alone_needs_one_product():
     assert temporaries(program) <= 16 * MIB
 
 
+@pytest.mark.thorough
 def test_results_that_are_not_used_cost_nothing():
     """Of the cross-entropy alone three numbers per row are kept."""
     small = {"shape": (2048, 64, 16384)}

@@ -210,6 +210,7 @@ def test_a_masked_pair_is_as_if_it_were_not_in_the_batch(inputs, name):
             np.testing.assert_array_equal(gradient[~where], 0.0)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_masked_pair_has_no_loss(inputs, name):
     where = inputs["where"]
@@ -444,6 +445,7 @@ def test_a_small_temperature_keeps_its_gradients():
     assert all(jnp.all(jnp.isfinite(g)) and jnp.any(g != 0.0) for g in gradients)
 
 
+@pytest.mark.thorough
 def test_vectors_of_any_length_are_normalised():
     """Vectors of zeros stay, without a gradient; the largest and the smallest have direction."""
     queries = jnp.array([[3e37, 3e37], [0.0, 0.0], [-4e-30, 3e-30], [3.0, 4.0]])

@@ -329,6 +329,7 @@ def test_no_divergence_is_negative(inputs, function):
         assert jnp.any(losses > 0.0)
 
 
+@pytest.mark.thorough
 def test_jensen_shannon_tends_to_the_divergences_of_the_two(inputs):
     arrays = 0.3 * inputs["student"][0], inputs["student"][1], *inputs["teacher"][:2]
     small = 1e-6
@@ -377,6 +378,7 @@ def listed(log_probs, indices, logits, **options):
     return TOP_K(logits, kernel, log_probs, indices, reduction="none", **options)
 
 
+@pytest.mark.thorough
 def test_listed_in_full_and_in_any_order_it_is_the_whole_divergence(inputs):
     hidden, kernel, _ = inputs["student"]
     teacher, teacher_kernel, _ = inputs["teacher"]

@@ -277,6 +277,7 @@ def compiled(trained, **options):
 BY_ROWS, BY_COLUMNS = {"sweep": "rows"}, {"sweep": "columns"}
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     ("sweep", "count", "trained", "options"),
     [
@@ -409,6 +410,7 @@ def test_a_shift_copies_no_hidden_states(options):
 # Log-probabilities.
 
 
+@pytest.mark.thorough
 def test_log_probabilities_and_entropies_equal_the_dense_ones():
     with with_float64():
         inputs = make_inputs((3, 7), "float64")
@@ -546,6 +548,7 @@ def test_tiny_losses_survive_the_head():
         np.testing.assert_allclose(loss, 4.122307e-09, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_tied_embedding_of_any_float_dtype(inputs):
     hidden, kernel, bias, labels = inputs
     expected = jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, bias=bias)
@@ -624,6 +627,7 @@ def test_a_capped_head_is_the_dense_loss_of_capped_logits():
     np.testing.assert_allclose(streamed, dense, rtol=1e-6)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("option", ["soft_cap", "temperature", "z_loss"])
 def test_options_that_are_infinite_are_refused_or_nan(option):
     hidden, kernel, labels = jnp.eye(2, 3), jnp.ones((3, 4)), jnp.array([0, 1])

@@ -68,6 +68,7 @@ def test_the_value_is_that_of_the_function(mapped, arguments):
     assert_equal(jax.jit(mapped)(*arguments), plain(*arguments))
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
 def test_the_gradient_in_the_operands_is_by_the_given_transpose(mapped, calls, arguments, wrap):
     gradient = jax.grad(wrap(squares(mapped)), (1, 2))(*arguments)

@@ -126,6 +126,7 @@ def test_equals_the_unfused_loss_in_every_derivative(inputs, case):
     assert max(errors[name] for name in ("value", "grad")) < 1e-6, errors
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("rows", [1, 2, 3, 23, 24])
 @pytest.mark.parametrize("chunk_size", [1, 5, 23, 100, None])
 def test_any_number_of_rows_and_any_chunk(inputs, rows, chunk_size):
@@ -379,6 +380,7 @@ def test_integers_that_the_loss_closes_over_may_be_mapped(inputs):
     assert relative_error(mapped(streamed), mapped(unfused)) < 1e-6
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("garbage", [jnp.nan, jnp.inf, -jnp.inf])
 def test_masked_rows_have_no_influence_whatever_they_hold(inputs, reduction, garbage):
@@ -555,6 +557,7 @@ def compiled(arguments, dtype=jnp.float32, vocab_axis=-1, **options):
     return jax.jit(jax.value_and_grad(loss, arguments)).lower(*shapes).compile()
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("vocab_axis", [-1, 0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_value_and_gradients_need_three_products_and_little_memory(dtype, vocab_axis):

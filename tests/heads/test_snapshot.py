@@ -214,6 +214,7 @@ def make_loss(tau):
     return lambda logits, labels: cross_entropy(logits / tau, labels)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     "loss_fn",
     [

@@ -164,6 +164,7 @@ def test_impossible_classes():
     np.testing.assert_array_equal(slopes[1], 0.0)
 
 
+@pytest.mark.thorough
 def test_a_loss_beyond_the_range_is_infinite():
     logits = jnp.asarray([[[1.5e38, -1.5e38]] * 2, [[3e38, -3e38]] * 2], jnp.float32)
     arguments = jnp.array([[0, 1], [0, 0]]), jnp.array([[1], [1]]), jnp.zeros((2, 1))
@@ -247,6 +248,7 @@ def test_bad_labels_and_paddings_are_loud():
             np.testing.assert_array_equal(found, np.arange(6) == 2)
 
 
+@pytest.mark.thorough
 def test_blank_may_be_any_class_and_log_epsilon_nothing():
     logits, frames, labels, pads = batch(8, 2)
     expected = jaxent.ctc_loss(logits, frames, labels, pads)

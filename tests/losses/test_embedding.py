@@ -88,6 +88,7 @@ def test_circle_loss_pushes_in_proportion_to_its_weights():
 # --- where optax has no answer --------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_pairs_that_have_found_each_other_have_a_gradient():
     """With a temperature of 0.01 nothing is left of the negatives beside the positive."""
     generator = np.random.default_rng(0)
@@ -107,6 +108,7 @@ def test_pairs_that_have_found_each_other_have_a_gradient():
     assert np.isnan(theirs[1]).all()
 
 
+@pytest.mark.thorough(beyond=2)
 @each_loss
 def test_points_that_are_one_and_points_without_length(loss):
     labels = np.array([0, 0, 1, 1])
@@ -312,6 +314,7 @@ def test_options_of_triplets():
     np.testing.assert_allclose(slope, 2.0)
 
 
+@pytest.mark.thorough
 def test_a_margin_for_each_triplet():
     a, p, n = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     margin = np.array([1.0, 2.0, np.nan, 0.5], np.float32)

@@ -157,6 +157,7 @@ def test_distances_bound_each_other():
     assert np.all(variation <= math.sqrt(2) * hellinger)
 
 
+@pytest.mark.thorough
 def test_mutual_information_is_what_entropies_share():
     joint = distributions(40, 12).reshape(40, 3, 4)
     entropies = jaxent.entropy(joint.sum(-1)) + jaxent.entropy(joint.sum(-2))
@@ -416,6 +417,7 @@ def test_a_distribution_without_mass_has_no_renyi_divergence():
     assert jaxent.entropy(nothing) == 0.0
 
 
+@pytest.mark.thorough
 def test_divergences_of_orders_where_one_is_zero():
     a, b = jnp.array([0.5, 0.5, 0.0]), jnp.array([0.0, 0.5, 0.5])
     with jax.debug_nans(True):
@@ -508,6 +510,7 @@ def test_mutual_information_has_exact_curvature():
         assert errors.max() <= 16
 
 
+@pytest.mark.thorough
 def test_two_columns_of_half_the_mass_have_curvature():
     """Rounded sums of both may exceed half of the total."""
     joint = np.full((5, 2), 1e-7, np.float32)

@@ -464,6 +464,7 @@ def test_a_temperature_divides():
     close(bend, 2 * 3 / 2**3)
 
 
+@pytest.mark.thorough
 def test_the_temperature_is_found_by_its_gradient():
     """Logits that are twice too large: the loss is least at a temperature of 2."""
     generator = np.random.default_rng(3)

@@ -146,6 +146,7 @@ def test_shares_are_numbers_between_0_and_1(beta):
         JENSEN_SHANNON(*pairs(), beta=beta)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.1, 3.0, 100.0])
 def test_jensen_shannon_is_symmetric_and_at_most_log_2(noise):
     logits_a, difference = pairs(4, shape=(1000, 5))
@@ -253,6 +254,7 @@ def test_all_logits_moved_but_the_largest(loss):
 # --- certainty and impossibility ------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_to_expect_the_impossible_costs_infinity():
     logits = np.array([0.0, 1.0, -np.inf, 2.0], np.float32)
     target_logits = np.array([0.0, -np.inf, -50.0, 1.0], np.float32)
@@ -265,6 +267,7 @@ def test_to_expect_the_impossible_costs_infinity():
     assert np.isfinite(JENSEN_SHANNON(logits, target_logits))
 
 
+@pytest.mark.thorough
 def test_nothing_in_common_is_log_2_and_no_more():
     logits_a, logits_b = pairs(14, shape=(1000, 9))
     logits_a[:, 4:], logits_b[:, :4] = -np.inf, -np.inf

@@ -240,6 +240,7 @@ def test_the_threshold_is_found_whatever_the_scores(kind):
     assert errors.max() <= 4
 
 
+@pytest.mark.thorough
 def test_the_plain_formulas_of_sparsemax_have_the_right_slopes():
     """Before JAX 0.11 a scan drops the rule of the gradient, and its formulas are differentiated.
 

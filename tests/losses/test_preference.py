@@ -196,6 +196,7 @@ def test_smoothing_makes_an_infinite_margin_infinitely_bad():
         assert traced(np.float32(0.0)) == 0.0
 
 
+@pytest.mark.thorough
 def test_orpo_at_the_ends():
     chosen = [0.0, -1.0, -np.inf, -1.0, 0.0, -np.inf]
     rejected = [-1.0, 0.0, -1.0, -np.inf, 0.0, -np.inf]
@@ -481,6 +482,7 @@ def test_pairs_of_clips_and_names_are_checked():
         jaxent.kto_loss(pairs[0], pairs[1], 1.0, reference_point=np.ones((1, 2), np.float32))
 
 
+@pytest.mark.thorough
 def test_traced_options_give_the_same_losses_and_have_derivatives():
     step = 1e-3
 
@@ -527,6 +529,7 @@ def test_traced_options_give_the_same_losses_and_have_derivatives():
                 )
 
 
+@pytest.mark.thorough
 def test_options_keep_their_digits_and_the_dtype():
     """0.1 in float32 is another number, which a margin of 800 would show."""
     value = jaxent.dpo_loss(np.float32(-100.0), -900.0, -1.0, -1.0)

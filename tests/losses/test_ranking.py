@@ -89,6 +89,7 @@ def test_losses_are_their_definitions_over_the_items_that_count(lists, loss, def
     close(loss(scores, labels, weights=weights, where=where, reduce_fn=jnp.sum), np.sum(expected))
 
 
+@pytest.mark.thorough(beyond=2)
 @everyone
 def test_weights_have_the_gradient_of_a_linear_loss(lists, loss):
     scores, labels, weights, where = lists
@@ -201,6 +202,7 @@ def test_impossible_scores():
             assert not np.isnan(slope).any()
 
 
+@pytest.mark.thorough
 def test_long_lists_take_no_memory_for_pairs():
     scores = jnp.zeros((2, 4000))
     program = jax.jit(jax.grad(jaxent.listmle_loss)).lower(scores, scores).compile()

@@ -43,6 +43,7 @@ def test_the_weight_of_unweighted_losses_is_their_number():
     assert jaxent.sum_and_weight(losses, where)[1] == float(where.sum())
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     ("losses", "options"),
     [
@@ -240,6 +241,7 @@ def test_lists_and_numbers_are_taken(function):
     assert jax.tree.leaves(function(2.0))[0] == 2.0
 
 
+@pytest.mark.thorough
 def test_under_every_transformation():
     losses, where, weights = batch(shape=(3, 4))
     kept = np.where(where, weights, 0)

@@ -85,6 +85,7 @@ def test_ignored_background_of_the_generalized_loss_is_that_of_optax(logits, tar
         )
 
 
+@pytest.mark.thorough
 def test_what_optax_rounds_away():
     """Nearly perfect regions: optax returns 0, or less, and a gradient of noise."""
     targets = jnp.array([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
@@ -135,6 +136,7 @@ def test_what_is_no_distribution_is_nan_under_jit(logits, targets):
     np.testing.assert_array_equal(np.isnan(losses), [True, False])
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("bad", [-1e-3, 1.001, -1.0, 2.0, np.inf])
 def test_targets_that_are_no_shares_are_nan_for_their_image(logits, targets, bad):
     given = targets.at[1, 2, 3, 0].set(bad)
@@ -160,6 +162,7 @@ def test_nothing_predicted_and_nothing_there_costs_nothing():
     assert loss(jnp.full((1, 4), -80.0)) == 1.0
 
 
+@pytest.mark.thorough
 def test_masked_pixels_are_as_if_they_were_not_there(logits, targets):
     kept = np.array([0, 2, 3])
     where = jnp.zeros(SHAPE[1], bool).at[kept].set(True)[None, :, None]
@@ -178,6 +181,7 @@ def test_masked_classes_are_as_if_they_were_not_there(logits, targets):
         close(loss(logits, targets, where=exists[None, None, None]), expected)
 
 
+@pytest.mark.thorough
 def test_masked_classes_have_no_derivatives_in_the_generalized_weights(logits, targets):
     exists = jnp.arange(SHAPE[-1])[None, None, None] != 2
 

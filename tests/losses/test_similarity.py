@@ -20,6 +20,7 @@ def both_slopes(measure, a, b, **options):
     return jax.grad(lambda a, b: jnp.sum(measure(a, b, **options)), (0, 1))(a, b)
 
 
+@pytest.mark.thorough
 def test_a_distance_below_the_rounding_of_one():
     a = jnp.array([[1.0, 0.0], [3.0, 4.0]])
     b = a + jnp.array([[0.0, 1e-6], [4e-5, -3e-5]])

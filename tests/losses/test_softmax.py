@@ -451,6 +451,7 @@ def test_targets_of_any_total(total):
     np.testing.assert_allclose(SOFT(logits, scaled) / total, expected[0], rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_mixed_derivatives_survive_a_sure_class():
     logits, targets = np.array([40, 0, -1], np.float32), np.array([0.2, 0.5, 0.3], np.float32)
     truth = -(math.exp(-40) + math.exp(-41))

@@ -74,6 +74,7 @@ def alike(actual, expected, rtol=1e-6):
 # --- each is a neighbour of plain cross-entropy ---------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_focal_losses_with_gamma_0_are_cross_entropy():
     logits, labels = rows(shape=(40, 5), scale=10)
     targets = np.random.default_rng(1).random(logits.shape).astype(np.float32)
@@ -155,6 +156,7 @@ def test_focal_losses_are_finite_at_every_logit_and_gamma(gamma):
             assert all(np.isfinite(result).all() for result in results)
 
 
+@pytest.mark.thorough
 def test_what_optax_makes_of_sure_logits():
     """The reason for the test above; should it fail one day, then optax has become better."""
     logits = np.array([np.inf, 1e38, 3e38], np.float32)
@@ -226,6 +228,7 @@ def test_labels_outside_0_and_1_are_nan_in_value_and_gradients():
         np.testing.assert_array_equal(np.isnan(result), [True, True, True, False])
 
 
+@pytest.mark.thorough
 def test_gamma_has_a_gradient():
     logits, labels = rows(shape=(8, 2), scale=2)
     targets = np.arange(8) % 3 / 2
@@ -324,6 +327,7 @@ def test_generalized_cross_entropy_with_q_1_is_half_of_the_absolute_error():
     np.testing.assert_allclose(found, distance / 2, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_hopeless_label_has_a_small_gradient_and_not_none():
     """exp(-q L) from a rounded L is off by 1e-5 here, and for q = 1 the peers' 1 - p is 1."""
     logits = np.array([[60.3, 0.1], [-20.7, 39.9]], np.float32)
@@ -367,6 +371,7 @@ def test_an_impossible_label_costs_what_the_formula_says():
         assert slope[0, 1] == 0
 
 
+@pytest.mark.thorough
 def test_gradients_in_the_options_of_noise_robust_losses():
     logits, labels = rows(shape=(8, 3), scale=5)
     step = 1e-4
@@ -395,6 +400,7 @@ def test_gradients_in_the_options_of_noise_robust_losses():
 # --- poly loss ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_poly_loss_with_epsilon_minus_1_keeps_what_is_left():
     """L - (1 - p) is about L**2 / 2: far below the last place of either."""
     logits = np.array([[12.0, 0.0], [17.0, 0.0], [30.0, 0.0]], np.float32)
@@ -408,6 +414,7 @@ def test_poly_loss_with_epsilon_minus_1_keeps_what_is_left():
         np.testing.assert_allclose(slope[:, 0], -(np.expm1(-loss) ** 2), rtol=2e-6)
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize("epsilon", [-3.0, -1.0, -0.4, 0.0, 2.0])
 def test_poly_loss_agrees_with_its_formula(epsilon):
     logits, _ = rows(shape=(20, 5))
@@ -421,6 +428,7 @@ def test_poly_loss_agrees_with_its_formula(epsilon):
     np.testing.assert_allclose(slope(as_array(epsilon)), (labels * (1 - p)).sum(-1), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_poly_loss_of_an_impossible_class_is_infinite():
     logits = np.array([[0.0, -np.inf]], np.float32)
     labels = np.array([[0.5, 0.5]], np.float32)
@@ -519,6 +527,7 @@ def arguments_of(loss):
     return logits, distributions() if takes_distributions else labels
 
 
+@pytest.mark.thorough(beyond=2)
 @pytest.mark.parametrize(
     ("loss", "option"),
     [(loss, option) for loss, options in REFUSED.items() for option in options],

@@ -74,6 +74,7 @@ def suites() -> Iterator[tuple[str, unittest.TestCase]]:
 SUITES = dict(suites())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SUITES)
 def test_optax_own_test_passes_with_jaxent(name):
     result = unittest.TestResult()
