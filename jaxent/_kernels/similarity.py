@@ -49,6 +49,11 @@ def _subtract_product(b: jax.Array, factor: jax.Array, a: jax.Array) -> jax.Arra
     return functools.reduce(operator.sub, exact_products(factor, a), b)
 
 
+def _drop_last_bit(x: jax.Array) -> jax.Array:
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant - 1)
+
+
 # Above this |cosine| differences of unit vectors, and 1 - cosine, lose more than a digit or two.
 _NEARLY_PARALLEL = 0.7
 
@@ -146,8 +151,10 @@ def _perpendicular(a: _Vectors, b: _Vectors, product: jax.Array) -> jax.Array:
         """<a, x> / <a, a>."""
         return jnp.sum(a_scaled * x, axis=-1, keepdims=True) * a.inverse_square
 
-    factor = product * a.inverse_square
-    factor += coefficient(_subtract_product(b_scaled, factor, a_scaled))
+    # Rounded, so that no use of the factor contracts a product and the sum: what is subtracted
+    # below would otherwise not be what is corrected.
+    factor = _drop_last_bit(product * a.inverse_square)
+    factor += _drop_last_bit(coefficient(_subtract_product(b_scaled, factor, a_scaled)))
     rest = _subtract_product(b_scaled, factor, a_scaled)
     for _ in range(2):
         rest -= coefficient(rest) * a_scaled

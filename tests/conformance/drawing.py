@@ -343,6 +343,7 @@ def _truth(
     """What is true of a call, example by example; nothing is of the gradients of a NaN."""
     values, value_scales = _zeros(layout.leading), _zeros(layout.leading)
     gradients = [_zeros(wide[position].shape) for position in known.positions]
+    others = [_zeros(gradient.shape) for gradient in gradients]
     scales = [_zeros(gradient.shape) for gradient in gradients]
     judged = [np.ones(each.shape, bool) for each in (values, *gradients)]
     for place in np.ndindex(*layout.leading):
@@ -364,15 +365,17 @@ def _truth(
             for each in judged[1:]:
                 each[place] = False
         entries = (*place, exists[place]) if known.case.has_class_axis else place
-        found = [truth.gradients, truth.gradient_scales]
-        for gradient, scale, exact, size in zip(gradients, scales, *found, strict=True):
-            gradient[entries], scale[entries] = exact, size
+        found = (truth.gradients, truth.other_gradients or truth.gradients, truth.gradient_scales)
+        for arrays_of, exact in zip((gradients, others, scales), found, strict=True):
+            for array, numbers in zip(arrays_of, exact, strict=True):
+                array[entries] = numbers
     for index, position in enumerate(known.positions):
         if arrays[position].shape != wide[position].shape:
-            gradients[index] = gradients[index].sum(0, keepdims=True)
-            scales[index] = scales[index].sum(0, keepdims=True)
+            for each in (gradients, others, scales):
+                each[index] = each[index].sum(0, keepdims=True)
             judged[index + 1] = np.asarray(judged[index + 1].all(0, keepdims=True))
-    return oracle.Truth(values, tuple(gradients), value_scales, tuple(scales)), tuple(judged)
+    truth = oracle.Truth(values, tuple(gradients), value_scales, tuple(scales), tuple(others))
+    return truth, tuple(judged)
 
 
 def _kept(

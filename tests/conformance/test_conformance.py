@@ -28,9 +28,17 @@ OBLIGATIONS = (
     *numbers.OBLIGATIONS,
 )
 ABOUT_NUMBERS = (
-    *(each.check for each in numbers.OBLIGATIONS),
+    numbers.is_exact_over_few_classes,
+    numbers.has_exact_hessians,
+    numbers.makes_no_nan_on_the_way,
     masks.masks_elements_whatever_they_hold,
-    *level.chosen([transformations.has_one_hessian_in_every_mode], fast=0),
+    *level.chosen(
+        [
+            *(each.check for each in numbers.OBLIGATIONS),
+            transformations.has_one_hessian_in_every_mode,
+        ],
+        fast=0,
+    ),
 )
 
 

@@ -375,13 +375,13 @@ def test_what_is_no_probability_makes_the_example_nan(bad):
 @pytest.mark.parametrize("bad", [-0.1, np.nan, np.inf])
 def test_what_is_no_target_makes_the_divergence_nan(bad):
     p = distributions(3, 4)
-    wrong = p.copy()
-    wrong[1, 2] = bad
+    wrong, wrong_logs = p.copy(), np.log(p)
+    wrong[1, 2] = wrong_logs[1, 2] = bad
     cases = [(jaxent.kl_divergence, (np.log(p), wrong))]
     if bad != -0.1:
-        cases += [(jaxent.kl_divergence, (wrong, p))]
-        cases += [(jaxent.kl_divergence_with_log_targets, (wrong, np.log(p)))]
-        cases += [(jaxent.kl_divergence_with_log_targets, (np.log(p), wrong))]
+        cases += [(jaxent.kl_divergence, (wrong_logs, p))]
+        cases += [(jaxent.kl_divergence_with_log_targets, (wrong_logs, np.log(p)))]
+        cases += [(jaxent.kl_divergence_with_log_targets, (np.log(p), wrong_logs))]
     for function, given in cases:
         np.testing.assert_array_equal(np.isnan(function(*given)), [False, True, False])
         for slope in slopes(function, *given):

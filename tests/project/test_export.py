@@ -310,6 +310,7 @@ def test_every_public_function_is_in_the_table():
     assert sorted(EXPORTS) == sorted(FUNCTIONS)
 
 
+@pytest.mark.thorough(beyond=24)
 @pytest.mark.filterwarnings("ignore:jaxent.convex_kl_divergence is deprecated")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_values_for_any_number_of_rows(name):

@@ -45,6 +45,7 @@ def expected(case: Case) -> dict:
     return {name: numbers for name, numbers in given.items() if numbers is not None}
 
 
+@pytest.mark.thorough(beyond=40)
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_jaxent_beside_what_the_library_gave(name: str, case: Case):
     theirs, mine = RECORDED[name]["cases"][case.key], ours(case)

@@ -174,6 +174,7 @@ def unit(number: str) -> float:
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"the notebooks extra is not installed: {MISSING}")
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_prints_what_it_shows(path, tmp_path):
     # In a process of its own: what the kernel's sockets leave behind is nobody's warning here.
