@@ -7,11 +7,11 @@ finds inside a derivative is the derivative's own program.
 
 # pyright: strict, reportUnknownMemberType=false
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 _T = TypeVar("_T")  # a tree of arrays
@@ -44,7 +44,7 @@ def with_batching_rule(
         numbers = [-1 if axis is None else axis for axis in axes]
         return rule(jax.tree.unflatten(tree, leaves), jax.tree.unflatten(tree, numbers))
 
-    result = batched_p.bind(*leaves, function=flat, rule=flat_rule)
+    result = _primitive().bind(*leaves, function=flat, rule=flat_rule)
     return cast(jax.Array, result)
 
 
@@ -84,9 +84,15 @@ def _batch(
     return rule(arrays, axes), 0
 
 
-batched_p: Any = Primitive("with_batching_rule")
-batched_p.def_impl(_impl)
-batched_p.def_abstract_eval(_abstract_eval)
-ad.primitive_jvps[batched_p] = _jvp
-batching.primitive_batchers[batched_p] = _batch
-mlir.register_lowering(batched_p, mlir.lower_fun(_impl, multiple_results=False))
+@functools.cache
+def _primitive() -> Any:
+    """Made when it is needed: `jax.extend` imports Pallas, a quarter of the time of `jaxent`'s."""
+    from jax.extend.core import Primitive
+
+    primitive: Any = Primitive("with_batching_rule")
+    primitive.def_impl(_impl)
+    primitive.def_abstract_eval(_abstract_eval)
+    ad.primitive_jvps[primitive] = _jvp
+    batching.primitive_batchers[primitive] = _batch
+    mlir.register_lowering(primitive, mlir.lower_fun(_impl, multiple_results=False))
+    return primitive

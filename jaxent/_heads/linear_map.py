@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import jax
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxent import _parallel
@@ -83,7 +82,7 @@ def linear_map(
 
 
 def _bind(*arrays: jax.Array, **options: Any) -> list[jax.Array]:
-    return cast(list[jax.Array], linear_map_p.bind(*arrays, **options))
+    return cast(list[jax.Array], _primitive().bind(*arrays, **options))
 
 
 def _impl(*arrays: jax.Array, compiled: FlatFunction, **_: Any) -> list[jax.Array]:
@@ -151,11 +150,17 @@ def _batch(
     return results, [0] * len(results)
 
 
-linear_map_p = Primitive("linear_map")
-linear_map_p.multiple_results = True
-linear_map_p.def_impl(_impl)
-linear_map_p.def_abstract_eval(_abstract_eval)
-ad.primitive_jvps[linear_map_p] = _jvp
-ad.primitive_transposes[linear_map_p] = _transpose
-batching.primitive_batchers[linear_map_p] = _batch
-mlir.register_lowering(linear_map_p, mlir.lower_fun(_impl, multiple_results=True))
+@functools.cache
+def _primitive() -> Any:
+    """Made when it is needed: `jax.extend` imports Pallas, a quarter of the time of `jaxent`'s."""
+    from jax.extend.core import Primitive
+
+    primitive: Any = Primitive("linear_map")
+    primitive.multiple_results = True
+    primitive.def_impl(_impl)
+    primitive.def_abstract_eval(_abstract_eval)
+    ad.primitive_jvps[primitive] = _jvp
+    ad.primitive_transposes[primitive] = _transpose
+    batching.primitive_batchers[primitive] = _batch
+    mlir.register_lowering(primitive, mlir.lower_fun(_impl, multiple_results=True))
+    return primitive

@@ -46,11 +46,11 @@ def _half_mass(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Half of the target's mass, and the factor that makes a bound for exponents of t - half.
 
     The bound of `soft_cross_entropy` exceeds every x - shift where t <= half, and is far below all
-    that count where t > half, if only by a rounding. Where the mass is so small that the exact sum
-    would not show in the loss, no class is heavy: half is given as 1, which no target exceeds.
+    that count where t > half, if only by a rounding. Where the mass is so small (3e-27 in float32)
+    that the factor would overflow, no class is heavy: half is given as 1, which no target exceeds.
     """
     info = jnp.finfo(mass.dtype)
-    counts = ~(mass < 2.0 ** (-0.6 * info.maxexp))
+    counts = ~(mass < 2.0 ** (info.nmant + 17 - info.maxexp))
     half = jnp.where(counts, 0.5 * mass, 1.0)
     return half, 2.0 ** (info.nmant + 15) / half
 

@@ -29,7 +29,8 @@ def mutual_information(
         p_{jk} = n_{jk} \Big/ \sum_{lm} n_{lm}
 
     Args:
-        joint: Non-negative numbers, `[..., J, K]`, real. A total of 0 or infinity gives NaN.
+        joint: Non-negative numbers, `[..., J, K]`, real. A total of 0 or infinity gives NaN. Counts
+            above 2**24 are rounded to float32: pass such counts as float64.
         axis: The axes of the two variables; exactly two.
         where: Mask of the examples `[...]`, or of the cells (the shape of `joint`).
         base: Base of the logarithm, a Python number above 1; None for nats, 2 for bits.

@@ -44,7 +44,8 @@ def policy_gradient_loss(
         normalization: "token" for one loss per token, whose `jaxent.mean` is that of PPO and DAPO;
             "sequence" for the mean over the tokens of each sequence that count, as in GRPO.
         reference_log_probs: Those under a reference, :math:`\rho`, of that rank; None for none.
-        kl_weight: Weight :math:`\lambda \ge 0` of the divergence from it; a scalar.
+        kl_weight: Weight :math:`\lambda \ge 0` of the divergence from it, which in float32 is
+            infinite from :math:`\rho - \pi = 88.7` on, however small its weight; a scalar.
 
     Returns:
         Losses in units of reward, per token or sequence, float32 (float64 for float64 inputs).

@@ -282,7 +282,8 @@ def gaussian_nll(
     Args:
         means: Expected values :math:`\mu`, any shape, floating point.
         targets: Targets y, real, of the rank of `means`, or a scalar.
-        variances: Variances v, positive, of the rank of `means`, or a scalar.
+        variances: Variances v, positive, of the rank of `means`, or a scalar. Derivatives in v
+            overflow float32 where :math:`|y - \mu| / v` is above 2.6e19.
         where: Mask of the elements, of the rank of `means`, or a scalar.
         full: Whether the constant :math:`\frac{1}{2} \log 2 \pi` is part of the loss.
 

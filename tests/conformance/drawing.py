@@ -419,14 +419,12 @@ def _zip(arrays: Any, case: Case) -> Any:
     return zip(arrays, case.arguments, strict=True)
 
 
-def fuzz_for(request: pytest.FixtureRequest, seconds: float, fuzz: Callable[[int], None]) -> None:
+def fuzz_for(seconds: float, fuzz: Callable[[int], None]) -> None:
     """Run `fuzz(seed)` of one seed after the other for so long, and print each.
 
     `FUZZ_SEED` names the first one, so that a finding is drawn again; `FUZZ_SECONDS` is for how
-    long. Without `FUZZ_SEED` it is skipped where pytest is not asked to be thorough.
+    long.
     """
-    if not request.config.getoption("--thorough", default="FUZZ_SEED" in os.environ):
-        pytest.skip(f"takes {seconds / 60:.0f} minutes; FUZZ_SEED=0 starts it")
     first = int(os.environ.get("FUZZ_SEED", time.time_ns() % 10**6))
     end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", seconds))
     for number in itertools.count(first):

@@ -179,9 +179,9 @@ def _check_tangent(known, layout, drawn, gradients, tangent, said):
 
 
 @pytest.mark.thorough
-def test_fuzzing(request):
+def test_fuzzing():
     """Calls of any case and layout for ten minutes, other ones on every run."""
-    fuzz_for(request, 600, fuzz)
+    fuzz_for(600, fuzz)
 
 
 def fuzz(number: int) -> None:

@@ -320,6 +320,21 @@ def test_more_rows_than_a_tile_and_more_classes_than_a_block():
     assert relative_error(actual, expected) < 1e-5
 
 
+def test_a_single_row_of_a_single_feature():
+    """Its shape is that of one row without features."""
+    hidden, kernel = jnp.array([2.0]), jnp.array([[0.5, -1.0, 0.0]])
+
+    def losses(hidden, kernel):
+        return jaxent.linear_softmax(hidden, kernel, jnp.array(1)).cross_entropy
+
+    def dense(hidden, kernel):
+        return jaxent.softmax_cross_entropy_with_integer_labels(hidden @ kernel, jnp.array(1))
+
+    results, expected = (jax.value_and_grad(f, (0, 1))(hidden, kernel) for f in (losses, dense))
+    for result, exact in zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(result, exact, rtol=1e-6)
+
+
 def test_no_rows_have_no_results_and_no_gradient():
     labels = jnp.zeros((0, 3), jnp.int32)
 

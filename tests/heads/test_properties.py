@@ -215,9 +215,9 @@ def test_any_call(name, layout, data):
 
 
 @pytest.mark.thorough
-def test_fuzzing(request):
+def test_fuzzing():
     """Calls of any head and layout for five minutes, other ones on every run."""
-    fuzz_for(request, 300, fuzz)
+    fuzz_for(300, fuzz)
 
 
 def fuzz(number: int) -> None:

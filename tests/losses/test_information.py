@@ -158,6 +158,15 @@ def test_distances_bound_each_other():
 
 
 @pytest.mark.thorough
+def test_mutual_information_of_counts_above_2_24_wants_them_in_float64():
+    counts = np.array([[2**24 + 1, 2**24], [2**24, 2**24 + 1]])
+    with with_float64():
+        assert jaxent.mutual_information(counts) == 0.0
+        exact = jaxent.mutual_information(counts.astype(np.float64))
+    # The chance of agreement is 1/2 + h: the information is 2 h^2 and smaller terms.
+    np.testing.assert_allclose(exact, 2.0 * (0.25 / (2**24 + 0.5)) ** 2, rtol=1e-12)
+
+
 def test_mutual_information_is_what_entropies_share():
     joint = distributions(40, 12).reshape(40, 3, 4)
     entropies = jaxent.entropy(joint.sum(-1)) + jaxent.entropy(joint.sum(-2))

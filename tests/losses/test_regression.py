@@ -321,3 +321,15 @@ def test_options_do_not_change_the_dtype_of_the_loss():
                 assert result.dtype == dtype
         delta = jnp.float64(0.7)
         assert jaxent.huber_loss(errors, delta=delta).dtype == np.float32
+
+
+@pytest.mark.parametrize(("variance", "is_finite"), [(1e-19, True), (1e-20, False)])
+def test_derivatives_in_a_variance_leave_the_range_where_the_truth_does(variance, is_finite):
+    def loss(variance):
+        return jaxent.gaussian_nll(1.0, 0.0, variance)
+
+    given, one = (jnp.float32(variance),), (jnp.float32(1.0),)
+    truth = 0.5 / variance - 0.5 / variance**2
+    truth = truth if is_finite else -math.inf
+    np.testing.assert_allclose(jax.grad(loss)(*given), truth, rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(loss, given, one)[1], truth, rtol=1e-6)

@@ -275,6 +275,17 @@ def test_targets_of_another_total_scale_the_loss():
         np.testing.assert_allclose(scaled[1], factor * slope, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mass", [1e-20, 5e-26, 4e-27])
+def test_a_tiny_mass_on_a_sure_class_keeps_its_digits(mass):
+    logits, targets = np.array([10.0, 0.0], np.float32), np.array([mass, 0.0], np.float32)
+    value, slope = value_and_slope(SOFT, logits, targets)
+    exact = float(targets[0]) * math.log1p(math.exp(-10.0))
+    np.testing.assert_allclose(value, exact, rtol=5e-7)
+    exact = float(targets[0]) / (1.0 + math.exp(10.0))
+    np.testing.assert_allclose(slope, [-exact, exact], rtol=5e-7)
+    assert SOFT(np.array([30.0], np.float32), targets[:1]) == 0.0
+
+
 def test_mass_on_a_masked_class_is_ignored():
     logits = np.array([[1.0, 2.0, np.nan]], np.float32)
     targets = np.array([[0.5, 0.25, 0.25]], np.float32)

@@ -104,10 +104,7 @@ def segment_count(head: Head, block_size: int, devices: int) -> int:
 
 
 def tile_rows(plan: ColumnPlan, rows: jax.Array) -> jax.Array:
-    """Rows [..., *rest] as tiles [*tile_shape, tile_count, *rest], the last one padded with 0."""
-    shape = plan.tiling.shape
-    # A single row without leading axes is tiled as [1].
-    rows = rows if shape == rows.shape[: len(shape)] else rows[None]
+    """Rows [*shape, *rest] as tiles [*tile_shape, tile_count, *rest], padded with 0."""
     return to_tiles(plan.tiling, to_line(plan.tiling, rows), pad_with_rows=False)
 
 

@@ -79,6 +79,8 @@ def _linear_softmax_stats(
         # A masked row's hidden state must reach no product, nor NaN of its label the result.
         is_valid |= ~where
         hidden = jnp.where(where[..., None], hidden, jnp.zeros((), hidden.dtype))
+    if not shape:  # A single row is tiled as [1].
+        hidden, labels = hidden[None], labels[None]
     parameters = Parameters(
         hidden=tile_rows(plan, hidden),
         kernel=split_segments(plan, head.kernel, head.vocab_axis),

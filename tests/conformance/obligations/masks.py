@@ -100,8 +100,9 @@ def masks_elements_whatever_they_hold(case: Case) -> None:
         equal("masked hessian", hessian[~where], 0.0, given=arguments)
         assert np.isfinite(hessian).all()
     if level.is_thorough():
+        arguments = tuple(map(jnp.asarray, arguments))
         with jax.debug_nans(True):
-            every_result(case, tuple(map(jnp.asarray, arguments)), where)
+            every_result(case, arguments, where)
 
 
 @obligation(
