@@ -33,6 +33,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="everything: all inputs, all dtypes, whole vocabularies, all compiled; takes hours",
     )
+    parser.addoption(
+        "--since",
+        metavar="REVISION",
+        help="only what the changes since a revision of git can reach, by the imports",
+    )
 
 
 def pytest_configure(config):
@@ -61,12 +66,15 @@ def _keep_compiled_programs(folder):
 
 
 def pytest_collection_modifyitems(config, items):
+    left_out = []
     if not config.getoption("--thorough"):
         seen = collections.Counter()
         left_out = [item for item in items if _is_for_the_thorough_run(item, seen)]
-        config.hook.pytest_deselected(items=left_out)
-        kept = set(items) - set(left_out)
-        items[:] = [item for item in items if item in kept]
+    if revision := config.getoption("--since"):
+        left_out += _out_of_reach(items, revision)
+    kept = set(items) - set(left_out)
+    config.hook.pytest_deselected(items=set(items) - kept)
+    items[:] = [item for item in items if item in kept]
     # What starts processes takes longest, and is best begun first.
     items.sort(key=lambda item: item.path.parent.name != "mesh")
     for item in items:
@@ -82,6 +90,19 @@ def _is_for_the_thorough_run(item, seen):
     test = item.nodeid.partition("[")[0]
     seen[test] += beyond > 0
     return beyond == 0 or seen[test] > beyond
+
+
+def _out_of_reach(items, revision):
+    import reach
+
+    paths = reach.changed_files(revision)
+    functions = reach.functions_reached(paths)
+
+    def can_reach(item):
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return reach.can_reach(paths, functions, item.path, parameters)
+
+    return [item for item in items if not can_reach(item)]
 
 
 def _group(item):
