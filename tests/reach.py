@@ -48,7 +48,7 @@ def can_reach(paths: list[Path], functions: set[str], test: Path, parameters: di
         return True
     if case := parameters.get("case") or getattr(parameters.get("tooth"), "case", None):
         return getattr(case, "name", None) in functions or not hasattr(case, "function")
-    if named := [value for value in parameters.values() if value in FUNCTIONS]:
+    if named := {v for v in parameters.values() if isinstance(v, str) and v in FUNCTIONS}:
         return not functions.isdisjoint(named)
     return test.parent.name not in BY_FUNCTION or not functions.isdisjoint(_names_in(test))
 
