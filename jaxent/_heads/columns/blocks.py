@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxent import _parallel
 from jaxent._heads.columns.plan import ColumnPlan, split_segments
 from jaxent._heads.logits import contract, transform_logits
+from jaxent._parallel import AxisName
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -83,8 +84,9 @@ def put_tile(plan: ColumnPlan, tree: _T, values: _T, index: jax.Array) -> _T:
 
 def take_block(plan: ColumnPlan, class_mask: jax.Array | None, index: jax.Array) -> Block:
     """The classes of the block at `index`."""
-    first_new = index * plan.width
-    start = jnp.minimum(first_new, plan.segment_size - plan.width)
+    first_new = start = index * plan.width
+    if plan.blocks_overlap:
+        start = jnp.minimum(first_new, plan.segment_size - plan.width)
     block_mask = None
     if plan.blocks_overlap:
         positions = start + jnp.arange(plan.block_size, dtype=jnp.int32) % plan.width
@@ -198,12 +200,12 @@ def block_class_count(plan: ColumnPlan, block: Block) -> jax.Array | float:
     return jnp.sum(block.class_mask, dtype=plan.dtype)
 
 
-def local_labels(plan: ColumnPlan, labels: jax.Array) -> jax.Array:
-    """Labels counted from the first class of this device, -1 for a class of another device."""
-    if plan.axis_name is None:
+def local_labels(labels: jax.Array, size: int, axis_name: AxisName) -> jax.Array:
+    """Labels counted from the first of the `size` classes of this device, -1 for another's."""
+    if axis_name is None:
         return labels
-    local = _parallel.local_labels(labels, plan.vocab_size, plan.axis_name)
-    return jnp.where((local >= 0) & (local < plan.vocab_size), local, -1)
+    local = _parallel.local_labels(labels, size, axis_name)
+    return jnp.where((local >= 0) & (local < size), local, -1)
 
 
 def position_in_block(plan: ColumnPlan, block: Block, labels: jax.Array) -> jax.Array:

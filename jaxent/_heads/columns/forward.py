@@ -256,6 +256,8 @@ def softmax_stats(plan: ColumnPlan, stats: RunningStats) -> tuple[SoftmaxStats, 
         other_prob=jnp.where(stats.label_logit == -jnp.inf, 0.0, other_prob),
         # Not NaN, so that the gradient is 0 where no class is possible.
         mean_gap=jnp.where(stats.top_logit == -jnp.inf, 0.0, mean_gap),
-        top_class=local_labels(plan, jnp.where(has_class, stats.top_class, -1)),
+        top_class=local_labels(
+            jnp.where(has_class, stats.top_class, -1), plan.vocab_size, plan.axis_name
+        ),
     )
     return results, residuals

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._heads.checks import Head
+from jaxent._heads.sizes import even_width, sizes_of_tile
 from jaxent._heads.tiling import Tiling, from_line, from_tiles, make_tiling, to_line, to_tiles
 from jaxent._parallel import AxisName, device_count
 
@@ -57,30 +58,26 @@ class ColumnPlan(NamedTuple):
         return self.tiling.tiles
 
 
-def plan_columns(head: Head, block_size: int | None, axis_name: AxisName) -> ColumnPlan:
-    """The plan for a head; `block_size` is the largest number of classes in a block.
-
-    A tile has 2**20 logits per device on a CPU, to stay in its cache, and 2**24 elsewhere. On a CPU
-    2**19 to 2**22 logits and 512 to 2048 classes take the same time. Tiles and blocks are evened
-    out, so that the last ones are nearly full.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    devices = device_count(head.hidden, head.kernel)
-    if block_size is None:
-        block_size = 1024 if on_cpu else 8192
-    segments = segment_count(head, block_size, devices)
+def plan_columns(
+    head: Head, block_size: int | None, axis_name: AxisName, platform: str
+) -> ColumnPlan:
+    """The plan for a head; `block_size` is the largest number of classes in a block."""
+    devices, shape = device_count(head.hidden, head.kernel), head.leading_shape or (1,)
+    sizes = sizes_of_tile(platform, -(-math.prod(shape) // devices))
+    block_size = block_size or sizes.classes
+    segments = math.gcd(head.vocabulary_size, devices)
+    if platform == "cpu" or segments > block_size:
+        segments = segment_count(head, block_size, devices)
     segment_size = head.vocabulary_size // segments
-    block_count = -(-segment_size // (block_size // segments))
-    width = -(-segment_size // block_count)
-    logits = devices * (2**20 if on_cpu else 2**24)
-    rows = max(128, logits // (segments * width))
+    width = even_width(platform, segment_size, block_size // segments)
+    rows = max(128, devices * sizes.logits // (segments * width))
     return ColumnPlan(
         vocab_axis=head.vocab_axis,
         vocab_size=head.vocabulary_size,
-        tiling=make_tiling(head.leading_shape or (1,), rows, devices),
+        tiling=make_tiling(shape, rows, devices),
         segments=segments,
         width=width,
-        block_count=block_count,
+        block_count=-(-segment_size // width),
         dtype=head.dtype,
         operand_dtype=head.operand_dtype,
         axis_name=axis_name,
@@ -93,6 +90,8 @@ def segment_count(head: Head, block_size: int, devices: int) -> int:
     With a sharded vocabulary, every device then holds its fraction of every block, and no block is
     gathered. A kernel [D, V] gets segments of at least 128 classes in a block: slices of fewer
     contiguous classes cost a CPU 10% of the time of 1024 rows, which is less than a gather costs.
+    On other platforms there are `devices` segments, so one where there is no mesh: a kernel viewed
+    in several segments is copied there.
     """
     largest = min(64, block_size, max(8, block_size // 128) if head.vocab_axis else block_size)
     segments = math.gcd(head.vocabulary_size, devices)
@@ -103,9 +102,12 @@ def segment_count(head: Head, block_size: int, devices: int) -> int:
     return segments
 
 
-def tile_rows(plan: ColumnPlan, rows: jax.Array) -> jax.Array:
-    """Rows [*shape, *rest] as tiles [*tile_shape, tile_count, *rest], padded with 0."""
-    return to_tiles(plan.tiling, to_line(plan.tiling, rows), pad_with_rows=False)
+def tile_rows(plan: ColumnPlan, rows: jax.Array, *, pad_with_rows: bool = True) -> jax.Array:
+    """Rows [*shape, *rest] as tiles [*tile_shape, tile_count, *rest].
+
+    The last tile is padded with copies of the first rows, or with 0.
+    """
+    return to_tiles(plan.tiling, to_line(plan.tiling, rows), pad_with_rows=pad_with_rows)
 
 
 def untile_rows(plan: ColumnPlan, tiles: jax.Array) -> jax.Array:
@@ -117,3 +119,8 @@ def split_segments(plan: ColumnPlan, array: jax.Array, axis: int) -> jax.Array:
     """An array with its axis of classes split into [segments, classes of a segment]."""
     before, after = array.shape[:axis], array.shape[axis + 1 :]
     return array.reshape(*before, plan.segments, -1, *after)
+
+
+def join_segments(plan: ColumnPlan, array: jax.Array, axis: int) -> jax.Array:
+    """The inverse of `split_segments`."""
+    return array.reshape(*array.shape[:axis], plan.vocab_size, *array.shape[axis + 2 :])
