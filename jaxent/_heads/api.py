@@ -255,8 +255,8 @@ def linear_softmax(
         temperature: The divisor :math:`\tau > 0` of the (capped) logits, a scalar.
         where: Mask of the rows, `[...]`; every result of a masked row is 0.
         class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
-        block_size: The most classes in a tile of logits. None: 1024 on a CPU; elsewhere 1024 to 8192,
-            so that a tile has 2^24 logits.
+        block_size: The most classes in a tile of logits. None: 1024 on a CPU, elsewhere 1024 to
+            8192, so that a tile has 2^24 logits.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
