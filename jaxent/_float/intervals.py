@@ -51,6 +51,9 @@ def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.
     if not jnp.issubdtype(values.dtype, jnp.floating):
         return values
     eps = float(jnp.finfo(values.dtype).eps)
+    if values.dtype.itemsize < 4:
+        # Selections of bfloat16 lose subnormal numbers on CPUs from JAX 0.12 on.
+        values = values.astype(jnp.float32)
     return _clip_rounding(values, interval, math.sqrt(eps) if interval.low < 0.0 else 8.0 * eps)
 
 

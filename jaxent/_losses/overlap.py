@@ -132,7 +132,7 @@ def class_losses(regions: Regions, layout: Layout) -> ClassLosses:
         x, t = jnp.where(mask, x, fill), jnp.where(mask, t, 0.0)
     t_complement = 1.0 - t if mask is None else jnp.where(mask, 1.0 - t, 0.0)
     if not layout.is_logits:
-        tolerance = max(1e-5, float(jnp.finfo(predictions.dtype).eps))
+        tolerance = max(1e-5, float(jnp.finfo(regions.predictions.dtype).eps))
         p = _nan_unless_distribution(x, mask, tolerance)
         p_complement = 1.0 - p
     elif shape[-1] == 1:
