@@ -362,7 +362,7 @@ def test_the_top_class_is_the_first_of_the_largest(block_size):
     assert results.top_class.dtype == jnp.int32
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("hidden_dtype", "kernel_dtype"), [("float32", "bfloat16"), ("bfloat16", "")]
 )

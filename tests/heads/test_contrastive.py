@@ -180,6 +180,7 @@ def test_any_chunk_will_do(inputs, name):
         assert relative_error(value_and_gradients(chunk_size), expected) < 1e-6
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_masked_pair_is_as_if_it_were_not_in_the_batch(inputs, name):
     where, keep = inputs["where"], np.flatnonzero(inputs["where"])
@@ -223,6 +224,7 @@ def test_a_masked_pair_has_no_loss(inputs, name):
     np.testing.assert_allclose(weighted, losses * inputs["weights"], rtol=1e-6)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("name", ["info_nce", "sigmoid_contrastive_loss"])
 def test_masks_of_keys_are_their_own(inputs, name):
     """With labels a masked query leaves its key to the others; an absent key is in no sum."""
@@ -463,7 +465,7 @@ def test_vectors_of_any_length_are_normalised():
     np.testing.assert_array_equal(bend[1], 0.0)
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.thorough)]
 )

@@ -141,6 +141,7 @@ def make_pair(inputs, case):
     return streamed, dense, (inputs["student"], teacher)
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, marks=pytest.mark.thorough if case in COVERED else ()) for case in CASES],
@@ -204,6 +205,7 @@ def test_reverse_over_reverse(inputs, case):
     assert relative_error(streamed, dense) < 1e-5
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["mixed", pytest.param("listed", marks=pytest.mark.thorough)])
 def test_masked_rows_have_no_influence_whatever_they_hold(inputs, case):
     where = inputs["where"]

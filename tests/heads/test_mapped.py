@@ -84,6 +84,7 @@ def hessian_vector_product(function):
     return product
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("transform", [grad, hessian_vector_product])
 @pytest.mark.parametrize(
     "name",
@@ -125,6 +126,7 @@ def memory(function, *arguments):
     return temporaries(value_and_grad.lower(*arguments).compile())
 
 
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize("name", ["rows", "one loss per row", "distillation"])
 def test_a_mapped_head_needs_no_more_memory_than_a_flat_one(name):
     hidden, kernel, labels = problem(**LARGE)

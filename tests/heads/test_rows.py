@@ -274,7 +274,7 @@ SOME = {
 }
 
 
-@pytest.mark.thorough(beyond=2)
+@pytest.mark.thorough(beyond=1)
 @pytest.mark.parametrize(
     ("make", "transform"),
     [
@@ -473,7 +473,7 @@ def test_nothing_is_zero_with_zero_gradient(inputs):
         assert jnp.all(value == 0.0)
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_sixteen_bits_err_no_more_than_the_unfused_loss(inputs, dtype, reduction):

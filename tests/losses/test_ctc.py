@@ -49,7 +49,7 @@ def losses_and_slopes(loss, logits, *rest):
 # --- the numbers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("frames", "classes"), [(36, 6), (37, 6), (37, 600)])
 def test_agrees_with_optax(frames, classes):
     """With frames that make no whole number of segments, and with few classes or many."""

@@ -150,6 +150,7 @@ def test_a_loss_of_nearly_nothing_is_not_nothing():
 # --- arguments ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=1)
 @each_loss
 def test_a_masked_embedding_is_as_if_it_were_not_there(loss):
     embeddings, labels = batch()

@@ -308,7 +308,7 @@ def test_limits_have_gradients():
 # --- signs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_divergences_of_distributions_are_never_negative(dtype):
     wide = distributions(4000, 10, dtype=np.float64)

@@ -50,6 +50,7 @@ def close(actual, expected):
 # --- what all of them owe -------------------------------------------------------------------------
 
 
+@pytest.mark.thorough(beyond=2)
 @everyone
 def test_one_result_under_every_transformation(name):
     function, given = TRANSFORMS[name]
@@ -65,6 +66,7 @@ def test_one_result_under_every_transformation(name):
     close(function(given.tolist()), expected)
 
 
+@pytest.mark.thorough(beyond=1)
 @everyone
 def test_one_derivative_under_every_transformation(name):
     function, given = TRANSFORMS[name]

@@ -101,6 +101,7 @@ def test_divergence_from_a_number_is_entropy_missing_to_its_greatest():
     )
 
 
+@pytest.mark.thorough
 def test_jensen_shannon_is_the_mean_of_two_divergences_to_the_mixture():
     logits_a, logits_b = pairs(3)
     log_p, log_q = jax.nn.log_softmax(logits_a), jax.nn.log_softmax(logits_b)
@@ -109,7 +110,7 @@ def test_jensen_shannon_is_the_mean_of_two_divergences_to_the_mixture():
     np.testing.assert_allclose(JENSEN_SHANNON(logits_a, logits_b), expected, rtol=2e-6)
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("beta", [0.1, 0.9])
 def test_shares_of_the_mixture(beta):
     loss = functools.partial(JENSEN_SHANNON, beta=beta)
@@ -125,7 +126,7 @@ def test_shares_of_the_mixture(beta):
         assert np.max(oracle.scaled_ulps(result, expected, scale, np.float32)) <= 16
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
 def test_mixed_derivatives_with_unequal_shares(outer):
     """The covariance of what the two have in common, as each of them sees it."""
@@ -146,7 +147,7 @@ def test_shares_are_numbers_between_0_and_1(beta):
         JENSEN_SHANNON(*pairs(), beta=beta)
 
 
-@pytest.mark.thorough(beyond=2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.1, 3.0, 100.0])
 def test_jensen_shannon_is_symmetric_and_at_most_log_2(noise):
     logits_a, difference = pairs(4, shape=(1000, 5))
@@ -209,6 +210,7 @@ def test_what_is_added_to_all_logits_changes_nothing(loss):
             np.testing.assert_array_equal(slope, 0.0)
 
 
+@pytest.mark.thorough
 def test_a_divergence_is_quadratic_in_a_small_difference():
     """KL(p + d || p) tends to d' C d / 2, and Jensen-Shannon to a quarter of that."""
     logits, direction = pairs(9, shape=(20, 5)).astype(np.float64)

@@ -268,7 +268,7 @@ def focal_label_curvatures(x, t, gamma):
     return [(weight * total, weight * size) for total, size in sums]
 
 
-@pytest.mark.thorough(beyond=1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("gamma", [0.0, 0.01, 1.0, 2.0, 3.3])
 def test_second_derivatives_of_focal_loss_in_the_label(gamma):
     """Also at a logit of 0, at targets of 0 and 1, and where a power of w cannot be divided by w.

@@ -23,7 +23,13 @@ RECORDED = recorded()
 # The others lose this much where a loss or a gradient is a difference of numbers around 1.
 ROUNDING = 2e-7
 CASES = [
-    pytest.param(name, case, id=f"{name}-{case.key}".replace(" ", "_"))
+    pytest.param(
+        name,
+        case,
+        id=f"{name}-{case.key}".replace(" ", "_"),
+        # Each takes as long to compile as twenty others.
+        marks=[pytest.mark.thorough] if "ctc" in case.key.lower() else [],
+    )
     for name, library in LIBRARIES.items()
     for case in library.cases
 ]
