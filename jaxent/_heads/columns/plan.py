@@ -63,7 +63,9 @@ def plan_columns(
 ) -> ColumnPlan:
     """The plan for a head; `block_size` is the largest number of classes in a block."""
     devices, shape = device_count(head.hidden, head.kernel), head.leading_shape or (1,)
-    sizes = sizes_of_tile(platform, -(-math.prod(shape) // devices))
+    count = math.prod(shape)
+    # An exported program may learn how many rows there are.
+    sizes = sizes_of_tile(platform, -(-count // devices) if isinstance(count, int) else 1)
     block_size = block_size or sizes.classes
     segments = math.gcd(head.vocabulary_size, devices)
     if platform == "cpu" or segments > block_size:
