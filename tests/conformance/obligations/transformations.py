@@ -81,7 +81,7 @@ def has_one_gradient_under_every_transformation(case: Case) -> None:
         everything = tuple(range(len(floats)))
         return jax.grad(lambda *f: jnp.sum(weight * wrap(loss)(*f)), everything)(*floats)
 
-    def every_way(weights, *a):
+    def every_way(weights, directions, *a):
         loss, floats = of_floats(case, a)
         linear_value, linear = jax.linearize(loss, *floats)
         value, tangent = jax.jvp(loss, floats, directions)
@@ -96,7 +96,7 @@ def has_one_gradient_under_every_transformation(case: Case) -> None:
         return found, primals, {"jvp": tangent, "linearize": linear(*directions)}
 
     expected = run(weighted, weights, *arguments)
-    found, primals, tangents = run(every_way, weights, *arguments)
+    found, primals, tangents = run(every_way, weights, directions, *arguments)
     agree(found, expected, given=arguments)
     agree(primals, losses, given=arguments)
     agree(tangents, tangents["jvp"], given=arguments)
