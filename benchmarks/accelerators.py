@@ -34,6 +34,7 @@ import numpy as np
 import optax.losses
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from side_by_side import temporary_mebibytes
 
 import jaxent
 
@@ -181,7 +182,7 @@ def seconds(found, operation, around):
 def dot_seconds(product, around):
     ((size, left),) = shapes(around[product.operands[0]].result)
     ((_, result),) = shapes(product.result)
-    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", product.text)[1]
+    (axes,) = re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", product.text)
     depth = math.prod(left[int(axis)] for axis in axes.split(",") if axis)
     return 2 * depth * math.prod(result) / (800e12 if size <= 2 else 400e12)
 
@@ -245,13 +246,13 @@ def cell(chip, loss, sizes, beside=None):
             raise
         return "does not fit", None
     cost, count = estimate(chip, program)
-    memory = program.memory_analysis().temp_size_in_bytes / 2**20
+    memory = temporary_mebibytes(program)
     words = f"{memory:.0f} MiB, {cost:.1f} {'Mcycles' if chip in TPUS else 'ms'}, {count}"
     return words if beside is None else f"{words}, **{cost / beside:.2f}x**", cost
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("chip", choices=[*TPUS, "h100"])
     parser.add_argument("sizes", nargs="*", help="N,D,V")
     arguments = parser.parse_args()

@@ -5,7 +5,7 @@ A tile of logits is one tile of rows by one block of classes. The vocabulary [V]
 positions from b * width to (b + 1) * width. All loops over blocks and tiles have static lengths.
 """
 
-# pyright: strict, reportUnknownMemberType=false
+# pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
 
 import math
 from typing import NamedTuple
