@@ -22,14 +22,14 @@ from jaxent._float.tangents import (
 # accelerator sums in trees, and whatever it can do in one pass over the logits costs one pass.
 
 
-def blocked_sum(values: jax.Array, longest: int = 2**15) -> jax.Array:
+def blocked_sum(values: jax.Array, long_from: int = 2**15) -> jax.Array:
     """The sum over the last axis; on CPUs in blocks if it is long: else roundings add up.
 
-    Rows from `longest` on are long. Blocks take up to twice the time of one sum, so rows of a
-    thousand classes are one where the bars allow it.
+    Rows of `long_from` classes or more are long. Blocks take up to twice the time of one sum, so
+    rows of a thousand classes are one block where the bars allow it.
     """
     size = values.shape[-1]
-    if isinstance(size, int) and size < longest:
+    if isinstance(size, int) and size < long_from:
         return jnp.sum(values, axis=-1)
     # On a TPU the blocks would be a copy of the array.
     return jax.lax.platform_dependent(

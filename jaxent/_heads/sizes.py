@@ -29,8 +29,8 @@ def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int
       rows. With fewer, to read the kernel and to add to its gradient takes longer than the
       products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference.
     * Elsewhere an eighth of the rows, but not more than 2048, or 384 MiB of logits and of their
-      gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100, by
-      its estimated cost, as long as a product over 1000 rows.
+      gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100, as estimated, as long
+      as a product over 1000 rows.
     * All rows if their logits take no more than the kernel's gradient and 384 MiB: then nothing is
       added up. A GPU holds the logits' gradients as well, a TPU computes them in the products.
     """
@@ -54,7 +54,7 @@ def sizes_of_tile(platform: str, rows: int) -> TileSizes:
 
     On a CPU a tile stays in its cache: 2**19 to 2**22 logits and 512 to 2048 classes take the same
     time. Elsewhere a tile takes 64 MiB, and has all rows if that leaves it 1024 classes: to pick
-    some of the rows, and to put their gradients back, costs 5% of the time of an H100.
+    some of the rows, and to put their gradients back, costs an H100 5%, as estimated.
     """
     if platform == "cpu":
         return TileSizes(1024, 2**20)

@@ -39,7 +39,7 @@ def categorical_cross_entropy(p: jax.Array, targets: jax.Array) -> jax.Array:
     # The second selection keeps XLA from rounding logarithm and product as one: the cost of a
     # target of 1 is the logarithm to the last bit.
     costs = jnp.where(targets == 0.0, 0.0, neg_log(_one_where_unused(p, targets)))
-    return blocked_sum(targets * costs, longest=2**9)
+    return blocked_sum(targets * costs, long_from=2**9)
 
 
 def _one_where_unused(p: jax.Array, targets: jax.Array) -> jax.Array:

@@ -50,6 +50,7 @@ def _subtract_product(b: jax.Array, factor: jax.Array, a: jax.Array) -> jax.Arra
 
 
 def _drop_last_bit(x: jax.Array) -> jax.Array:
+    """`x` rounded to one binary digit less than its dtype has."""
     info = jnp.finfo(x.dtype)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant - 1)
 

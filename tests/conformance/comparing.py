@@ -55,6 +55,14 @@ def equal(name: str, actual: Any, expected: Any, *, given: Any) -> None:
     np.testing.assert_array_equal(actual, expected, "\n".join([name, *_inputs(given)]))
 
 
+def no_nan(results: Mapping[str, Any]) -> None:
+    """Fails if one of the arrays of floats in any result, a tree, holds a NaN."""
+    for name, tree in results.items():
+        for number, array in enumerate(jax.tree.leaves(tree)):
+            if array.dtype.kind not in "iub":
+                assert not np.isnan(array.astype(np.float32)).any(), f"{name}, array {number}"
+
+
 def within_bar(
     name: str, batch: Batch, result: np.ndarray, truth: Any, errors: np.ndarray, bar: float
 ) -> None:

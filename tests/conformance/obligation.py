@@ -72,6 +72,12 @@ def new_table() -> tuple[list[Obligation], Callable]:
     return table, obligation
 
 
+def untried(table: Sequence[Obligation], tried: Sequence[Teeth]) -> set[tuple[str, int]]:
+    """The ways of breaking a loss that no case takes."""
+    ways = {(each.name, number) for each in table for number in range(len(each.broken_by))}
+    return ways - {(tooth.obligation.name, tooth.number) for tooth in tried}
+
+
 def teeth(cases: Sequence[Any], asked: Callable[[Any], Sequence[Obligation]]) -> list[Teeth]:
     """Broken losses: two of every case in a fast run, three in a thorough one.
 

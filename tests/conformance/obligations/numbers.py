@@ -19,7 +19,7 @@ from conformance.breaking import (
     with_another_hessian,
 )
 from conformance.case import LOGITS, Arrays, Batch, Case, with_float64
-from conformance.comparing import agree, errors_of, within_bar
+from conformance.comparing import agree, errors_of, no_nan, within_bar
 from conformance.obligation import new_table
 from conformance.programs import (
     every_result,
@@ -131,14 +131,7 @@ def makes_no_nan_on_the_way(case: Case) -> None:
     """
     batch = case.hard_batch(np.float32, 10)
     found = run_batch(case, batch, compiled=True)
-    for name, arrays in (
-        ("losses", [found.losses]),
-        ("gradients", found.gradients),
-        ("what the forward pass keeps", found.residuals),
-    ):
-        for number, array in enumerate(arrays):
-            if array.dtype.kind not in "iub":
-                assert not np.isnan(array.astype(np.float32)).any(), f"{name}, array {number}"
+    no_nan(found._asdict())
     if level.is_thorough():
         with jax.debug_nans(True):
             every_result(case, batch.arguments)

@@ -6,7 +6,6 @@ The obligations are those of losses of rows, as far as they make sense where an 
 import functools
 import gc
 import inspect
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +26,10 @@ from conformance.breaking import (
     without_second_derivatives,
 )
 from conformance.case import Arrays, Batch, Hidden, WholeCase, with_float64
-from conformance.comparing import agree, equal
+from conformance.comparing import agree, equal, no_nan
 from conformance.obligation import new_table
 from conformance.obligations import numbers
-from conformance.obligations.functions import refused
+from conformance.obligations.functions import NOT_PURE, is_pure, refused
 from conformance.obligations.transformations import MODES
 from conformance.programs import (
     gradients,
@@ -44,8 +43,6 @@ from conformance.programs import (
 
 OBLIGATIONS, obligation = new_table()
 
-_calls = itertools.count()
-
 
 def several(case: WholeCase, count: int = 3) -> Arrays:
     """Different calls, along a first axis."""
@@ -56,16 +53,7 @@ def several(case: WholeCase, count: int = 3) -> Arrays:
 # --- what kind of function it is ------------------------------------------------------------------
 
 
-@obligation(
-    after(lambda losses: losses + next(_calls)),
-    after(lambda losses: [losses, jax.debug.callback(lambda: None)][0]),
-)
-def is_pure(case: WholeCase) -> None:
-    arguments = case.inputs()
-    before_call = [a.tobytes() for a in arguments]
-    assert values(case, arguments).tobytes() == values(case, arguments).tobytes()
-    assert [a.tobytes() for a in arguments] == before_call
-    assert not jax.make_jaxpr(case.loss)(*arguments).effects
+obligation(*NOT_PURE)(is_pure)
 
 
 @obligation(
@@ -386,14 +374,7 @@ def makes_no_nan_on_the_way(case: WholeCase) -> None:
     """
     batch = case.hard_batch(np.float32)
     found = run_calls(case, batch, compiled=True)
-    for name, arrays in (
-        ("losses", [found.losses]),
-        ("gradients", found.gradients),
-        ("what the forward pass keeps", found.residuals),
-    ):
-        for number, array in enumerate(arrays):
-            if array.dtype.kind not in "iub":
-                assert not np.isnan(array.astype(np.float32)).any(), f"{name}, array {number}"
+    no_nan(found._asdict())
     if level.is_thorough():
         calls = list(zip(*batch.arguments, strict=True))
         some = np.random.default_rng(0).choice(len(calls), min(len(calls), 6), replace=False)
