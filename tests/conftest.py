@@ -1,6 +1,7 @@
 """The settings every test runs under: JAX at its strictest, so that nothing leans on leniency."""
 
 import collections
+import gc
 import importlib.metadata
 import os
 import sys
@@ -11,6 +12,9 @@ import pytest
 os.environ.setdefault("MPLBACKEND", "Agg")
 pytest.register_assert_rewrite("conformance")
 
+# Tracing makes millions of objects of which few are garbage; to look for it so often is a tenth
+# of the time of all tests.
+gc.set_threshold(200_000, 20, 100)
 # Where in the source an operation comes from is found for each; it takes a tenth of all the time.
 jax.config.update("jax_traceback_in_locations_limit", 0)
 jax.config.update("jax_include_full_tracebacks_in_locations", False)
