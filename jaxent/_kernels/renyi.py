@@ -25,7 +25,7 @@ from jaxent._float.tangents import (
     dot_tangent,
 )
 from jaxent._float.two_part import add_all, exact_products, precise_sum
-from jaxent._kernels.softmax import pivot_entry
+from jaxent._kernels.softmax import pivot_entry, subtract_mean, sum_classes
 from jaxent._kernels.tsallis import (
     deformed_log,
     has_finite_power_grad,
@@ -85,6 +85,10 @@ def _renyi_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
     """-(1 + alpha `_centered_power`) / sum(p), and 0 where p**alpha has no finite derivative."""
     exponent = alpha - 1.0
     stats = _entropy_stats(p, alpha)
+    if exponent >= 1.0:
+        # The same, without the difference of 1 and alpha / (alpha - 1).
+        relative_power = power(stats.over_top, exponent) / stats.mean_power
+        return (1.0 - alpha * relative_power) / exponent / stats.total
     centered = _centered_power(stats, exponent)
     if exponent > 0.0:
         centered = jnp.where(is_zero(p), -1.0 / exponent, centered)
@@ -113,9 +117,32 @@ def _renyi_entropy_grad_jvp(alpha: float, primals: Arrays, tangents: Arrays) -> 
     total_dot = jnp.sum(p_dot, axis=-1, keepdims=True)
     relative_power = jnp.where(is_zero(p), 0.0, power(stats.over_top, exponent) / stats.mean_power)
     power_grad = power(stats.over_top, exponent - 1.0) / stats.mean_power / stats.top
+    if exponent >= 1.0:
+        power_dot = _large_power_jvp(p, p_dot, stats, relative_power, exponent)
+        power_dot = jnp.where(p * relative_power > 0.0, power_dot, power_grad * p_dot)
+        grad_dot = alpha * power_dot + total_dot / stats.total / exponent
+        return grad, -grad_dot / stats.total
     power_dot = clip_to_finite(power_grad) * p_dot + relative_power * value_dot
     grad_dot = -(grad * total_dot + alpha * power_dot) / stats.total
     return grad, jnp.where(has_finite_power_grad(p, alpha), grad_dot, 0.0)
+
+
+def _large_power_jvp(
+    p: jax.Array,
+    p_dot: jax.Array,
+    stats: _EntropyStats,
+    relative_power: jax.Array,
+    exponent: float,
+) -> jax.Array:
+    """The tangent of p**e / mean(p**e) over e, less a term of the total, where it is positive.
+
+    With the weights w = p**alpha over their sum it is that power times d log(p), less its mean
+    under w, less 1 / e of that mean. The power of a class that has nearly all of w does not change.
+    """
+    weights = p * relative_power / stats.total
+    log_dot = jnp.where(weights > 0.0, p_dot / jnp.where(weights > 0.0, p, 1.0), 0.0)
+    of_mean = sum_classes(weights * log_dot) / exponent
+    return relative_power * (subtract_mean(weights, log_dot) - of_mean)
 
 
 # Divergence.

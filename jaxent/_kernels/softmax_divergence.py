@@ -276,33 +276,35 @@ def _softmax_jensen_shannon_jvp(
     a_dot, b_dot = tangents
     value, value_dot = softmax_jensen_shannon(a, b, beta, axis_name), 0.0
     if not isinstance(a_dot, SymbolicZero):
-        grad = _softmax_jensen_shannon_grad_a(a, b, beta, axis_name)
+        grad = _softmax_jensen_shannon_grad_a(a, b, (beta, 1.0 - beta), axis_name)
         value_dot += dot_tangent(grad, a_dot, axis_name)
     if not isinstance(b_dot, SymbolicZero):
-        grad = _softmax_jensen_shannon_grad_a(b, a, 1.0 - beta, axis_name)
+        grad = _softmax_jensen_shannon_grad_a(b, a, (1.0 - beta, beta), axis_name)
         value_dot += dot_tangent(grad, b_dot, axis_name)
     return value, broadcast_tangent(value_dot, value)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _softmax_jensen_shannon_grad_a(
-    a: jax.Array, b: jax.Array, beta: float, axis_name: AxisName
+    a: jax.Array, b: jax.Array, betas: tuple[float, float], axis_name: AxisName
 ) -> jax.Array:
-    """The product beta softmax_jvp(p, log(p / m)).
+    """The product beta softmax_jvp(p, log(p / m)), for the weights of p and of q.
 
-    Without enough overlap log(p / m) is nearly -log(beta) wherever p is. A constant changes nothing
+    Both weights are given, since 1 - (1 - beta) is 0 for a small one. Without enough overlap log(p / m) is nearly -log(beta) wherever p is. A constant changes nothing
     in `softmax_jvp`, so that log(beta p / m), which is nearly 0, takes its place.
     """
     p, _, eighth, overlap = _compare(a, b, axis_name)
     log_ratio = multiply_clipped(8.0, eighth)
-    odds, far = (1.0 - beta) / beta, 40.0
+    (beta, rest), far = betas, 40.0
+    # Odds beyond float32 would be infinite; from here on they only add a constant.
+    odds = min(rest / beta, 2.0**100)
     log_mixture_over_beta_p = jnp.where(
         log_ratio > -far,
         jnp.log1p(odds * jnp.exp(-jnp.maximum(log_ratio, -far))),
         math.log(odds) - log_ratio,
     )
     is_enough = (overlap > _ENOUGH_OVERLAP)[..., None]
-    log_mixture_over_p = log_mixture(-log_ratio, 1.0 - beta)
+    log_mixture_over_p = log_mixture(-log_ratio, rest)
     weights = jnp.where(is_enough, -log_mixture_over_p, -log_mixture_over_beta_p)
     grad = beta * softmax_jvp(p, jnp.where(_is_impossible(a), 0.0, weights), axis_name)
     return grad * nan_where_impossible(axis_name, a, b)[..., None]
@@ -310,14 +312,14 @@ def _softmax_jensen_shannon_grad_a(
 
 @functools.partial(_softmax_jensen_shannon_grad_a.defjvp, symbolic_zeros=True)
 def _softmax_jensen_shannon_grad_a_jvp(
-    beta: float, axis_name: AxisName, primals: Arrays, tangents: Tangents
+    betas: tuple[float, float], axis_name: AxisName, primals: Arrays, tangents: Tangents
 ) -> Dual:
     a, b = primals
     a_dot, b_dot = tangents
-    p, q = softmax(a, axis_name), softmax(b, axis_name)
-    grad, grad_dot = _softmax_jensen_shannon_grad_a(a, b, beta, axis_name), 0.0
-    mixture = beta * p + (1.0 - beta) * q
-    product = beta * p * ((1.0 - beta) * q / jnp.where(mixture > 0.0, mixture, 1.0))
+    (beta, rest), p, q = betas, softmax(a, axis_name), softmax(b, axis_name)
+    grad, grad_dot = _softmax_jensen_shannon_grad_a(a, b, betas, axis_name), 0.0
+    mixture = beta * p + rest * q
+    product = beta * p * (rest * q / jnp.where(mixture > 0.0, mixture, 1.0))
     if not isinstance(a_dot, SymbolicZero):
         grad_dot += subtract_total(p, product * subtract_mean(p, a_dot, axis_name), axis_name)
         grad_dot += softmax_second_jvp(p, grad, a_dot, axis_name)

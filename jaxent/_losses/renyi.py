@@ -90,7 +90,8 @@ def renyi_divergence(
 
     Order 0 is minus the logarithm of the probability under b that a is positive, order 1 the
     Kullback-Leibler divergence, infinity the largest log-ratio. If the totals are about equal, it
-    keeps its relative accuracy however near the two are.
+    keeps its relative accuracy however near the two are. From orders of 10 on, gradients between
+    unlike distributions are right to the order times 5e-7 of their largest entry.
 
     Args:
         probs_a: Non-negative numbers, `[..., V]`, floating point; a total of 0 or infinity: NaN.

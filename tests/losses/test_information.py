@@ -293,6 +293,34 @@ def test_extreme_orders_do_not_overflow():
                 assert np.isfinite(slope).all()
 
 
+@pytest.mark.parametrize("alpha", [2.0, 30.0, 250.0, 1e4])
+def test_large_orders_of_entropy_have_exact_derivatives(alpha):
+    """The power of a class with nearly all of the sum cancels in every derivative."""
+    p = np.array([[0.5, 0.3, 0.2]], np.float32)
+    entropy = functools.partial(jaxent.renyi_entropy, alpha=alpha)
+    truth = oracle.batch(information.renyi_entropy, p, alpha=alpha)
+    (slope,) = slopes(entropy, p)
+    assert oracle.ulps(slope, truth.gradients[0], np.float32).max() <= 16
+    bend = np.asarray(jax.jit(jax.hessian(entropy))(p[0]))
+    expected = oracle.hessian(information.renyi_entropy, p, alpha=alpha)
+    assert oracle.ulps(bend.ravel(), expected.ravel(), np.float32).max() <= 16
+
+
+@pytest.mark.parametrize("alpha", [10.0, 50.0, 200.0])
+def test_derivatives_of_large_orders_between_unlike_distributions(alpha):
+    """As far as docs/numerics.md promises."""
+    a, b = np.array([0.9, 0.1, 1e-5], np.float32), np.array([1e-4, 0.1, 0.9], np.float32)
+    divergence = functools.partial(jaxent.renyi_divergence, alpha=alpha)
+    truth = oracle.batch(information.renyi_divergence, a[None], b[None], alpha=alpha)
+    for slope, expected in zip(slopes(divergence, a, b), truth.gradients, strict=True):
+        expected = np.asarray(expected, np.float64).ravel()
+        assert np.abs(slope - expected).max() <= alpha * 5e-7 * np.abs(expected).max()
+    bend = np.asarray(jax.jit(jax.hessian(divergence))(a, b)).ravel()
+    expected = oracle.hessian(information.renyi_divergence, a[None], b[None], alpha=alpha)
+    expected = np.asarray(expected, np.float64).ravel()
+    assert np.abs(bend - expected).max() <= alpha**2 * 5e-7 * np.abs(expected).max()
+
+
 def test_limits_have_gradients():
     a, b = jnp.array([0.5, 0.25, 0.25, 0.0]), jnp.array([0.25, 0.25, 0.25, 0.25])
     of_a, of_b = slopes(functools.partial(jaxent.renyi_divergence, alpha=math.inf), a, b)

@@ -327,6 +327,27 @@ def test_priors_may_lie_along_any_axis_and_differ_by_example():
     np.testing.assert_array_equal(result[1], jaxent.logit_adjustment(LOGITS[1], each[1]))
 
 
+def test_small_priors_have_gradients_and_their_logarithms_hessians():
+    """The border of what docs/numerics.md says about second derivatives in priors."""
+    logits, priors = jnp.array([0.3, 0.1, -0.2]), jnp.array([0.5, 0.5, 1e-8])
+    cross_entropy = jaxent.softmax_cross_entropy_with_integer_labels
+
+    def loss(priors):
+        return cross_entropy(jaxent.logit_adjustment(logits, priors), 0)
+
+    def loss_of_logarithms(log_priors):
+        return cross_entropy(logits + log_priors, 0)
+
+    terms = np.exp(np.asarray(logits, np.float64))
+    total = (terms * np.asarray(priors, np.float64)).sum()
+    np.testing.assert_allclose(jax.grad(loss)(priors)[2], terms[2] / total, rtol=2e-6)
+    probability = terms[2] * 1e-8 / total
+    bend = jax.hessian(loss_of_logarithms)(jnp.log(priors))[2, 2]
+    np.testing.assert_allclose(bend, probability * (1 - probability), rtol=2e-6)
+    # In the priors themselves nothing is left of -(terms / total)**2 here.
+    assert jax.hessian(loss)(priors)[2, 2] < -2.0
+
+
 def test_counts_do_for_priors():
     counts = np.array([70, 20, 9, 1])
     loss = jaxent.softmax_cross_entropy_with_integer_labels

@@ -141,6 +141,17 @@ def test_mixed_derivatives_with_unequal_shares(outer):
     np.testing.assert_allclose(mixed, expected, atol=1e-6)
 
 
+def test_a_weight_may_be_tiny():
+    """1 - (1 - 1e-20) is 0, and its logarithm was asked for."""
+    a, b = np.array([[1.0, -2.0, 0.5]], np.float32), np.array([[-1.0, 2.0, 0.3]], np.float32)
+    truth = oracle.batch(logit_divergence.softmax_jensen_shannon, a, b, beta=1e-20)
+    loss = functools.partial(JENSEN_SHANNON, beta=1e-20)
+    value, slopes = jax.value_and_grad(lambda a, b: jnp.sum(loss(a, b)), (0, 1))(a, b)
+    assert oracle.ulps(value, truth.value[0], np.float32).max() <= 4
+    for slope, expected in zip(slopes, truth.gradients, strict=True):
+        assert oracle.ulps(slope, expected, np.float32).max() <= 8
+
+
 @pytest.mark.parametrize("beta", [0, 1, -0.1, 1.1, math.nan, jnp.array(0.5)])
 def test_shares_are_numbers_between_0_and_1(beta):
     with pytest.raises(AssertionError, match=r"softmax_jensen_shannon: `beta` must be a number"):

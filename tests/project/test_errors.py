@@ -103,6 +103,12 @@ SILENTLY_WRONG = {
     "a mask of integers": lambda: cross_entropy(LOGITS, LABELS, where=jnp.ones(4, jnp.int32)),
     "targets for other classes": lambda: jaxent.softmax_cross_entropy(LOGITS, jnp.ones((4, 1))),
     "complex predictions": lambda: jaxent.squared_error(jnp.zeros(4, jnp.complex64)),
+    "a kernel whose gradient underflows": lambda: jaxent.linear_softmax_cross_entropy(
+        HIDDEN, KERNEL.astype(jnp.float8_e4m3fn), LABELS
+    ),
+    "logits whose gradient underflows": lambda: cross_entropy(
+        LOGITS.astype(jnp.float8_e5m2), LABELS
+    ),
     "a chunk of less than nothing": lambda: jaxent.linear_softmax_cross_entropy(
         HIDDEN, KERNEL, LABELS, chunk_size=-1
     ),
