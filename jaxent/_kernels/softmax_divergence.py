@@ -290,8 +290,9 @@ def _softmax_jensen_shannon_grad_a(
 ) -> jax.Array:
     """The product beta softmax_jvp(p, log(p / m)), for the weights of p and of q.
 
-    Both weights are given, since 1 - (1 - beta) is 0 for a small one. Without enough overlap log(p / m) is nearly -log(beta) wherever p is. A constant changes nothing
-    in `softmax_jvp`, so that log(beta p / m), which is nearly 0, takes its place.
+    Both weights are given, since 1 - (1 - beta) is 0 for a small one. Without enough overlap
+    log(p / m) is nearly -log(beta) wherever p is. A constant changes nothing in `softmax_jvp`, so
+    that log(beta p / m), which is nearly 0, takes its place.
     """
     p, _, eighth, overlap = _compare(a, b, axis_name)
     log_ratio = multiply_clipped(8.0, eighth)

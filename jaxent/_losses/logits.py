@@ -88,8 +88,8 @@ def logit_adjustment(
 
     Give the result to a softmax loss and predict with the plain logits. With a negative
     :math:`\tau` it corrects, instead, the predictions of a model that was trained without it.
-    Second derivatives of a loss in a prior that is far below the others lose digits: differentiate in
-    :math:`\log \pi`, added to the logits, where they are needed.
+    Second derivatives of a loss in a prior that is far below the others lose digits: where they are
+    needed, differentiate in :math:`\log \pi`, added to the logits.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.

@@ -171,7 +171,7 @@ def orpo_loss(
     .. math:: \ell = -\log p_w + \lambda \log \Big( 1 + \frac{p_l (1 - p_w)}{p_w (1 - p_l)} \Big)
 
     Means are over the tokens of an answer. Without the first term: `simpo_loss`. A rejected answer
-    that is certain costs `+inf`, with an infinite gradient; second derivatives there are not defined.
+    that is certain costs `+inf`, with an infinite gradient and no second derivatives.
 
     Args:
         chosen_log_probs: Mean log-probabilities :math:`\log p_w \le 0` of chosen answers, in nats.

@@ -85,8 +85,8 @@ def softmax_jensen_shannon(
         logits_b: Those of the other distribution, of the rank of `logits_a`, or a float (uniform).
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits_a`).
-        beta: The weight of p in the mixture, a Python number strictly between 0 and 1; from 1e-20 on
-            exact.
+        beta: The weight of p in the mixture, a Python number strictly between 0 and 1. Exact from
+            1e-20 on.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
