@@ -57,7 +57,8 @@ def expected_calibration_error(
     return _calibration_error(given.array, given.labels, given.where, given.axes, int(num_bins))
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "num_bins"), inline=True)
+# Not inlined: the loop in its transpose would be compiled anew at every gradient without `jax.jit`.
+@functools.partial(jax.jit, static_argnames=("axes", "num_bins"))
 def _calibration_error(
     probs: jax.Array,
     labels: jax.Array,

@@ -201,7 +201,8 @@ def _ctc(given: _Sequences) -> jax.Array:
     return _masks.zero_where_masked(losses, given.where)
 
 
-@functools.partial(jax.jit, inline=True)
+# Not inlined: the loop in its transpose would be compiled anew at every gradient without `jax.jit`.
+@jax.jit
 def _ctc_with_forward(given: _Sequences) -> tuple[jax.Array, jax.Array, jax.Array]:
     *arguments, valid = _kernel_arguments(given)
     losses, blank, label = ctc.ctc_with_forward(*arguments)

@@ -10,6 +10,9 @@ from jax.typing import ArrayLike
 from jaxent import _checks
 from jaxent._float import dtypes, sums
 
+# Without `jax.jit` its rule would run operation by operation, which takes time and memory.
+_expectation = jax.jit(sums.expectation, inline=True)
+
 
 @_checks.public
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., jax.Array]:
@@ -74,6 +77,6 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
             return result.astype(dtype)
 
         x, t = jnp.broadcast_arrays(x, t)
-        return jnp.vectorize(maximum, signature="(n)->()")(x) - sums.expectation(t, x)
+        return jnp.vectorize(maximum, signature="(n)->()")(x) - _expectation(t, x)
 
     return fenchel_young_loss

@@ -79,6 +79,7 @@ def mean(
     return divide(*_sum_and_weight(losses, where, weights))
 
 
+@functools.partial(jax.jit, inline=True)
 def divide(total: jax.Array, weight: jax.Array) -> jax.Array:
     """`total / weight`, and 0 without gradient for 0 / 0."""
     is_empty = (weight == 0.0) & (total == 0.0)
