@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from jaxent._float.sums import blocked_sum, safe_reciprocal
+from jaxent._float.sums import blocked_sum, wait_on_cpu
 from jaxent._float.tangents import Arrays, Dual, Pair, Tangents, broadcast_tangent, dot_tangent
 from jaxent._kernels.softmax import (
-    log_sum_over_top,
+    MaxAndOthers,
+    inverse_sum,
+    is_below,
     max_and_log_sum_over_max,
-    max_and_shift,
+    max_and_others,
     softmax,
     softmax_jvp,
     subtract_mean,
     subtract_total,
     sum_classes,
 )
-from jaxent._parallel import AxisName, pmax, psum
+from jaxent._parallel import AxisName, psum
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -27,68 +29,26 @@ def soft_cross_entropy(x: jax.Array, targets: jax.Array, axis_name: AxisName = N
 
     A target of 0 on a logit of -inf counts 0; a negative target makes the row NaN.
 
-    A class with more than half of the target's mass is called heavy, and its term is left out of
-    the sum of exponentials. If it has the largest logit, the rest of the sum decides the loss. If
-    another class has, or none is heavy, the distances to the maximum are at least half of the loss.
-
-    Selections are written as bounds, and no two sums share an intermediate result or a constant:
-    such code XLA for CPUs fuses into the sums, where it would else write buffers [..., V].
+    It is the sum of targets times distances to the largest logit, and the target's mass times the
+    log-normaliser over the largest logit. Neither is negative, so nothing cancels.
     """
-    top, shift = max_and_shift(x, axis_name)
+    return _loss_and_sums(x, targets, axis_name)[0]
+
+
+def _loss_and_sums(
+    x: jax.Array, targets: jax.Array, axis_name: AxisName
+) -> tuple[jax.Array, MaxAndOthers, jax.Array]:
+    """The loss, the statistics of the logits, and the mass of the targets, [...]."""
+    stats = max_and_others(x, axis_name)
     mass = psum(blocked_sum(targets), axis_name)
-    half, steepness = _half_mass(jax.lax.stop_gradient(mass))
-    drop_heavy = (half[..., None] - jax.lax.stop_gradient(targets)) * steepness[..., None] + 2.0**10
-    others = psum(blocked_sum(jnp.exp(jnp.minimum(x - shift[..., None], drop_heavy))), axis_name)
-    return _loss_from_others(x, targets, axis_name, top, shift, mass, half, steepness, others)[0]
-
-
-def _half_mass(mass: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Half of the target's mass, and the factor that makes a bound for exponents of t - half.
-
-    The bound of `soft_cross_entropy` exceeds every x - shift where t <= half, and is far below all
-    that count where t > half, if only by a rounding. Where the mass is so small (3e-27 in float32)
-    that the factor would overflow, no class is heavy: half is given as 1, which no target exceeds.
-    """
-    info = jnp.finfo(mass.dtype)
-    counts = ~(mass < 2.0 ** (info.nmant + 17 - info.maxexp))
-    half = jnp.where(counts, 0.5 * mass, 1.0)
-    return half, 2.0 ** (info.nmant + 15) / half
-
-
-def _loss_from_others(
-    x: jax.Array,
-    targets: jax.Array,
-    axis_name: AxisName,
-    top: jax.Array,
-    shift: jax.Array,
-    mass: jax.Array,
-    half: jax.Array,
-    steepness: jax.Array,
-    others: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The loss from the sum of exp(x - shift) over all classes but the heavy one.
-
-    Returns:
-        [...] losses, and exp(x - shift) of the heavy class, 0 where there is none.
-    """
-    # The barrier follows the sum over the others: else both would share their operands after all.
-    half, steepness, shift_again, _ = jax.lax.optimization_barrier(
-        (half, steepness, shift, jax.lax.stop_gradient(others))
-    )
-    keep_heavy = (jax.lax.stop_gradient(targets) - half[..., None]) * steepness[..., None] - 2.0**11
-    heavy_logit = jnp.max(jnp.minimum(x - shift_again[..., None], keep_heavy), axis=-1)
-    # On a device without the heavy class the exponential is 0.
-    heavy_term, top_term = psum(jnp.exp(heavy_logit), axis_name), jnp.exp(top - shift)
-    is_top = pmax(heavy_logit, axis_name) == top - shift
-    excess = log_sum_over_top(others, heavy_term, top_term, is_top)
-
     # The limit is finite, inf or NaN where the target is 0, positive or negative: so 0 * inf cannot
-    # arise, and a negative target makes NaN. Distances are halved: they may overflow.
+    # arise, and a negative target makes NaN. It is arithmetic, which CPUs fuse into sums. Distances
+    # are halved: they may overflow.
     huge = 2.0 ** (jnp.finfo(x.dtype).maxexp - 1)
-    limit = jnp.sqrt(jax.lax.stop_gradient(targets) * huge) * huge + float(jnp.finfo(x.dtype).max)
-    half_top = 0.5 * top
-    distance = jnp.sum(targets * jnp.minimum(half_top[..., None] - 0.5 * x, limit), axis=-1)
-    return 2.0 * psum(distance, axis_name) + mass * excess, heavy_term
+    limit = jnp.sqrt(targets * huge) * huge + float(jnp.finfo(x.dtype).max)
+    half_distance = jnp.minimum((0.5 * stats.top)[..., None] - 0.5 * x, limit)
+    distance = psum(blocked_sum(targets * half_distance), axis_name)
+    return 2.0 * distance + mass * jnp.log1p(stats.others), stats, mass
 
 
 @functools.partial(soft_cross_entropy.defjvp, symbolic_zeros=True)
@@ -106,32 +66,16 @@ def _soft_cross_entropy_jvp(axis_name: AxisName, primals: Arrays, tangents: Tang
 def _loss_and_grad_x(
     x: jax.Array, targets: jax.Array, axis_name: AxisName
 ) -> tuple[jax.Array, jax.Array]:
-    """`soft_cross_entropy` [...] and its gradient in x [..., V], from one set of exponentials."""
-    top, shift = max_and_shift(x, axis_name)
-    mass = psum(blocked_sum(targets), axis_name)
-    half, steepness = _half_mass(mass)
-    # What elementwise operations and sums share would be written to a buffer [..., V].
-    half, half_again, steepness, zero = jax.lax.optimization_barrier(
-        (half, half, steepness, jnp.zeros_like(mass))
-    )
-    is_heavy = targets > half[..., None]
-    terms = jnp.where(is_heavy, zero[..., None], jnp.exp(x - shift[..., None]))
-    others = psum(blocked_sum(terms), axis_name)
-    loss, heavy_term = _loss_from_others(
-        x, targets, axis_name, top, shift, mass, half_again, steepness, others
-    )
-    # A bound that drops the heavy target; it exceeds a target near half of any mass.
-    drop_heavy = (half_again[..., None] - targets) * 2.0 ** (jnp.finfo(x.dtype).nmant + 15)
-    drop_heavy += 2.0 * half_again[..., None]
-    light_mass = psum(blocked_sum(jnp.maximum(jnp.minimum(targets, drop_heavy), 0.0)), axis_name)
-
-    scale = safe_reciprocal(others + heavy_term)
-    grad = jnp.where(
-        is_heavy,
-        (light_mass * (heavy_term * scale))[..., None] - targets * (others * scale)[..., None],
-        mass[..., None] * (terms * scale[..., None]) - targets,
-    )
-    grad = jnp.where(x == -jnp.inf, zero[..., None], grad)
+    """`soft_cross_entropy` [...] and its gradient in x [..., V]."""
+    loss, stats, mass = _loss_and_sums(x, targets, axis_name)
+    rest = psum(blocked_sum(targets * is_below(x, stats.top, loss)), axis_name)
+    top, shift, scale = wait_on_cpu(rest, stats.top, stats.shift, inverse_sum(stats))
+    grad = (mass * scale)[..., None] * jnp.exp(x - shift[..., None]) - targets
+    # At the largest logit what both terms have in common is left out.
+    z = 1.0 + stats.others
+    at_top = (rest / z)[..., None] - targets * (stats.others / z)[..., None]
+    is_alone = (x == top[..., None]) & (stats.ties == 1.0)[..., None]
+    grad = jnp.where(x == -jnp.inf, 0.0, jnp.where(is_alone, at_top, grad))
     return loss, jnp.where(jnp.isnan(loss)[..., None], jnp.nan, grad)
 
 

@@ -178,11 +178,25 @@ class MaxAndOthers(NamedTuple):
 def max_and_others(x: jax.Array, axis_name: AxisName = None) -> MaxAndOthers:
     """The statistics of a softmax whose largest term is left out: so none of them cancels."""
     top, shift = max_and_shift(x, axis_name)
+    top += _change_of_max(x, top, axis_name)
     terms = jnp.exp(x - shift[..., None])
     below = psum(blocked_sum(terms * is_below(x, top, top)), axis_name) / jnp.exp(top - shift)
     ties = x.shape[-1] - jnp.sum(is_below(x, top, below), axis=-1)
     ties = psum(ties, axis_name)
     return MaxAndOthers(top, shift, ties, below + jnp.maximum(ties - 1.0, 0.0))
+
+
+def _change_of_max(x: jax.Array, top: jax.Array, axis_name: AxisName) -> jax.Array:
+    """0, with the derivative of the maximum.
+
+    JAX before 0.11 drops the derivative rules of the kernels where a scan is part of another rule,
+    as in a head's second derivatives. Then what is made of the maximum must be right as it stands.
+    """
+    largest = jnp.max(x, axis=-1)
+    constant = jax.lax.stop_gradient(largest)
+    has_top = (constant == top) & (jnp.abs(constant) < jnp.inf)
+    change = jnp.where(has_top, largest - constant, 0.0)
+    return psum(change, axis_name) / jnp.maximum(psum(has_top.astype(x.dtype), axis_name), 1.0)
 
 
 def inverse_sum(stats: MaxAndOthers) -> jax.Array:

@@ -28,7 +28,8 @@ from jaxent._kernels.sigmoid import absolute
 from jaxent._kernels.softmax import (
     fold_into_pivot,
     max_and_log_sum_over_max,
-    nan_where_impossible,
+    max_and_others,
+    nan_where_empty,
     pivot_entry,
     softmax,
     softmax_jvp,
@@ -48,29 +49,82 @@ class _Comparison(NamedTuple):
     p: jax.Array  # [..., V], softmax(a)
     q: jax.Array  # [..., V], softmax(b)
     eighth: jax.Array  # [..., V], log(p / q) / 8; 0 where both are 0
-    overlap: jax.Array  # [...], sum(2 p q / (p + q)): 1 if p = q, 0 if no class has both
+    one_or_nan_p: jax.Array  # [...], 1, or NaN where a has no possible class
+    one_or_nan_q: jax.Array  # [...], the same of b
+
+
+class _Rows(NamedTuple):
+    """What the comparison of two rows of logits needs to know of them, [...] each."""
+
+    top_a: jax.Array
+    top_b: jax.Array
+    shift_a: jax.Array
+    shift_b: jax.Array
+    total_a: jax.Array  # the sum of exp(a - shift_a), or 1 before it is known
+    total_b: jax.Array
+    log_ratio: jax.Array  # log(total_a / total_b), less the distances of tops and shifts
+    error: jax.Array  # of that
 
 
 def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName) -> _Comparison:
     """log(p / q): exact differences of logits, less the ratio of normalisers, less its error."""
-    p, q = softmax(a, axis_name), softmax(b, axis_name)
-    max_a, log_sum_a = max_and_log_sum_over_max(a, axis_name)
-    max_b, log_sum_b = max_and_log_sum_over_max(b, axis_name)
+    of_a, of_b = max_and_others(a, axis_name), max_and_others(b, axis_name)
+    total_a, total_b = 1.0 + of_a.others, 1.0 + of_b.others  # over their largest terms
+    zero = jnp.zeros_like(total_a)
+    rows = _Rows(
+        top_a=of_a.top,
+        top_b=of_b.top,
+        shift_a=of_a.shift,
+        shift_b=of_b.shift,
+        total_a=jnp.exp(of_a.top - of_a.shift),
+        total_b=jnp.exp(of_b.top - of_b.shift),
+        log_ratio=zero,
+        error=zero,
+    )
+    terms_a, terms_b, eighth = _compare_classes(a, b, rows)
+    # Near 1 the logarithm of the ratio comes from (A - B) / (A + B), and that difference from the
+    # differences of the classes.
+    surplus = (terms_a + terms_b) * tanh_half(multiply_clipped(8.0, eighth))
+    ratio = psum(blocked_sum(surplus), axis_name) / (total_a + total_b)
+    is_near = absolute(ratio) < 0.5
+    near = jnp.where(is_near, ratio, 0.0)
+    log_ratio = jnp.where(
+        is_near, log1p(near) - log1p(-near), jnp.log1p(of_a.others) - jnp.log1p(of_b.others)
+    )
+    rows = rows._replace(
+        total_a=rows.total_a * total_a, total_b=rows.total_b * total_b, log_ratio=log_ratio
+    )
+    # Both totals are 1, so what is left of sum(p - q) is the error; exactly where p and q agree.
+    p, q, eighth = _compare_classes(a, b, rows)
+    surplus = (p + q) * tanh_half(multiply_clipped(8.0, eighth))
+    rows = rows._replace(error=psum(blocked_sum(surplus), axis_name))
+    p, q, eighth = _compare_classes(a, b, rows)
+    return _Comparison(p, q, eighth, nan_where_empty(of_a), nan_where_empty(of_b))
+
+
+def _compare_classes(
+    a: jax.Array, b: jax.Array, rows: _Rows
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The terms of both rows over their totals, and an eighth of the logarithm of their ratio.
+
+    The barrier makes what follows another computation than that of an earlier call: XLA would keep
+    what both need in buffers [..., V].
+    """
+    rows = _Rows(*jax.lax.optimization_barrier(tuple(rows)))
     is_zero_p, is_zero_q = _is_impossible(a), _is_impossible(b)
     has_zero = is_zero_p | is_zero_q
     difference, error = _eighth_of_difference(
-        jnp.where(has_zero, max_a[..., None], a),
-        jnp.where(has_zero, max_b[..., None], b),
-        max_a,
-        max_b,
+        jnp.where(has_zero, rows.top_a[..., None], a),
+        jnp.where(has_zero, rows.top_b[..., None], b),
+        rows.top_a,
+        rows.top_b,
     )
     at_zero = 0.125 * exp_limit(a.dtype) * (is_zero_q.astype(a.dtype) - is_zero_p.astype(a.dtype))
-    eighth = jnp.where(has_zero, at_zero, difference + error)
-    log_sum_ratio = _log_sum_ratio(p, q, log_sum_a, log_sum_b, eighth, axis_name)
-    eighth = (difference - 0.125 * log_sum_ratio[..., None]) + error
-    step, overlap = _newton_step(p, q, jnp.where(has_zero, at_zero, eighth), axis_name)
-    eighth = jnp.where(has_zero, at_zero, eighth - 0.125 * step[..., None])
-    return _Comparison(p, q, eighth, overlap)
+    eighth = (difference - 0.125 * rows.log_ratio[..., None]) + error
+    eighth = jnp.where(has_zero, at_zero, eighth - 0.125 * rows.error[..., None])
+    terms_a = jnp.exp(a - rows.shift_a[..., None]) * (1.0 / rows.total_a)[..., None]
+    terms_b = jnp.exp(b - rows.shift_b[..., None]) * (1.0 / rows.total_b)[..., None]
+    return terms_a, terms_b, eighth
 
 
 def _is_impossible(x: jax.Array) -> jax.Array:
@@ -90,47 +144,6 @@ def _eighth_of_difference(
     return result, last_error + (error - pivot_error[..., None])
 
 
-def _log_sum_ratio(
-    p: jax.Array,
-    q: jax.Array,
-    log_sum_a: jax.Array,
-    log_sum_b: jax.Array,
-    eighth: jax.Array,
-    axis_name: AxisName,
-) -> jax.Array:
-    """log_sum_a - log_sum_b, of logarithms of two normalisers over their largest terms, [...].
-
-    Near 0 it comes from (A - B) / (A + B), for the normalisers A and B. That is a mean over the
-    classes of tanh(r / 2), with r the log-ratio of their terms, of which an eighth is given.
-    """
-    total_a, total_b = jnp.exp(log_sum_a), jnp.exp(log_sum_b)
-    weight_a, weight_b = (total / (total_a + total_b) for total in (total_a, total_b))
-    weights = weight_a[..., None] * p + weight_b[..., None] * q
-    terms = weights * tanh_half(multiply_clipped(8.0, eighth))
-    ratio = psum(blocked_sum(terms), axis_name)
-    is_near = absolute(ratio) < 0.5
-    near = jnp.where(is_near, ratio, 0.0)
-    return jnp.where(is_near, log1p(near) - log1p(-near), log_sum_a - log_sum_b)
-
-
-def _newton_step(
-    p: jax.Array, q: jax.Array, eighth: jax.Array, axis_name: AxisName
-) -> tuple[jax.Array, jax.Array]:
-    """The common error of all log(p / q), from the totals of p and q, and their overlap.
-
-    It is one step of Newton's method towards equal totals. Without enough overlap it is 0: the
-    divergence is large then and needs none.
-    """
-    ratio = tanh_half(multiply_clipped(8.0, eighth))
-    surplus = psum(blocked_sum((p + q) * ratio), axis_name)
-    overlap = psum(blocked_sum(0.5 * (p + q) * (1.0 - ratio * ratio)), axis_name)
-    is_enough = overlap > _ENOUGH_OVERLAP
-    return jnp.where(is_enough, surplus / jnp.where(is_enough, overlap, 1.0), 0.0), overlap
-
-
-_ENOUGH_OVERLAP = 0.25
-
-
 def _softmax_jvp(p: jax.Array, x_dot: Tangent, axis_name: AxisName) -> jax.Array | float:
     """`softmax_jvp`, or 0 for an argument that is not differentiated."""
     return 0.0 if isinstance(x_dot, SymbolicZero) else softmax_jvp(p, x_dot, axis_name)
@@ -147,11 +160,10 @@ def softmax_kl_divergence(
 
     inf where a class that the target has is impossible; NaN for a target without possible classes.
     """
-    p, q, eighth, _ = _compare(x, target_x, axis_name)
-    value = psum(blocked_sum(kl_terms(p, q, eighth)), axis_name)
-    is_infinite = any_over(jnp.any(_is_target_only(x, target_x), axis=-1), axis_name)
-    value += jnp.where(is_infinite, jnp.inf, 0.0)
-    return value * nan_where_impossible(axis_name, target_x)
+    pair = _compare(x, target_x, axis_name)
+    terms = kl_terms(pair.p, pair.q, pair.eighth)
+    terms = jnp.where(_is_target_only(x, target_x), jnp.inf, terms)
+    return psum(blocked_sum(terms), axis_name) * pair.one_or_nan_q
 
 
 def _is_target_only(x: jax.Array, target_x: jax.Array) -> jax.Array:
@@ -164,7 +176,7 @@ def _softmax_kl_divergence_jvp(axis_name: AxisName, primals: Arrays, tangents: T
     x, target_x = primals
     x_dot, target_x_dot = tangents
     value, value_dot = softmax_kl_divergence(x, target_x, axis_name), 0.0
-    one_or_nan = nan_where_impossible(axis_name, target_x)[..., None]
+    one_or_nan = nan_where_empty(max_and_others(target_x, axis_name))[..., None]
     if not isinstance(x_dot, SymbolicZero):
         grad = _softmax_difference(x, target_x, axis_name)
         grad = jnp.where(_is_impossible(x), 0.0, grad) * one_or_nan
@@ -179,9 +191,8 @@ def _softmax_kl_divergence_jvp(axis_name: AxisName, primals: Arrays, tangents: T
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _softmax_difference(a: jax.Array, b: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """softmax(a) - softmax(b), accurate if the two nearly agree, and if both are nearly certain."""
-    p, q, eighth, _ = _compare(a, b, axis_name)
-    difference = (p + q) * tanh_half(multiply_clipped(8.0, eighth))
-    return fold_into_pivot(difference, (p > 0.5) & (q > 0.5), axis_name)
+    pair = _compare(a, b, axis_name)
+    return (pair.p + pair.q) * tanh_half(multiply_clipped(8.0, pair.eighth))
 
 
 @functools.partial(_softmax_difference.defjvp, symbolic_zeros=True)
@@ -257,15 +268,15 @@ def softmax_jensen_shannon(
 
     p is softmax(a) and q is softmax(b). NaN where one of the two has no possible class.
     """
-    p, q, eighth, _ = _compare(a, b, axis_name)
-    log_ratio = multiply_clipped(8.0, eighth)
+    pair = _compare(a, b, axis_name)
+    p, q, log_ratio = pair.p, pair.q, multiply_clipped(8.0, pair.eighth)
     mixture = beta * p + (1.0 - beta) * q
     terms_p = kl_terms(mixture, p, 0.125 * log_mixture(-log_ratio, 1.0 - beta))
     terms_q = kl_terms(mixture, q, 0.125 * log_mixture(log_ratio, beta))
     # The entropy of the weights is the maximum on paper; rounding would exceed it.
     largest = -(beta * math.log(beta) + (1.0 - beta) * math.log1p(-beta))
     value = psum(blocked_sum(beta * terms_p + (1.0 - beta) * terms_q), axis_name)
-    return jnp.minimum(value, largest) * nan_where_impossible(axis_name, a, b)
+    return jnp.minimum(value, largest) * (pair.one_or_nan_p * pair.one_or_nan_q)
 
 
 @functools.partial(softmax_jensen_shannon.defjvp, symbolic_zeros=True)
@@ -294,8 +305,8 @@ def _softmax_jensen_shannon_grad_a(
     log(p / m) is nearly -log(beta) wherever p is. A constant changes nothing in `softmax_jvp`, so
     that log(beta p / m), which is nearly 0, takes its place.
     """
-    p, _, eighth, overlap = _compare(a, b, axis_name)
-    log_ratio = multiply_clipped(8.0, eighth)
+    pair = _compare(a, b, axis_name)
+    p, log_ratio = pair.p, multiply_clipped(8.0, pair.eighth)
     (beta, rest), far = betas, 40.0
     # Odds beyond float32 would be infinite; from here on they only add a constant.
     odds = min(rest / beta, 2.0**100)
@@ -304,11 +315,13 @@ def _softmax_jensen_shannon_grad_a(
         jnp.log1p(odds * jnp.exp(-jnp.maximum(log_ratio, -far))),
         math.log(odds) - log_ratio,
     )
-    is_enough = (overlap > _ENOUGH_OVERLAP)[..., None]
+    # The overlap sum(2 p q / (p + q)) is 1 if p = q, and 0 if no class has both.
+    overlaps = 0.5 * (p + pair.q) * (1.0 - jnp.square(tanh_half(log_ratio)))
+    is_enough = sum_classes(overlaps, axis_name) > 0.25
     log_mixture_over_p = log_mixture(-log_ratio, rest)
     weights = jnp.where(is_enough, -log_mixture_over_p, -log_mixture_over_beta_p)
     grad = beta * softmax_jvp(p, jnp.where(_is_impossible(a), 0.0, weights), axis_name)
-    return grad * nan_where_impossible(axis_name, a, b)[..., None]
+    return grad * (pair.one_or_nan_p * pair.one_or_nan_q)[..., None]
 
 
 @functools.partial(_softmax_jensen_shannon_grad_a.defjvp, symbolic_zeros=True)

@@ -28,7 +28,7 @@ def weighted_closure(hidden, kernel, labels):
     def loss_fn(logits):
         return cross_entropy(logits, labels)
 
-    weights = 1.0 + jnp.arange(labels.size)
+    weights = 1.0 + jnp.arange(labels.size, dtype=hidden.dtype)
     return jaxent.linear_loss(loss_fn, hidden, kernel, weights=weights)
 
 

@@ -83,9 +83,13 @@ def takes_lists(case: WholeCase) -> None:
     )
 
 
+def _promote_ranks(losses: jax.Array) -> jax.Array:
+    return losses.reshape(-1) + jnp.ones((1, losses.size), losses.dtype)
+
+
 @obligation(
-    after(lambda losses: losses + jnp.arange(1)[0]),
-    after(lambda losses: losses.reshape(-1) + jnp.ones((1, losses.size), losses.dtype)),
+    after(lambda losses: jax.tree.map(lambda each: each + jnp.arange(1)[0], losses)),
+    after(lambda losses: jax.tree.map(_promote_ranks, losses)),
     fails_with=ValueError,
 )
 def needs_no_implicit_promotion(case: WholeCase) -> None:
