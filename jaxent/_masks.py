@@ -133,8 +133,10 @@ def constant_where_impossible(
     Its value there, NaN or +inf, can then be selected away: a selection of the result alone would
     leave 0 times NaN in the gradient.
     """
+    # The maximum, and no search for a finite logit: kernels need it anyhow.
     is_possible = [
-        _parallel.any_over(jnp.any(~(x == -jnp.inf), axis=-1), axis_name) for x in logits
+        ~(_parallel.pmax(jnp.max(jax.lax.stop_gradient(x), axis=-1), axis_name) == -jnp.inf)
+        for x in logits
     ]
     has_classes = functools.reduce(jnp.logical_and, is_possible)
     results = kernel(

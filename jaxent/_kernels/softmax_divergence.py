@@ -66,8 +66,11 @@ class _Rows(NamedTuple):
     error: jax.Array  # of that
 
 
-def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName) -> _Comparison:
-    """log(p / q): exact differences of logits, less the ratio of normalisers, less its error."""
+def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName, again: bool = False) -> _Comparison:
+    """log(p / q): exact differences of logits, less the ratio of normalisers, less its error.
+
+    If it is computed `again`, nothing [..., V] is shared with another comparison of the same.
+    """
     of_a, of_b = max_and_others(a, axis_name), max_and_others(b, axis_name)
     total_a, total_b = 1.0 + of_a.others, 1.0 + of_b.others  # over their largest terms
     zero = jnp.zeros_like(total_a)
@@ -98,6 +101,8 @@ def _compare(a: jax.Array, b: jax.Array, axis_name: AxisName) -> _Comparison:
     p, q, eighth = _compare_classes(a, b, rows)
     surplus = (p + q) * tanh_half(multiply_clipped(8.0, eighth))
     rows = rows._replace(error=psum(blocked_sum(surplus), axis_name))
+    if again:
+        rows = _Rows(*jax.lax.optimization_barrier(tuple(rows)))
     p, q, eighth = _compare_classes(a, b, rows)
     return _Comparison(p, q, eighth, nan_where_empty(of_a), nan_where_empty(of_b))
 
@@ -191,7 +196,7 @@ def _softmax_kl_divergence_jvp(axis_name: AxisName, primals: Arrays, tangents: T
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _softmax_difference(a: jax.Array, b: jax.Array, axis_name: AxisName = None) -> jax.Array:
     """softmax(a) - softmax(b), accurate if the two nearly agree, and if both are nearly certain."""
-    pair = _compare(a, b, axis_name)
+    pair = _compare(a, b, axis_name, again=True)
     return (pair.p + pair.q) * tanh_half(multiply_clipped(8.0, pair.eighth))
 
 
