@@ -364,6 +364,10 @@ def _truth(
             for each in judged[1:]:
                 each[place] = False
         entries = (*place, exists[place]) if known.case.has_class_axis else place
+        least = _least_judged(known, example)
+        judged[0][place] = not 0 < abs(truth.value) < least
+        for each, slopes in zip(judged[1:], truth.gradients, strict=True):
+            each[entries] &= np.array([not 0 < abs(slope) < least for slope in np.ravel(slopes)])
         found = (truth.gradients, truth.other_gradients or truth.gradients, truth.gradient_scales)
         for arrays_of, exact in zip((gradients, others, scales), found, strict=True):
             for array, numbers in zip(arrays_of, exact, strict=True):
@@ -394,6 +398,20 @@ def _kept(
             return None
         kept.append(array)
     return kept
+
+
+def _least_judged(known: Known, example: list[np.ndarray]) -> float:
+    """What is smaller may be lost.
+
+    A probability below the smallest normal number counts as 0, also where it meets a distance of
+    logits that is so large that the product would be normal.
+    """
+    if not known.case.name.startswith(("softmax", "sigmoid")):
+        return 0.0
+    info = ml_dtypes.finfo(np.float64 if example[0].dtype == np.float64 else np.float32)
+    logits = np.abs(np.concatenate([np.ravel(each).astype(np.float64) for each in example]))
+    largest = max(1.0, *logits[np.isfinite(logits)], 1.0)
+    return float(info.smallest_normal) * largest * 2.0**info.nmant
 
 
 def _is_nowhere(case: Case, example: list[np.ndarray]) -> bool:
