@@ -81,17 +81,20 @@ def device(chip):
 
 
 def compiled(chip, loss, rows, features, classes, arguments=(0, 1)):
-    """Value and gradients of `loss`, compiled for a chip."""
+    """Value and gradients of the `loss` of a head, compiled for a chip."""
+    inputs = (
+        jax.ShapeDtypeStruct((rows, features), jnp.bfloat16),
+        jax.ShapeDtypeStruct((features, classes), jnp.bfloat16),
+        jax.ShapeDtypeStruct((rows,), jnp.int32),
+    )
+    return compiled_for(chip, jax.value_and_grad(loss, arguments), *inputs)
+
+
+def compiled_for(chip, function, *inputs):
+    """A function of arrays that are described, compiled for a chip."""
     place = NamedSharding(Mesh(np.array([device(chip)]), ("chip",)), PartitionSpec())
-    inputs = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-        for shape, dtype in (
-            ((rows, features), jnp.bfloat16),
-            ((features, classes), jnp.bfloat16),
-            ((rows,), jnp.int32),
-        )
-    ]
-    traced = jax.jit(jax.value_and_grad(loss, arguments)).trace(*inputs)
+    inputs = [jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=place) for each in inputs]
+    traced = jax.jit(function).trace(*inputs)
     return traced.lower(lowering_platforms=("tpu" if chip in TPUS else "cuda",)).compile()
 
 

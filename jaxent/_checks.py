@@ -184,7 +184,7 @@ def as_floating(name: str, value: ArrayLike) -> jax.Array:
     )
     # A gradient in so few bits underflows: 1 / 1000 is 0 in float8_e4m3fn.
     require(
-        jnp.finfo(array.dtype).bits > 8,
+        array.dtype.itemsize > 1,
         f"`{name}` must have 16 bits or more, got {describe(array)}; "
         f"convert it with `{name}.astype(jnp.bfloat16)`.",
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxent._float.sums import blocked_sum, safe_reciprocal, wait_on_cpu
 from jaxent._float.tangents import Arrays, Dual, Pair
-from jaxent._parallel import AxisName, any_over, class_count, pmax, psum
+from jaxent._parallel import AxisName, class_count, pmax, psum
 
 
 def coarse_shift(top: jax.Array, size: int) -> jax.Array:
@@ -157,13 +157,6 @@ def _softmax_and_complement_jvp(
     of_others, of_pivot = (sum_classes(q * x_dot, axis_name) for q in (others, pivot))
     p_dot = others * (x_dot - of_others - of_pivot) + pivot * (complement * x_dot - of_others)
     return (p, complement), (p_dot, -p_dot)
-
-
-def nan_where_impossible(axis_name: AxisName, *logits: jax.Array) -> jax.Array:
-    """A factor per example [...]: 1, or NaN where one of the arrays has no possible class."""
-    is_possible = [any_over(jnp.any(~(x == -jnp.inf), axis=-1), axis_name) for x in logits]
-    one = jnp.ones((), logits[0].dtype)
-    return jnp.where(functools.reduce(jnp.logical_and, is_possible), one, jnp.nan)
 
 
 class MaxAndOthers(NamedTuple):

@@ -30,7 +30,9 @@ FUNCTION_OF_CALL = {name: plain(name) for name in FUNCTIONS} | {
     },
 }
 # Sweeps differ in what would be compiled anew.
-each = pytest.mark.parametrize("call", sorted(FUNCTION_OF_CALL, key=lambda call: "," not in call))
+each = pytest.mark.parametrize(
+    "call", sorted(FUNCTION_OF_CALL, key=lambda call: "," not in str(call))
+)
 
 
 def value_and_gradients(call: str) -> None:
