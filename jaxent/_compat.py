@@ -34,6 +34,15 @@ def pvary(array: jax.Array, axes: tuple[Hashable, ...]) -> jax.Array:
     return jax.lax.pvary(array, axes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def drops_rules_in_scans() -> bool:
+    """Whether JAX drops the derivative rules of kernels where a scan is part of another rule.
+
+    So it does in a head's second derivatives; then a kernel's formula must be right as it stands.
+    From 0.11 on it keeps them.
+    """
+    return jax.__version_info__ < (0, 11)
+
+
 def log1p(x: jax.Array) -> jax.Array:
     """log(1 + x), to the last bits in float64 as well.
 

@@ -45,7 +45,7 @@ def _loss_and_sums(
     # arise, and a negative target makes NaN. It is arithmetic, which CPUs fuse into sums. Distances
     # are halved: they may overflow.
     huge = 2.0 ** (jnp.finfo(x.dtype).maxexp - 1)
-    limit = jnp.sqrt(targets * huge) * huge + float(jnp.finfo(x.dtype).max)
+    limit = jnp.sqrt(jax.lax.stop_gradient(targets) * huge) * huge + float(jnp.finfo(x.dtype).max)
     half_distance = jnp.minimum((0.5 * stats.top)[..., None] - 0.5 * x, limit)
     distance = psum(blocked_sum(targets * half_distance), axis_name)
     return 2.0 * distance + mass * jnp.log1p(stats.others), stats, mass
@@ -70,7 +70,8 @@ def _loss_and_grad_x(
     loss, stats, mass = _loss_and_sums(x, targets, axis_name)
     rest = psum(blocked_sum(targets * is_below(x, stats.top, loss)), axis_name)
     top, shift, scale = wait_on_cpu(rest, stats.top, stats.shift, inverse_sum(stats))
-    grad = (mass * scale)[..., None] * jnp.exp(x - shift[..., None]) - targets
+    # Not mass * scale, which may underflow: the reciprocal of the sum may be as small as 2e-38.
+    grad = mass[..., None] * (jnp.exp(x - shift[..., None]) * scale[..., None]) - targets
     # At the largest logit what both terms have in common is left out.
     z = 1.0 + stats.others
     at_top = (rest / z)[..., None] - targets * (stats.others / z)[..., None]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxent._compat import drops_rules_in_scans
 from jaxent._float.sums import blocked_sum, safe_reciprocal, wait_on_cpu
 from jaxent._float.tangents import Arrays, Dual, Pair
 from jaxent._parallel import AxisName, class_count, pmax, psum
@@ -52,9 +53,8 @@ def log_sum_over_top(
         on_top: whether the term left out is the largest.
     """
     terms = others + left_out
-    # JAX before 0.11 drops the derivative rules of this file where a scan is part of another rule,
-    # as in a head's second derivatives. Then this must be right as it stands: `change` is 0, with
-    # the derivative of the term on top.
+    # This must be right as it stands where JAX drops rules, see `drops_rules_in_scans`: `change` is
+    # 0, with the derivative of the term on top.
     constant = jax.lax.stop_gradient(left_out)
     change = left_out - constant
     result = jnp.where(
@@ -171,7 +171,8 @@ class MaxAndOthers(NamedTuple):
 def max_and_others(x: jax.Array, axis_name: AxisName = None) -> MaxAndOthers:
     """The statistics of a softmax whose largest term is left out: so none of them cancels."""
     top, shift = max_and_shift(x, axis_name)
-    top += _change_of_max(x, top, axis_name)
+    if drops_rules_in_scans():
+        top += _change_of_max(x, top, axis_name)
     terms = jnp.exp(x - shift[..., None])
     below = psum(blocked_sum(terms * is_below(x, top, top)), axis_name) / jnp.exp(top - shift)
     ties = x.shape[-1] - jnp.sum(is_below(x, top, below), axis=-1)
@@ -180,11 +181,7 @@ def max_and_others(x: jax.Array, axis_name: AxisName = None) -> MaxAndOthers:
 
 
 def _change_of_max(x: jax.Array, top: jax.Array, axis_name: AxisName) -> jax.Array:
-    """0, with the derivative of the maximum.
-
-    JAX before 0.11 drops the derivative rules of the kernels where a scan is part of another rule,
-    as in a head's second derivatives. Then what is made of the maximum must be right as it stands.
-    """
+    """0, with the derivative of the maximum."""
     largest = jnp.max(x, axis=-1)
     constant = jax.lax.stop_gradient(largest)
     has_top = (constant == top) & (jnp.abs(constant) < jnp.inf)

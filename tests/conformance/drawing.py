@@ -404,13 +404,13 @@ def _least_judged(known: Known, example: list[np.ndarray]) -> float:
     """What is smaller may be lost.
 
     A probability below the smallest normal number counts as 0, also where it meets a distance of
-    logits that is so large that the product would be normal.
+    logits in the thousands, and the product would be normal.
     """
-    if not known.case.name.startswith(("softmax", "sigmoid")):
+    logits = np.abs(np.concatenate([np.ravel(each).astype(np.float64) for each in example]))
+    largest = logits[np.isfinite(logits)].max(initial=0.0)
+    if largest < 1000.0 or not known.case.name.startswith(("softmax", "sigmoid")):
         return 0.0
     info = ml_dtypes.finfo(np.float64 if example[0].dtype == np.float64 else np.float32)
-    logits = np.abs(np.concatenate([np.ravel(each).astype(np.float64) for each in example]))
-    largest = max(1.0, *logits[np.isfinite(logits)], 1.0)
     return float(info.smallest_normal) * largest * 2.0**info.nmant
 
 

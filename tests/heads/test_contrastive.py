@@ -581,7 +581,7 @@ def test_the_check_for_buffers_can_fail():
 # Refusals.
 
 REFUSALS = {
-    "`queries` must be floating point, got int32[13,5]": {
+    "`queries` must be floating point, of 16 bits or more, got int32[13,5]": {
         "queries": np.zeros((PAIRS, FEATURES), np.int32)
     },
     "`queries` float32[5] and": {"queries": np.zeros(FEATURES, np.float32)},

@@ -580,7 +580,7 @@ def test_half_precision_products_have_operands_of_16_bits():
 
 REFUSALS = {
     "`student_hidden` float32[13,4]": {"student_hidden": np.zeros((ROWS, 4), np.float32)},
-    "`teacher_kernel` must be floating point, got int32": {
+    "`teacher_kernel` must be floating point, of 16 bits or more, got int32": {
         "teacher_kernel": np.zeros((3, CLASSES), np.int32)
     },
     "`teacher_hidden` float32[12,3] must": {"teacher_hidden": np.zeros((12, 3), np.float32)},

@@ -306,6 +306,17 @@ def test_large_orders_of_entropy_have_exact_derivatives(alpha):
     assert oracle.ulps(bend.ravel(), expected.ravel(), np.float32).max() <= 16
 
 
+@pytest.mark.parametrize("alpha", [10.0, 250.0, 1000.0])
+def test_gradients_of_large_orders_of_entropy_of_nearly_equal_classes(alpha):
+    """As far as docs/numerics.md promises."""
+    p = np.array([[0.335, 0.333, 0.332], [0.3, 0.4, 0.3]], np.float32)
+    (slope,) = slopes(functools.partial(jaxent.renyi_entropy, alpha=alpha), p)
+    truth = oracle.batch(information.renyi_entropy, p, alpha=alpha)
+    sizes = truth.gradient_scales[0]
+    errors = oracle.scaled_ulps(slope, truth.gradients[0], sizes, np.float32)
+    assert errors.max() <= max(16, alpha / 2)
+
+
 @pytest.mark.parametrize("alpha", [10.0, 50.0, 200.0])
 def test_derivatives_of_large_orders_between_unlike_distributions(alpha):
     """As far as docs/numerics.md promises."""

@@ -448,10 +448,13 @@ def test_half_of_the_mass_is_no_majority(logits, targets, truth):
         np.testing.assert_allclose(SOFT(*arrays), truth, rtol=1e-14)
 
 
-@pytest.mark.parametrize("total", [1e-34, 1e-30, 1e-27, 1e-25, 1e-20, 1e20, 1e30])
-def test_targets_of_any_total(total):
+@pytest.mark.parametrize("total", [1e-34, 1e-30, 1e-27, 1e-25, 1e-20, 1e-2, 1e20, 1e30])
+@pytest.mark.parametrize("at", [0, 80, 304])
+def test_targets_of_any_total(total, at):
     logits, targets = np.array([2, 0, -1], np.float32), np.array([0.8, 0.1, 0.1])
     expected = value_and_slope(SOFT, logits, targets.astype(np.float32))
+    # On paper it changes nothing; at 80 and 304 the sum of exponentials nearly overflows.
+    logits += np.float32(at)
     scaled = (total * targets).astype(np.float32)
     value, slope = value_and_slope(SOFT, logits, scaled)
     # The inputs are rounded anew, and the smallest terms are subnormal.

@@ -19,7 +19,8 @@ _FOLDER = pathlib.Path(__file__).parent
 def environment(devices: int = 8) -> dict[str, str]:
     """The variables of a process that has so many devices, all of them on this CPU."""
     # Options meant for the run that starts this one, such as folders, would be taken once more.
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_XDIST", "PYTEST_ADD"))}
+    foreign = "PYTEST_XDIST", "PYTEST_ADDOPTS"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     flags = f"{kept.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return kept | {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
 
