@@ -35,6 +35,9 @@ from jaxent._kernels.tsallis import (
 
 # Entropy.
 
+# From here on 1 - alpha / (alpha - 1) is a difference of nearly equal numbers.
+_LARGE_EXPONENT = 3.0
+
 
 def renyi_entropy(p: jax.Array, alpha: float) -> jax.Array:
     """log(sum(p**alpha) / sum(p)) / (1 - alpha) over the last axis, and its limits."""
@@ -85,7 +88,7 @@ def _renyi_entropy_grad(p: jax.Array, alpha: float) -> jax.Array:
     """-(1 + alpha `_centered_power`) / sum(p), and 0 where p**alpha has no finite derivative."""
     exponent = alpha - 1.0
     stats = _entropy_stats(p, alpha)
-    if exponent >= 1.0:
+    if exponent >= _LARGE_EXPONENT:
         # The same, without the difference of 1 and alpha / (alpha - 1).
         relative_power = power(stats.over_top, exponent) / stats.mean_power
         return (1.0 - alpha * relative_power) / exponent / stats.total
@@ -117,7 +120,7 @@ def _renyi_entropy_grad_jvp(alpha: float, primals: Arrays, tangents: Arrays) -> 
     total_dot = jnp.sum(p_dot, axis=-1, keepdims=True)
     relative_power = jnp.where(is_zero(p), 0.0, power(stats.over_top, exponent) / stats.mean_power)
     power_grad = power(stats.over_top, exponent - 1.0) / stats.mean_power / stats.top
-    if exponent >= 1.0:
+    if exponent >= _LARGE_EXPONENT:
         power_dot = _large_power_jvp(p, p_dot, stats, relative_power, exponent)
         power_dot = jnp.where(p * relative_power > 0.0, power_dot, power_grad * p_dot)
         grad_dot = alpha * power_dot + total_dot / stats.total / exponent

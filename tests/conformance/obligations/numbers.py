@@ -201,7 +201,7 @@ def is_exact_over_few_classes(case: Case) -> None:
 
 @obligation(
     only(after(lambda losses: losses * (1 + 3e-6)), to=lambda case: not is_often_0(case)),
-    only(after(lambda losses: losses + 1e-4), to=is_often_0),
+    only(after(lambda losses: losses + 1e-4 * (1 + losses)), to=is_often_0),
     to=lambda case: case.has_class_axis,
 )
 def is_exact_over_many_classes(case: Case) -> None:
