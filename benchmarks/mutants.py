@@ -2,15 +2,16 @@
 
     python benchmarks/mutants.py --sample 150 --seed 0 --only _kernels
 
-Each mutant is run against the tests of the functions that reach the changed file: their property
-tests, the tests of their files, then their rows of the tables. What is known is read from
-`--results` and not run again, so that a run can be stopped and taken up. Mutants that change no
-result are listed in EQUIVALENT with the reason, and printed like the others.
+Each mutant is run against tests of the functions that reach the changed one: their property tests,
+the tests of files that name them, their examples and their rows of the tables. What is known is
+read from `--results` and not run again, so that a run can be stopped and taken up. Mutants that
+change no result are listed in EQUIVALENT with the reason, and printed like the others.
 """
 
 import argparse
 import ast
 import difflib
+import functools
 import importlib
 import json
 import os
@@ -162,40 +163,84 @@ def _changes(node: ast.expr, source: bytes, span) -> Iterator[str]:
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def _imports() -> dict[str, set[str]]:
-    """The files that each file of jaxent imports."""
-    paths = {p.relative_to(ROOT / "jaxent").as_posix(): p for p in (ROOT / "jaxent").rglob("*.py")}
-    found: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        modules = set()
-        for node in ast.walk(ast.parse(path.read_bytes())):
+Definition = tuple[str, str]  # the path of a file below jaxent/, and a name at its top level
+
+
+@functools.cache
+def _uses() -> dict[Definition, set[Definition]]:
+    """What each definition of jaxent refers to. A rule of derivatives belongs to its function."""
+    paths = (ROOT / "jaxent").rglob("*.py")
+    trees = {p.relative_to(ROOT / "jaxent").as_posix(): ast.parse(p.read_bytes()) for p in paths}
+    names = {
+        path: [n for node in tree.body for n in _defined(node)] for path, tree in trees.items()
+    }
+    uses: dict[Definition, set[Definition]] = {}
+    for path, tree in trees.items():
+        files, here = {}, {name: (path, name) for name in names[path]}
+        for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxent"):
-                modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        files = {f"{module.partition('.')[2].replace('.', '/')}.py" for module in modules}
-        found[name] = files & set(paths)
-    return found
+                folder = node.module.partition(".")[2].replace(".", "/")
+                for alias in node.names:
+                    module = f"{folder}/{alias.name}.py".lstrip("/")
+                    if module in trees:
+                        files[alias.asname or alias.name] = module
+                    elif alias.name in names.get(f"{folder}.py", ()):
+                        here[alias.asname or alias.name] = (f"{folder}.py", alias.name)
+        for node in tree.body:
+            used = set()
+            for part in ast.walk(node):
+                if isinstance(part, ast.Name) and part.id in here:
+                    used.add(here[part.id])
+                elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+                    file = files.get(part.value.id, "")
+                    if part.attr in names.get(file, ()):
+                        used.add((file, part.attr))
+            defined = {(path, name) for name in _defined(node)}
+            for one in defined:
+                uses.setdefault(one, set()).update(used - {one})
+            # `@function.defjvp` and `function.defjvp(...)` give a function what it then uses.
+            calls = getattr(node, "decorator_list", [node] if isinstance(node, ast.Expr) else [])
+            for part in (part for call in calls for part in ast.walk(call)):
+                if isinstance(part, ast.Name) and (path, part.id) in uses:
+                    uses[path, part.id] |= defined | used - {(path, part.id)}
+    return uses
 
 
-def functions_near(path: str, most: int = 6) -> list[str]:
-    """Public functions that reach a file, those with the fewest imports between first."""
-    imports, homes = _imports(), {}
-    for node in ast.parse((ROOT / "jaxent" / "__init__.py").read_bytes()).body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            home = f"{node.module.partition('.')[2].replace('.', '/')}.py"
-            homes.setdefault(home, []).extend(a.name for a in node.names if a.name.islower())
-    seen, front, found = {path}, [path], []
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def functions_near(path: str, line: int, most: int = 6) -> list[str]:
+    """Public functions that reach what a line defines, the nearest first."""
+    uses = _uses()
+    tree = ast.parse((ROOT / "jaxent" / path).read_bytes())
+    front = {
+        (path, name)
+        for node in tree.body
+        if node.lineno <= line <= (node.end_lineno or 0)
+        for name in _defined(node)
+    }
+    public = [
+        (f"{node.module.partition('.')[2].replace('.', '/')}.py", alias.name)
+        for node in ast.parse((ROOT / "jaxent" / "__init__.py").read_bytes()).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.name.islower()
+    ]
+    seen, found = set(front), []
     while front and len(found) < most:
-        found += [name for file in front for name in homes.get(file, [])]
-        front = sorted(
-            file for file, uses in imports.items() if uses & set(front) and file not in seen
-        )
-        seen |= set(front)
+        found += [definition[1] for definition in public if definition in front]
+        front = {one for one, used in uses.items() if used & front and one not in seen}
+        seen |= front
     return found[:most]
 
 
-def selections(path: str) -> list[list[str]]:
+def selections(path: str, line: int) -> list[list[str]]:
     """Arguments of pytest, the quickest first."""
-    names = functions_near(path)
+    names = functions_near(path, line)
     any_name = " or ".join(names)
     chosen = [["tests/conformance/test_properties.py", "-k", f"test_any and ({any_name})"]]
     if path.startswith("_heads") or any(name.startswith("linear") for name in names):
@@ -205,7 +250,9 @@ def selections(path: str) -> list[list[str]]:
             near = _tests_of(test.read_text(), names)
             if near and test.stem != "test_properties":
                 chosen.append([f"tests/{folder}/{test.name}", "-k", " or ".join(near)])
+    chosen.append(["tests/project/test_doctests.py", "-k", any_name])
     chosen.append(["tests/conformance", "-k", f"test_contract and ({any_name})"])
+    chosen.append(["tests/project/test_errors.py"])
     return chosen
 
 
@@ -222,7 +269,7 @@ def _tests_of(text: str, names: list[str]) -> list[str]:
     return [t.name for t in tests if t.name[:5] == "test_" and wanted.search(ast.unparse(t))]
 
 
-def killed(copy: Path, path: str, seconds: int) -> str:
+def killed(copy: Path, path: str, line: int, seconds: int) -> str:
     """Whether a test of a process of its own fails in a copy: "killed", "survived", "timeout"."""
     process = os.fork()
     if process == 0:
@@ -236,7 +283,7 @@ def killed(copy: Path, path: str, seconds: int) -> str:
         try:
             import pytest
 
-            for arguments in selections(path):
+            for arguments in selections(path, line):
                 # Truths, and programs that the mutant leaves as they are, come from the last run.
                 kept = ROOT / ".pytest_cache" / "mutants"
                 code = pytest.main([*arguments, "-x", "-q", "-n0", "-o", f"cache_dir={kept}"])
@@ -261,7 +308,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of the paths below jaxent/")
     parser.add_argument("--results", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--timeout", type=int, default=180, help="seconds of a CPU for each")
-    parser.add_argument("--none", default="", help="a file to leave as it is: must survive")
+    parser.add_argument("--none", default="", help="path:line to leave as it is: must survive")
     parser.add_argument("--most", type=int, default=10**6, help="run no more than these now")
     given = parser.parse_args()
     every = mutants(given.only)
@@ -278,14 +325,16 @@ def main() -> None:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", copy)
         if given.none:
-            print(killed(copy, given.none, given.timeout), (copy / "log").read_text()[-2000:])
+            path, _, line = given.none.partition(":")
+            print(killed(copy, path, int(line), given.timeout))
+            print((copy / "log").read_text()[-2000:])
             return
         missing = [mutant for mutant in chosen if mutant.key not in known][: given.most]
         for mutant in missing:
             source = (ROOT / "jaxent" / mutant.path).read_bytes()
             (copy / "jaxent" / mutant.path).write_bytes(mutant.text(source))
             begin = time.monotonic()
-            known[mutant.key] = killed(copy, mutant.path, given.timeout)
+            known[mutant.key] = killed(copy, mutant.path, mutant.line, given.timeout)
             (copy / "jaxent" / mutant.path).write_bytes(source)
             with given.results.open("a") as file:
                 file.write(json.dumps([mutant.key, known[mutant.key]]) + "\n")
