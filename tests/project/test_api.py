@@ -175,6 +175,26 @@ def test_signature_begins_as_in_optax(name):
         assert (same.name, same.default) == (parameter.name, parameter.default)
 
 
+@pytest.mark.parametrize(
+    ("head", "dense"),
+    [
+        (jaxent.linear_jensen_shannon, jaxent.softmax_jensen_shannon),
+        (jaxent.linear_kl_divergence, jaxent.softmax_kl_divergence),
+        (
+            jaxent.linear_softmax_cross_entropy,
+            jaxent.softmax_cross_entropy_with_integer_labels,
+        ),
+    ],
+)
+def test_options_of_a_head_are_those_of_its_dense_loss_if_they_are_not_given(head, dense):
+    ours, theirs = (inspect.signature(each).parameters for each in (head, dense))
+    shared = (ours.keys() & theirs.keys()) - DATA
+    assert shared
+    assert {name: ours[name].default for name in shared} == {
+        name: theirs[name].default for name in shared
+    }
+
+
 @everything
 def test_types_are_array_like_in_and_array_out(name):
     hints = typing.get_type_hints(getattr(jaxent, name))
