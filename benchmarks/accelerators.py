@@ -16,10 +16,6 @@ is that of launches, rounds of loops multiplied out.
 
 import os
 
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # The compiler for GPUs would otherwise try its kernels out on a device.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
 
@@ -32,28 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.losses
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from side_by_side import temporary_mebibytes
 
 import jaxent
+from jaxent._chips import CHIPS, find_chips
 
 SIZES = [(8192, 2048, 128256), (8192, 4096, 128256), (16384, 2304, 256000), (2048, 768, 50257)]
-TPUS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-# What XLA has to know of an H100 with 80 GB, by NVIDIA's data sheet.
-H100 = """
-platform_name: "CUDA" device_description_str: "NVIDIA H100 80GB HBM3"
-dnn_version_info { major: 9 minor: 7 } runtime_version { major: 13 minor: 0 patch: 0 }
-gpu_device_info {
-  cuda_compute_capability { major: 9 minor: 0 } core_count: 132 fpus_per_core: 128
-  clock_rate_ghz: 1.98 memory_bandwidth: 3352320000000 device_memory_size: 84929347584
-  l2_cache_size: 52428800 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448 registers_per_core_limit: 65536
-  registers_per_block_limit: 65536 threads_per_block_limit: 1024 threads_per_warp: 32
-  threads_per_core_limit: 2048 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-}
-"""
 
 
 # Programs.
@@ -72,14 +53,6 @@ def columns(hidden, kernel, labels):
     return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep="columns")
 
 
-def device(chip):
-    """One chip to compile for."""
-    if chip in TPUS:
-        return topologies.get_topology_desc(platform="tpu", topology_name=TPUS[chip]).devices[0]
-    names = {"topology_name": "1x1x1", "topology": "1x1x1"}
-    return topologies.get_topology_desc(platform="cuda", target_config=H100, **names).devices[0]
-
-
 def compiled(chip, loss, rows, features, classes, arguments=(0, 1)):
     """Value and gradients of the `loss` of a head, compiled for a chip."""
     inputs = (
@@ -92,10 +65,10 @@ def compiled(chip, loss, rows, features, classes, arguments=(0, 1)):
 
 def compiled_for(chip, function, *inputs):
     """A function of arrays that are described, compiled for a chip."""
-    place = NamedSharding(Mesh(np.array([device(chip)]), ("chip",)), PartitionSpec())
+    place = NamedSharding(Mesh(np.array(find_chips(chip, 1)[:1]), ("chip",)), PartitionSpec())
     inputs = [jax.ShapeDtypeStruct(each.shape, each.dtype, sharding=place) for each in inputs]
     traced = jax.jit(function).trace(*inputs)
-    return traced.lower(lowering_platforms=("tpu" if chip in TPUS else "cuda",)).compile()
+    return traced.lower(lowering_platforms=(CHIPS[chip].platform,)).compile()
 
 
 # What is in the text of a compiled program.
@@ -232,9 +205,13 @@ def estimate(chip, program):
     found, entry = computations(program.as_text())
     cost, count = 0, 0
     for operation, around, times in launches(found, entry):
-        of_one = cycles(operation) if chip in TPUS else seconds(found, operation, around)
+        of_one = (
+            cycles(operation)
+            if CHIPS[chip].platform == "tpu"
+            else seconds(found, operation, around)
+        )
         cost, count = cost + times * of_one, count + times * (of_one > 0)
-    return cost * (1e-6 if chip in TPUS else 1e3), count
+    return cost * (1e-6 if CHIPS[chip].platform == "tpu" else 1e3), count
 
 
 # The table.
@@ -250,13 +227,14 @@ def cell(chip, loss, sizes, beside=None):
         return "does not fit", None
     cost, count = estimate(chip, program)
     memory = temporary_mebibytes(program)
-    words = f"{memory:.0f} MiB, {cost:.1f} {'Mcycles' if chip in TPUS else 'ms'}, {count}"
+    unit = "Mcycles" if CHIPS[chip].platform == "tpu" else "ms"
+    words = f"{memory:.0f} MiB, {cost:.1f} {unit}, {count}"
     return words if beside is None else f"{words}, **{cost / beside:.2f}x**", cost
 
 
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("chip", choices=[*TPUS, "h100"])
+    parser.add_argument("chip", choices=CHIPS)
     parser.add_argument("sizes", nargs="*", help="N,D,V")
     arguments = parser.parse_args()
     given = [tuple(map(int, sizes.split(","))) for sizes in arguments.sizes]

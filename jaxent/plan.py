@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 import jaxent
+from jaxent._chips import CHIPS, find_chips
 
 _MESHES = ((1, 1), (8, 1), (1, 8), (8, 8), (32, 8), (128, 8))
 _GIB = 2.0**30
@@ -30,9 +31,10 @@ shapes alone, and print the memory of each device and the bytes that it sends. N
 """
 _EPILOGUE = """\
 Tokens are divided over the data axis, the columns of the kernel over the vocabulary axis and, with
---fsdp, its rows over the data axis. The compiler is that for CPUs: it has no 16-bit products, and
-counts copies in float32 of 16-bit operands that other devices do not make. Bytes sent are those of
-ring algorithms. The rest of the model, its optimiser included, comes on top.
+--fsdp, its rows over the data axis. Without --chip the compiler is that for CPUs. It has no 16-bit
+products, counts copies in float32 of 16-bit operands, and divides the work otherwise than those for
+TPUs and GPUs. Bytes sent are those of ring algorithms. The rest of the model, its
+optimiser included, comes on top.
 """
 
 
@@ -48,6 +50,12 @@ class Head(NamedTuple):
     sweep: str | None = None  # "rows", "columns", or what jaxent chooses
     chunk_size: int | None = None
     block_size: int | None = None
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    soft_cap: float | None = None
+    temperature: float | None = None
+    where: bool = False  # whether there is a mask
+    chip: str | None = None  # one of `CHIPS`, None for the compiler for CPUs
 
 
 class Needs(NamedTuple):
@@ -89,7 +97,9 @@ class Collective(NamedTuple):
 
 
 def needs(head: Head, data: int, vocab: int) -> Needs:
-    """Compile the training step of a head for `data` x `vocab` devices, which must exist.
+    """Compile the training step of a head for `data` x `vocab` devices.
+
+    Without a chip these are devices of JAX's, which must exist.
 
     Raises:
         ValueError: If the head cannot be divided among the devices.
@@ -128,7 +138,9 @@ def _indivisible(option: str, size: int, axis: str, devices: int) -> str:
 
 def _compile_step(head: Head, data: int, vocab: int) -> Any:
     """The compiled value and gradients of the mean loss on a mesh."""
-    mesh = Mesh(np.array(jax.devices()[: data * vocab]).reshape(data, vocab), ("data", "vocab"))
+    count = data * vocab
+    devices = jax.devices() if head.chip is None else find_chips(head.chip, count)
+    mesh = Mesh(np.array(devices[:count]).reshape(data, vocab), ("data", "vocab"))
 
     def struct(shape: tuple[int, ...], dtype: DTypeLike, *axes: str | None) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, PartitionSpec(*axes))
@@ -136,23 +148,33 @@ def _compile_step(head: Head, data: int, vocab: int) -> Any:
 
     hidden = struct((head.tokens, head.dim), head.dtype, "data")
     kernel = struct((head.dim, head.vocab), head.dtype, "data" if head.fsdp else None, "vocab")
-    labels = struct((head.tokens,), jnp.int32, "data")
+    inputs = [hidden, kernel, struct((head.tokens,), jnp.int32, "data")]
+    if head.where:
+        inputs.append(struct((head.tokens,), jnp.bool_, "data"))
 
-    options = {key: getattr(head, key) for key in ("sweep", "chunk_size", "block_size")}
+    names = "sweep", "chunk_size", "block_size", "z_loss", "label_smoothing", "soft_cap"
+    options: dict[str, Any] = {name: getattr(head, name) for name in names}
+    if head.temperature is not None:
+        options["temperature"] = head.temperature
 
-    def loss(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
-        return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, **options)
+    def loss(
+        hidden: jax.Array, kernel: jax.Array, labels: jax.Array, where: jax.Array | None = None
+    ) -> jax.Array:
+        return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, where=where, **options)
 
-    def loss_of_device(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
+    def loss_of_device(
+        hidden: jax.Array, kernel: jax.Array, labels: jax.Array, where: jax.Array | None = None
+    ) -> jax.Array:
         if head.fsdp:
             kernel = jax.lax.all_gather(kernel, "data", tiled=True)
         total = jaxent.linear_softmax_cross_entropy(
-            hidden, kernel, labels, reduction="sum", axis_name="vocab", **options
+            hidden, kernel, labels, where=where, reduction="sum", axis_name="vocab", **options
         )
-        return jax.lax.psum(total, "data") / head.tokens
+        count = head.tokens if where is None else jax.lax.psum(jnp.sum(where), "data")
+        return jax.lax.psum(total, "data") / count
 
     if head.shard_map:
-        specs = tuple(each.sharding.spec for each in (hidden, kernel, labels))
+        specs = tuple(each.sharding.spec for each in inputs)
         loss = jax.shard_map(loss_of_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
 
     step = jax.jit(
@@ -162,15 +184,18 @@ def _compile_step(head: Head, data: int, vocab: int) -> Any:
             (hidden.sharding, kernel.sharding),
         ),
     )
-    return step.lower(hidden, kernel, labels).compile()
+    platforms = None if head.chip is None else (CHIPS[head.chip].platform,)
+    return step.trace(*inputs).lower(lowering_platforms=platforms).compile()
 
 
 # The text of a compiled program.
 
 _KINDS = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_INSTRUCTION = re.compile(rf"= (\(.*?\)|\S+) ({_KINDS}|while|conditional|call)(-start)?\(")
+_CALLS = "while|conditional|call|fusion|async"
+_INSTRUCTION = re.compile(rf"= (\(.*?\)|\S+) ({_KINDS}|{_CALLS})(-start)?\(")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\]")
@@ -202,19 +227,33 @@ def _collectives_of(
         instruction = _INSTRUCTION.search(line)
         if instruction is None:
             continue
-        result, kind, _ = instruction.groups()
-        if kind in ("while", "conditional", "call"):
-            trips = _TRIPS.search(line)
+        result, kind, is_start = instruction.groups()
+        if kind in _CALLS.split("|"):
             called: list[str] = _CALLED.findall(line)
             if branches := _BRANCHES.search(line):
                 called += re.findall(r"[\w.\-]+", branches[1])
+            rounds = _rounds(computations, line) if kind == "while" else 1
             for each in called:
-                yield from _collectives_of(
-                    computations, each, times * int(trips[1] if trips else 1)
-                )
+                yield from _collectives_of(computations, each, times * rounds)
         else:
-            size = sum(_bytes(*array) for array in _ARRAY.findall(result))
+            arrays = _ARRAY.findall(result)
+            if is_start and kind != "all-reduce":
+                # The operands come first, and after the results what the device counts with.
+                arrays = [each for each in arrays if each[0] != "u32" or each[1]]
+                arrays = arrays[len(arrays) // 2 :]
+            size = sum(_bytes(*array) for array in arrays)
             yield Collective(kind, result, size, _group_size(line), times)
+
+
+def _rounds(computations: dict[str, list[str]], loop: str) -> int:
+    """How often a loop runs: what the compiler says, else the bound of its condition."""
+    if trips := _TRIPS.search(loop):
+        return int(trips[1])
+    condition = _CONDITION.search(loop)
+    lines = computations.get(condition[1], []) if condition else []
+    return max(
+        (int(n) for line in lines for n in re.findall(r"constant\((\d+)\)", line)), default=1
+    )
 
 
 def _bytes(dtype: str, shape: str) -> int:
@@ -242,7 +281,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     meshes = options.mesh or _MESHES
-    _make_devices(max(data * vocab for data, vocab in meshes), parser.error)
+    if options.chip is None:
+        _make_devices(max(data * vocab for data, vocab in meshes), parser.error)
+    else:
+        _use_cpu("--xla_gpu_autotune_level=0")  # kernels cannot be tried out
+        try:
+            find_chips(options.chip, max(data * vocab for data, vocab in meshes))
+        except ValueError as error:
+            parser.error(str(error))
     head = Head(**{field: getattr(options, field) for field in Head._fields})
     print(_title(head))
     print(_line("mesh", "devices", "arguments", "results", "temporaries", "memory", "sent"))
@@ -278,6 +324,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--sweep", choices=("rows", "columns"), help="which way (default: jaxent's choice)")
     add("--chunk-size", type=_positive, help="rows at a time")
     add("--block-size", type=_positive, help="columns at a time")
+    add("--z-loss", type=float, default=0.0, help="weight of the squared log-normaliser")
+    add("--label-smoothing", type=float, default=0.0)
+    add("--soft-cap", type=float)
+    add("--temperature", type=float)
+    add("--where", action="store_true", help="with a mask of tokens")
+    add("--chip", choices=CHIPS, help="compile for it; its compiler must be installed")
     add("--memory", type=float, metavar="GIB", help="what a device has; says what fits")
     add("--collectives", action="store_true", help="list what is sent")
     return parser
@@ -300,12 +352,17 @@ def _make_devices(count: int, refuse: Callable[[str], Any]) -> None:
     """Makes `count` virtual devices; JAX must not have looked for devices yet."""
     if count > _MAX_DEVICES:
         refuse(f"a mesh of {count} devices: at most {_MAX_DEVICES} can be played by a CPU.")
-    jax.config.update("jax_platforms", "cpu")
-    flag = "--xla_force_host_platform_device_count"
-    others = [other for other in os.environ.get("XLA_FLAGS", "").split() if flag not in other]
-    os.environ["XLA_FLAGS"] = " ".join([*others, f"{flag}={count}"])
+    _use_cpu(f"--xla_force_host_platform_device_count={count}")
     if len(jax.devices()) < count:
         refuse(f"{count} virtual devices are needed, and JAX has started with fewer.")
+
+
+def _use_cpu(flag: str) -> None:
+    """Has JAX start on CPUs, with this flag in place of one of the same name."""
+    jax.config.update("jax_platforms", "cpu")
+    name = flag.partition("=")[0].strip()
+    others = [other for other in os.environ.get("XLA_FLAGS", "").split() if name not in other]
+    os.environ["XLA_FLAGS"] = " ".join([*others, flag.strip()])
 
 
 def _title(head: Head) -> str:
@@ -313,7 +370,7 @@ def _title(head: Head) -> str:
     return (
         f"{head.tokens:,} tokens x {head.dim:,} by {head.dim:,} x {head.vocab:,}, {head.dtype}; "
         f"all logits would be {logits / _GIB:,.1f} GiB.\n"
-        "Per device, in GiB:"
+        f"Per device, in GiB, by the compiler for {'CPUs' if head.chip is None else head.chip}:"
     )
 
 

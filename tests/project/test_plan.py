@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
-from jaxent import plan
+from jaxent import _chips, plan
 
 SMALL = ["--tokens=4096", "--dim=64", "--vocab=8192", "--dtype=float32"]
 
@@ -37,6 +38,29 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 }
 """
 
+# As compilers for TPUs and GPUs write it: begun and ended, in fusions, in loops without a count.
+ASYNCHRONOUS = """\
+%scatter (p: f32[16]) -> f32[4] {
+  %s = f32[4]{0} reduce-scatter(%p), replica_groups={{0,1,2,3}}, to_apply=%add
+}
+
+%condition (p: (s32[])) -> pred[] {
+  %bound = s32[] constant(3)
+}
+
+%body (p: (s32[])) -> (s32[]) {
+  %f = f32[4]{0} fusion(%x), kind=kCustom, calls=%scatter
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %w = (s32[]) while(%p), condition=%condition, body=%body
+  %g = (f32[4]{0}, f32[16]{0}) all-gather-start(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  %d = f32[16]{0} all-gather-done(%g)
+  %p = (f32[2]{0}, f32[2]{0}, u32[], u32[]) collective-permute-start(%x)
+  %r = f32[8]{0} all-reduce-start(%x), replica_groups=[1,4]<=[4], to_apply=%add
+}
+"""
+
 
 def test_reads_the_collectives_of_a_program():
     found = list(plan.collectives(PROGRAM))
@@ -48,6 +72,16 @@ def test_reads_the_collectives_of_a_program():
         ("collective-permute", 8, 2, 1),
     ]
     assert [each.sent for each in found] == [15 * 2 * 32 * 3 / 4, 5 * 20, 48, 16, 8]
+
+
+def test_reads_what_is_begun_and_ended_and_what_is_fused():
+    found = list(plan.collectives(ASYNCHRONOUS))
+    assert [(each.kind, each.size, each.devices, each.times) for each in found] == [
+        ("reduce-scatter", 16, 4, 3),
+        ("all-gather", 64, 4, 1),
+        ("collective-permute", 8, 2, 1),
+        ("all-reduce", 32, 4, 1),
+    ]
 
 
 def planned(*options, fails=False):
@@ -95,6 +129,21 @@ def test_says_what_fits():
 def test_lists_what_is_sent():
     said = planned(*SMALL, "--mesh=2x2", "--fsdp", "--shard-map", "--collectives")
     assert re.search(r" 1 x all-gather of f32\[64,4096\]\S* by 2\n", said), said
+
+
+@pytest.mark.skipif(not find_spec("libtpu"), reason="compiles for TPUs, for which it needs libtpu")
+def test_plans_for_a_chip_with_the_options_of_the_loss():
+    """The gradient of the kernel, in float32, is summed over devices once, as a CPU's is not."""
+    kernel = 4 * 64 * 8192 / 2**30
+    options = ["--z-loss=1e-4", "--soft-cap=30", "--label-smoothing=0.1", "--where"]
+    (found,) = rows("--mesh=4x1", "--chip=v5e", *options).values()
+    assert found[4] == pytest.approx(2 * kernel * 3 / 4, abs=6e-4)
+
+
+def test_refuses_a_chip_without_its_compiler(monkeypatch):
+    monkeypatch.setattr(_chips, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="not installed: pip install libtpu"):
+        _chips.find_chips("v5e", 4)
 
 
 @pytest.mark.parametrize("mesh", ["1x16", "1x6"])
