@@ -219,11 +219,11 @@ def _grad_x_target(exponent: float | jax.Array, terms: _SigmoidTerms) -> jax.Arr
     c_over_total = _finite_c_over_total(terms)
     c_term = terms.p_top * (terms.other_fraction - terms.top_fraction)
     c_term += c_over_total * terms.top_fraction
-    w_term = exponent * c_over_total * terms.log_w_grad + c_term
+    w_term = exponent * (c_over_total * terms.log_w_grad) + c_term
     through_w = zero_safe_product(terms.log_w_grad, terms.abs_x)
     through_w += w_term * one_minus_exp(terms.abs_x)
     through_w += terms.ce_over_total
-    return -_unflushed_weight(terms, exponent) * (1.0 + exponent * through_w)
+    return -zero_safe_product(_unflushed_weight(terms, exponent), 1.0 + exponent * through_w)
 
 
 def _finite_c_over_total(terms: _SigmoidTerms) -> jax.Array:

@@ -117,5 +117,5 @@ def _generalized_cross_entropy_grad_q(
     coefficients = [(n + 1) / math.factorial(n + 2) for n in range(count)]
     near = jnp.square(near_c) * polynomial(-(q * near_c), coefficients)
     far = zero_safe_product(c, p_to_q) - jnp.where(is_near, 0.0, loss)
-    far = jnp.where(is_near, 0.0, far) / jnp.where(q == 0.0, 1.0, q)
-    return jnp.where(is_near, -near, far)
+    # The square of a small q, in the derivative of a quotient, would underflow.
+    return jnp.where(is_near, -near, far / jnp.where(is_near | (q == 0.0), 1.0, q))

@@ -618,6 +618,13 @@ def test_a_share_outside_0_and_1_is_refused(inputs, beta):
         JENSEN_SHANNON(*inputs["student"][:2], *inputs["teacher"][:2], beta=beta)
 
 
+def test_a_token_may_have_no_leading_axes(inputs):
+    hidden, kernel, _ = inputs["student"]
+    log_probs, indices = inputs["log_probs"], inputs["indices"]
+    found = jax.eval_shape(TOP_K, hidden[0], kernel, log_probs[0], indices[0])
+    assert found.shape == ()
+
+
 def test_lists_must_fit(inputs):
     hidden, kernel, _ = inputs["student"]
     log_probs, indices = inputs["log_probs"], inputs["indices"]

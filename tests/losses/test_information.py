@@ -306,6 +306,13 @@ def test_large_orders_of_entropy_have_exact_derivatives(alpha):
     assert oracle.ulps(bend.ravel(), expected.ravel(), np.float32).max() <= 16
 
 
+def test_second_derivatives_of_large_orders_for_any_total():
+    """The entropy of c p is that of p less log(c), so its second derivatives are 1 / c**2 times."""
+    p = np.array([0.5, 0.3, 0.2], np.float32)
+    bend = jax.jit(jax.hessian(functools.partial(jaxent.renyi_entropy, alpha=5.0)))
+    np.testing.assert_allclose(bend(0.25 * p), 16.0 * bend(p), rtol=2e-6)
+
+
 @pytest.mark.parametrize("alpha", [10.0, 250.0, 1000.0])
 def test_gradients_of_large_orders_of_entropy_of_nearly_equal_classes(alpha):
     """As far as docs/numerics.md promises."""
