@@ -39,6 +39,11 @@ _BOUND = (
 EQUIVALENT: dict[str, str] = {
     "_kernels/similarity.py: return jnp.all((square > 2.0**-12) & (square < 4.0**60))": _BOUND,
     "_kernels/similarity.py: return jnp.all((square > 4.0**-12) & (square < 2.0**60))": _BOUND,
+    "_kernels/similarity.py: return jnp.all((square > 2.0**-12) & ((square) <= (2.0**60)))": _BOUND,
+    "_masks.py: jnp.broadcast_to(where, jnp.broadcast_shapes(array.shape, where.shape)), axes": (
+        "either order"
+    ),
+    "_losses/logits.py: dtype = compute_dtype(priors, logits)": "either order",
     "_kernels/margin.py: return loss, broadcast_tangent(dot_tangent(tangents[0], grad), loss)": (
         _NO_ZERO
     ),
@@ -254,16 +259,16 @@ def _defined(node: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
+def _definitions_at(path: str, line: int) -> set[Definition]:
+    """What a line is a part of."""
+    tree = ast.parse((ROOT / "jaxent" / path).read_bytes())
+    around = (node for node in tree.body if node.lineno <= line <= (node.end_lineno or 0))
+    return {(path, name) for node in around for name in _defined(node)}
+
+
 def functions_near(path: str, line: int, most: int = 6) -> list[str]:
     """Public functions that reach what a line defines, the nearest first."""
-    uses = _uses()
-    tree = ast.parse((ROOT / "jaxent" / path).read_bytes())
-    front = {
-        (path, name)
-        for node in tree.body
-        if node.lineno <= line <= (node.end_lineno or 0)
-        for name in _defined(node)
-    }
+    uses, front = _uses(), _definitions_at(path, line)
     public = [
         (f"{node.module.partition('.')[2].replace('.', '/')}.py", alias.name)
         for node in ast.parse((ROOT / "jaxent" / "__init__.py").read_bytes()).body
@@ -282,6 +287,7 @@ def functions_near(path: str, line: int, most: int = 6) -> list[str]:
 def selections(path: str, line: int) -> list[list[str]]:
     """Arguments of pytest, the quickest first."""
     names = functions_near(path, line)
+    changed = [name for _, name in _definitions_at(path, line)]
     any_name = " or ".join(names)
     chosen = [["tests/conformance/test_properties.py", "-k", f"test_any and ({any_name})"]]
     is_head = path.startswith("_heads") or any(name.startswith("linear") for name in names)
@@ -289,7 +295,7 @@ def selections(path: str, line: int) -> list[list[str]]:
         chosen.append(["tests/heads/test_properties.py", "-k", "test_any"])
     for folder in ("losses", "heads"):
         for test in sorted((ROOT / "tests" / folder).glob("test_*.py")):
-            near = _tests_of(test.read_text(), names)
+            near = _tests_of(test.read_text(), [*names, *changed])
             if near and test.stem != "test_properties":
                 chosen.append([f"tests/{folder}/{test.name}", "-k", " or ".join(near)])
     chosen.append(["tests/project/test_doctests.py", "-k", any_name])

@@ -207,6 +207,11 @@ def test_options_out_of_range(loss, option):
         assert np.isnan(jax.grad(total(loss, **traced))(embeddings, labels)).any(1).all()
 
 
+def test_a_traced_scale_out_of_range_is_nan():
+    embeddings, labels = batch()
+    assert np.isnan(jaxent.circle_loss(embeddings, labels, gamma=jnp.float32(0.0))).all()
+
+
 def test_the_temperature_can_be_learned():
     embeddings, labels = batch()
 

@@ -346,6 +346,13 @@ def test_bad_labels_are_nan_for_their_image(logits, labels):
     assert np.isnan(slopes[0]).any()
 
 
+@pytest.mark.parametrize("shape", [(2,), (1, 1), (3, 4, 7)])
+def test_lovasz_refuses_a_mask_of_another_shape(shape):
+    logits, labels = jnp.zeros((3, 4, 5)), jnp.zeros((3, 4, 5), int)
+    with pytest.raises(jaxent.ArgumentError, match="`where`"):
+        jaxent.lovasz_hinge(logits, labels, where=jnp.ones(shape, bool))
+
+
 def test_lovasz_refuses_what_has_no_images(logits, labels):
     for call in (
         lambda: jaxent.lovasz_hinge(logits[0, 0, :, 0], labels[0, 0]),

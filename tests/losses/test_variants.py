@@ -340,6 +340,14 @@ def test_derivatives_in_q_of_any_size(c):
             np.testing.assert_allclose(found, [float(first), float(second)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("epsilon", [-0.5, 2.0])
+def test_a_traced_weight_of_a_poly_loss_is_that_number(epsilon):
+    logits, labels = jnp.array([0.5, -1.0, 2.0]), jnp.array([0.2, 0.3, 0.5])
+    found = jaxent.poly_loss_cross_entropy(logits, labels, epsilon=jnp.float32(epsilon))
+    expected = jaxent.poly_loss_cross_entropy(logits, labels, epsilon=epsilon)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_differences_of_exponentials_have_derivatives_everywhere():
     """What is not selected must not overflow: its derivative times 0 would be NaN."""
     x = jnp.array([0.0, 0.3, 2.0, 1e4, 1e10, 1e30])
