@@ -4,16 +4,13 @@ The methods are those of Knuth (`two_sum`), Dekker (`fast_two_sum`) and Veltkamp
 need finite numbers, unless said otherwise.
 """
 
-import numbers
 import operator
 from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from jaxent import _checks
 from jaxent._parallel import with_auto_axes
 
 # log(2) as a sum of three numbers with a third of the digits of a dtype each, by its size in bytes:
@@ -77,17 +74,6 @@ def split_number(number: float | Fraction, dtype: jnp.dtype) -> tuple[float, flo
     rounded = float(np.asarray(float(number), dtype))
     is_finite = np.isfinite(rounded)
     return rounded, float(Fraction(number) - Fraction(rounded)) if is_finite else 0.0
-
-
-def as_pair(
-    name: str, value: ArrayLike | Fraction, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    """An option in that dtype and its rounding error, which is not known of an array."""
-    if not isinstance(value, numbers.Real):
-        value = _checks.as_scalar(name, value).astype(dtype)
-        return value, jnp.zeros_like(value)
-    high, low = split_number(value if isinstance(value, Fraction) else float(value), dtype)
-    return jnp.asarray(high, dtype), jnp.asarray(low, dtype)
 
 
 def exact_products(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:

@@ -23,8 +23,8 @@ def clipped_half_square(
     clipped, clipped_low = _difference(apart, -step)
     clipped += clipped_low + (apart_low + step_low)
     error = value - target
-    # Also where one of them is NaN.
-    uses_clipped = ~is_inside & ~(jnp.abs(clipped) <= jnp.abs(error))
+    # The one that is NaN, if one is.
+    uses_clipped = ~(is_inside | (jnp.abs(clipped) <= jnp.abs(error)) | jnp.isnan(error))
     chosen = jnp.where(uses_clipped, clipped, error)
     return (0.5 * chosen) * chosen
 

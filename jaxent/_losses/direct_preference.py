@@ -13,8 +13,8 @@ from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.tangents import Pair
-from jaxent._float.two_part import as_pair
 from jaxent._kernels import preference
+from jaxent._losses.preference import as_pair
 
 
 @_checks.public

@@ -202,7 +202,7 @@ def sequence_mean(
         >>> import jax.numpy as jnp
         >>> import jaxent
         >>> losses = jnp.array([[1.0, 1.0, 1.0, 1.0], [4.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
-        >>> where = jnp.arange(4) < jnp.array([[4], [1], [0]])
+        >>> where = losses < 9.0
         >>> print(jaxent.sequence_mean(losses, where), jaxent.mean(losses, where))
         2.5 1.6
         >>> print(jaxent.sequence_mean(losses, where, length=8))
@@ -310,11 +310,11 @@ def _estimate(
     """An estimate of the divergence from log-probabilities whose distance is bounded."""
 
     def bounded(reference: jax.Array, log_probs: jax.Array, bound: jax.Array) -> jax.Array:
-        apart = reference - log_probs
+        apart = intervals.nan_where_invalid(reference - log_probs, bound > 0.0)
         is_out = jnp.abs(apart) > bound
         reference = jnp.where(is_out, jnp.where(apart > 0.0, bound, -bound), reference)
         estimate = estimator(reference, jnp.where(is_out, 0.0, log_probs))
-        return intervals.nan_where_invalid(estimate, bound > 0.0)
+        return intervals.nan_where_invalid(estimate, apart == apart)
 
     return bounded
 

@@ -1,6 +1,8 @@
 """Losses of preferences that need no pairs of answers, or no reference."""
 
 import math
+import numbers
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
-from jaxent._float.two_part import as_pair
+from jaxent._float.tangents import Pair
+from jaxent._float.two_part import split_number
 from jaxent._kernels import odds, preference
 
 
@@ -176,6 +179,15 @@ def simpo_loss(
 def _as_floating(**arrays: ArrayLike) -> dict[str, jax.Array]:
     """The arguments as arrays, refused unless they are floating point."""
     return {name: _checks.as_floating(name, array) for name, array in arrays.items()}
+
+
+def as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
+    """An option in that dtype and its rounding error, which is not known of an array."""
+    if not isinstance(value, numbers.Real):
+        value = _checks.as_scalar(name, value).astype(dtype)
+        return value, jnp.zeros_like(value)
+    high, low = split_number(value if isinstance(value, Fraction) else float(value), dtype)
+    return jnp.asarray(high, dtype), jnp.asarray(low, dtype)
 
 
 # Losses, element by element in one dtype.

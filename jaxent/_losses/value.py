@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
-from jaxent._float.two_part import as_pair
 from jaxent._kernels import value
+from jaxent._losses.preference import as_pair
 
 
 @_checks.public
@@ -94,13 +94,13 @@ def generalized_advantage_estimation(
         rewards: Rewards r, `[..., time]`, real.
         values: Estimated values V of the states in which they were earned, of that rank.
         where: Mask of the steps, of that rank, or a scalar. A step that does not count is passed
-            over: the one before it is followed by the one after it.
-        terminations: True at the last step of an episode, of that rank, booleans; the episode in
-            progress at the end of time needs none. None: nowhere.
-        last_values: Values of the states after the last steps, `[...]`, or a scalar: 0.0 where
-            all ends there.
+            over, so that the one before it is followed by the one after it.
+        terminations: Where a step is the last one of its episode, booleans of that rank: nothing
+            later counts. None is nowhere; the last step of all needs none.
+        last_values: Values of the states after the last steps, `[...]` or a scalar; 0.0 if all
+            ends there.
         discount: :math:`\gamma` in [0, 1], a scalar.
-        lambda_: :math:`\lambda` in [0, 1], a scalar: 0 trusts the values, 1 the rewards.
+        lambda_: :math:`\lambda` in [0, 1], a scalar; 0 trusts the values, 1 the rewards.
 
     Returns:
         Advantages and returns `[..., time]` in units of reward, float32 (float64 for float64
@@ -153,8 +153,9 @@ def _clipped_value(
     clip_low: jax.Array,
 ) -> jax.Array:
     clip = intervals.not_negative(clip)
-    losses = value.clipped_half_square(values, old_values, returns, clip, clip_low)
-    return intervals.nan_where_invalid(losses, clip == clip)
+    # NaN in the gradients too, which do not depend on all of the arguments.
+    values = intervals.nan_where_invalid(values, (clip == clip) & (old_values == old_values))
+    return value.clipped_half_square(values, old_values, returns, clip, clip_low)
 
 
 @functools.partial(jax.jit, inline=True)
