@@ -172,7 +172,8 @@ def policy_gradient_loss(
     slope, other = (unclipped, mpf(0)) if used == ratio else (mpf(0), unclipped)
     value, is_near = -advantage * used, is_near_a_clip(ratio, (lower, upper))
     if rollout_log_probs is not None:
-        weight = min(mpf(rollout_clip), mpmath.exp(old_log_prob - mpf(rollout_log_probs)))
+        weight: Number = mpmath.exp(old_log_prob - mpf(rollout_log_probs))
+        weight = min(mpf(rollout_clip), weight)
         # Where it is 0 the advantage is as good as none.
         unclipped, slope, other = (weight and weight * x for x in (unclipped, slope, other))
         value, used = -advantage * (weight and weight * used), weight and weight * used
@@ -296,6 +297,11 @@ def pairs(dtype: Any) -> Iterator[Family]:
     }
     for name, arrays in families.items():
         yield one_shape(name, tuple(arrays), dtype)
+
+
+def finite_pairs(dtype: Any) -> Iterator[Family]:
+    """Those without infinite losses, for a loss that may have either sign: their sum is NaN."""
+    return (f for f in pairs(dtype) if "impossible" not in f.name and "huge" not in f.name)
 
 
 def answers(dtype: Any) -> Iterator[Family]:
@@ -444,7 +450,7 @@ _dpo = functools.partial(
     jaxent.dpo_loss,
     PAIRS,
     dpo_loss,
-    pairs,
+    hard_inputs=pairs,
     value_ulps=SIGMOID_VALUE,
     gradient_ulps=SIGMOID_GRADIENT,
 )
@@ -473,13 +479,14 @@ CASES: tuple[Case, ...] = (
     _dpo(),
     _dpo(options={"beta": 0.3, "label_smoothing": 0.1}),
     _dpo(
-        options={"variant": "robust", "label_smoothing": 0.1},
+        hard_inputs=finite_pairs,
+        options={"variant": "robust", "label_smoothing": 0.1, "nll_weight": 0.3},
         is_nonnegative=False,
     ),
     _dpo(
         value_ulps=HINGE_VALUE,
         gradient_ulps=HINGE_GRADIENT,
-        options={"variant": "hinge", "nll_weight": 0.3},
+        options={"variant": "hinge"},
     ),
     _dpo(
         value_ulps=IPO_VALUE,

@@ -117,7 +117,7 @@ def test_the_loss_and_its_gradient_are_those_of_trl(level):
 
     def ours(x):
         losses = jaxent.policy_gradient_loss(
-            x, *given[1:3], MASK, clip=(0.2, 0.28), ratio=level, rollout_log_probs=given[4],
+            x, given[1], given[2], MASK, clip=(0.2, 0.28), ratio=level, rollout_log_probs=given[4],
             rollout_clip=1.5, reference_log_probs=given[3], kl_weight=0.04,
         )  # fmt: skip
         return jaxent.sequence_mean(losses, MASK)
@@ -302,7 +302,8 @@ def test_advantages_are_those_of_the_loop(is_masked):
     with jax.debug_nans(True):
         slopes, estimate = jax.jit(jax.grad(total, (0, 1), has_aux=True))(*given)
     by_hand = (mask, ends, last, 0.96875, 0.875)
-    expected = gae_by_hand(*wide((rewards, values)), *by_hand)
+    of_rewards, of_values = wide((rewards, values))
+    expected = gae_by_hand(of_rewards, of_values, *by_hand)
     for ours, theirs in zip(estimate, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
 

@@ -105,6 +105,8 @@ def test_robust_dpo_is_right_in_the_mean_over_wrong_labels(share):
         loss = functools.partial(jaxent.dpo_loss, variant="robust", label_smoothing=share)
         mean = (1.0 - share) * loss(*given) + share * loss(b, a, d, c)
         np.testing.assert_allclose(mean, jaxent.dpo_loss(*given), rtol=1e-8)
+        ends = loss(single([-np.inf, -1.0]), single([-1.0, -np.inf]), -2.0, -2.0)
+        np.testing.assert_array_equal(ends, [np.inf, -np.inf])
     # Near a half the weight of wrong labels is a quotient that float32 would not know.
     value = jaxent.dpo_loss(*(np.float32(x) for x in (-1, -3, -2, -2)), **loss.keywords)
     exact = np.log1p(np.exp(-0.2)) - share / (1.0 - 2.0 * share) * 0.2
@@ -117,7 +119,7 @@ def test_rewards_are_those_of_trl_and_have_the_sign_of_the_exact_margin():
     policy_w, policy_l, reference_w, reference_l = wide(given)
     where = np.arange(20) != 2
     poisoned = [np.where(where, array, np.nan) for array in given]
-    rewards = jaxent.preference_rewards(*poisoned, where, beta=0.3)
+    rewards = jaxent.preference_rewards(*poisoned, where=where, beta=0.3)
     chosen, rejected = 0.3 * (policy_w - reference_w), 0.3 * (policy_l - reference_l)
     expected = (chosen, rejected, chosen - rejected, chosen > rejected)
     for ours, theirs in zip(rewards, expected, strict=True):
