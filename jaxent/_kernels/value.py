@@ -1,9 +1,9 @@
-"""The loss of an estimated value that may not move far, and sums of discounted differences."""
+"""The loss of an estimated value that may not move far, and advantages of what was done."""
 
 import jax
 import jax.numpy as jnp
 
-from jaxent._float.tangents import Pair
+from jaxent._float.tangents import Arrays, Pair
 from jaxent._float.two_part import finite_two_diff
 
 
@@ -35,18 +35,31 @@ def _difference(a: jax.Array, b: jax.Array) -> Pair:
     return high, jax.lax.stop_gradient(low)
 
 
-def discounted_sums(terms: jax.Array, decays: jax.Array, ends: jax.Array) -> jax.Array:
-    """The sums y[t] = terms[t] + decays[t] * y[t + 1] along the last axis, from 0 after its end.
+def advantages(
+    rewards: jax.Array,
+    values: jax.Array,
+    counts: jax.Array,
+    ends: jax.Array,
+    last: jax.Array,
+    discount: jax.Array,
+    decay: jax.Array,
+) -> jax.Array:
+    """Sums of temporal differences that follow each step [..., T], each times discount * decay.
 
-    Where `ends` holds nothing that comes later counts, whatever it is.
+    Steps that do not count are passed over; after one that ends an episode nothing counts, whatever
+    it is. `last` [...] or a scalar is the value after the last step.
     """
 
-    def combine(
-        later: tuple[jax.Array, ...], earlier: tuple[jax.Array, ...]
-    ) -> tuple[jax.Array, ...]:
-        (later_term, later_decay, later_end), (term, decay, end) = later, earlier
-        rest = jnp.where(end, 0.0, later_term)
-        return term + decay * rest, jnp.where(end, 0.0, decay * later_decay), end | later_end
+    def step(later: Pair, now: Arrays) -> tuple[Pair, jax.Array]:
+        advantage, following = later
+        reward, value, is_counted, is_end = now
+        rest = jnp.where(is_end, 0.0, decay * advantage + following)
+        here = (reward + discount * rest) - value
+        kept = (jnp.where(is_counted, here, advantage), jnp.where(is_counted, value, following))
+        return kept, jnp.where(is_counted, here, 0.0)
 
-    given = (terms, decays, ends)
-    return jax.lax.associative_scan(combine, given, reverse=True, axis=terms.ndim - 1)[0]
+    given = tuple(jnp.moveaxis(array, -1, 0) for array in (rewards, values, counts, ends))
+    nothing = jnp.zeros_like(values[..., :1].sum(axis=-1))
+    # Eight steps at once: on accelerators each turn of a loop costs more than its arithmetic.
+    _, found = jax.lax.scan(step, (nothing, nothing + last), given, reverse=True, unroll=8)
+    return jnp.moveaxis(found, 0, -1)

@@ -337,15 +337,15 @@ class _Sequences(NamedTuple):
 @functools.partial(jax.jit, inline=True)
 def _over_time(losses: jax.Array, where: jax.Array | None, length: jax.Array | None) -> _Sequences:
     """Sums over the tokens, which are 0 where masked, over their number or a length."""
-    counts = _counts(losses.shape, where, losses.dtype)
+    counts = _counts(losses, where)
     return _Sequences(
         reduction.divide(sums.blocked_sum(losses), counts if length is None else length), counts
     )
 
 
-def _counts(shape: tuple[int, ...], where: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    counted = jnp.ones((), dtype) if where is None else where.astype(dtype)
-    return jnp.sum(jnp.broadcast_to(counted, shape), axis=-1)
+def _counts(tokens: jax.Array, where: jax.Array | None) -> jax.Array:
+    one = jnp.ones_like(tokens)
+    return jnp.sum(one if where is None else jnp.where(where, one, 0.0), axis=-1)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -367,7 +367,6 @@ def _sequence_log_ratio(log_probs: jax.Array, old: jax.Array, where: jax.Array |
     """Two numbers per token, whose difference is the mean log-ratio of its sequence."""
     masks = () if where is None else (where.shape,)
     shape = jnp.broadcast_shapes(log_probs.shape, old.shape, *masks)
-    counts = jnp.maximum(_counts(shape, where, log_probs.dtype), 1.0)
-    arrays = (jnp.broadcast_to(array, shape) for array in (log_probs, old))
-    high, low = policy.mean_difference(*arrays, counts)
+    new, old = (jnp.broadcast_to(array, shape) for array in (log_probs, old))
+    high, low = policy.mean_difference(new, old, jnp.maximum(_counts(new, where), 1.0))
     return jnp.broadcast_to(high[..., None], shape), jnp.broadcast_to(-low[..., None], shape)

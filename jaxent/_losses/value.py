@@ -137,7 +137,7 @@ def generalized_advantage_estimation(
         f"`rewards` {_checks.describe(arrays[0])} must have a time axis, the last.",
     )
     last = _checks.as_floating("last_values", last_values)
-    last = _checks.broadcast_per_row("last_values", last, shape[:-1], "values")
+    _checks.broadcast_per_row("last_values", last, shape[:-1], "values")
     options = (_checks.as_scalar(name, number) for name, number in scalars.items())
     return _estimate(*arrays, last, where, *options)
 
@@ -169,20 +169,14 @@ def _estimate(
     lambda_: jax.Array,
 ) -> AdvantageEstimate:
     dtype = compute_dtype(rewards, values, last)
-    counts = jnp.asarray(True) if where is None else where
-    shape = jnp.broadcast_shapes(*(a.shape for a in (rewards, values, ends, counts)))
-    counts = jnp.broadcast_to(counts, shape)
-    rewards, values = (jnp.broadcast_to(a.astype(dtype), shape) for a in (rewards, values))
-    ends, last = jnp.broadcast_to(ends, shape), last.astype(dtype)[..., None]
-    discount = intervals.nan_outside(discount.astype(dtype), 0.0, 1.0)
-    lambda_ = intervals.nan_outside(lambda_.astype(dtype), 0.0, 1.0)
-    following = jnp.concatenate([values, last], axis=-1)
-    if where is not None:
-        # The value of the first step from here on that counts.
-        stays = jnp.concatenate([counts, jnp.ones_like(last, bool)], axis=-1)
-        following = value.discounted_sums(following, jnp.ones_like(following), stays)
-    differences = rewards + discount * jnp.where(ends, 0.0, following[..., 1:]) - values
-    decays = jnp.where(counts, discount * lambda_, 1.0)
-    advantages = value.discounted_sums(_masks.zero_where_masked(differences, counts), decays, ends)
-    advantages = _masks.zero_where_masked(advantages, where)
+    counts = jnp.ones_like(ends) if where is None else where
+    given = (rewards.astype(dtype), values.astype(dtype), counts, ends)
+    shape = jnp.broadcast_shapes(*(array.shape for array in given))
+    rewards, values, counts, ends = (jnp.broadcast_to(array, shape) for array in given)
+    discount, lambda_ = (
+        intervals.nan_outside(number.astype(dtype), 0.0, 1.0) for number in (discount, lambda_)
+    )
+    advantages = value.advantages(
+        rewards, values, counts, ends, last.astype(dtype), discount, lambda_
+    )
     return AdvantageEstimate(advantages, advantages + values)
