@@ -97,12 +97,6 @@ define_jvp(divergence_estimate, _ratio_minus_1, negative(_ratio_minus_1))
 define_jvp(_ratio_minus_1, _ratio, negative(_ratio))
 
 
-def half_squared_difference(a: jax.Array, b: jax.Array) -> jax.Array:
-    """(a - b)**2 / 2."""
-    high, low = finite_two_diff(a, b)
-    return (0.5 * high) * (high + 2.0 * jax.lax.stop_gradient(low))
-
-
 @jax.custom_jvp
 def mean_difference(a: jax.Array, b: jax.Array, counts: jax.Array) -> Pair:
     """The sum of a - b over the last axis, over the counts [...], and its rounding error.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxent._float.tangents import Arrays, Pair
 from jaxent._float.two_part import finite_two_diff
+from jaxent._kernels.regression import half_square
 
 
 def clipped_half_square(
@@ -25,8 +26,7 @@ def clipped_half_square(
     error = value - target
     # The one that is NaN, if one is.
     uses_clipped = ~(is_inside | (jnp.abs(clipped) <= jnp.abs(error)) | jnp.isnan(error))
-    chosen = jnp.where(uses_clipped, clipped, error)
-    return (0.5 * chosen) * chosen
+    return half_square(jnp.where(uses_clipped, clipped, error))
 
 
 def _difference(a: jax.Array, b: jax.Array) -> Pair:

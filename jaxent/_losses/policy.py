@@ -14,7 +14,7 @@ from jaxent import _checks, _masks
 from jaxent._float import intervals, sums
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.tangents import Pair
-from jaxent._kernels import policy
+from jaxent._kernels import policy, regression
 from jaxent._losses import reduction
 
 
@@ -321,7 +321,7 @@ def _estimate(
 
 _ESTIMATORS = {
     "k1": _estimate(lambda reference, log_probs: log_probs - reference),
-    "k2": _estimate(policy.half_squared_difference),
+    "k2": _estimate(lambda reference, log_probs: regression.half_square(reference - log_probs)),
     "k3": _estimate(policy.divergence_estimate),
 }
 

@@ -125,11 +125,12 @@ def test_rewards_are_those_of_trl_and_have_the_sign_of_the_exact_margin():
     for ours, theirs in zip(rewards, expected, strict=True):
         np.testing.assert_allclose(ours, np.where(where, theirs, 0.0), rtol=2e-6)
     # A margin of 2**-20 between differences of 1024, which float32 would round to 0.
-    near = single([-1024.0, -(2.0**-20), -1024.0, 0.0])
-    for order, sign in (([0, 1, 2, 3], 1.0), ([1, 0, 3, 2], -1.0)):
-        rewards = jaxent.preference_rewards(*near[order])
-        np.testing.assert_allclose(rewards.margins, sign * 0.1 * 2.0**-20, rtol=1e-6)
-        assert float(rewards.accuracies) == (sign > 0.0)
+    tiny = -(2.0**-20)
+    for near in ([-1024.0, tiny, -1024.0, 0.0], [-1024.0, -1024.0, tiny, 0.0]):
+        for order, sign in (([0, 1, 2, 3], 1.0), ([1, 0, 3, 2], -1.0)):
+            rewards = jaxent.preference_rewards(*single(near)[order])
+            np.testing.assert_allclose(rewards.margins, sign * 0.1 * -tiny, rtol=1e-6)
+            assert float(rewards.accuracies) == (sign > 0.0)
     # As good as each other is not right, and what is NaN is neither.
     assert jaxent.preference_rewards(-1.0, -1.0, -2.0, -2.0).accuracies == 0.0
     assert np.isnan(jaxent.preference_rewards(-np.inf, -np.inf, -2.0, -2.0)[2:]).all()
