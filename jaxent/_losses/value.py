@@ -26,7 +26,7 @@ def clipped_value_loss(
 ) -> jax.Array:
     r"""PPO's loss of estimated values: nothing is gained by moving far in one iteration.
 
-    .. math:: \ell = \tfrac{1}{2} \max\big( (v - R)^2,\
+    .. math:: \ell = \tfrac{1}{2} \max\big( (v - R)^2,
         (\operatorname{clip}(v, v_0 - c, v_0 + c) - R)^2 \big)
 
     Without clipping: `jaxent.l2_loss`. Returns: `jaxent.generalized_advantage_estimation`.
