@@ -24,6 +24,7 @@ from jaxent._losses.dice import (
     multiclass_generalized_dice_loss,
     tversky_loss,
 )
+from jaxent._losses.direct_preference import PreferenceRewards, dpo_loss, preference_rewards
 from jaxent._losses.divergence import (
     cross_entropy,
     hellinger,
@@ -63,9 +64,9 @@ from jaxent._losses.margin import (
     sparsemax_loss,
 )
 from jaxent._losses.ordinal import ordinal_cross_entropy
-from jaxent._losses.policy import policy_gradient_loss
+from jaxent._losses.policy import policy_gradient_loss, sampled_kl_divergence, sequence_mean
 from jaxent._losses.poly import poly_loss_cross_entropy
-from jaxent._losses.preference import dpo_loss, kto_loss, orpo_loss, simpo_loss
+from jaxent._losses.preference import kto_loss, orpo_loss, simpo_loss
 from jaxent._losses.probability import (
     binary_cross_entropy,
     brier_score,
@@ -100,13 +101,20 @@ from jaxent._losses.softmax_divergence import (
     softmax_kl_divergence,
 )
 from jaxent._losses.targets import class_balanced_weights, smooth_labels
+from jaxent._losses.value import (
+    AdvantageEstimate,
+    clipped_value_loss,
+    generalized_advantage_estimation,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdvantageEstimate",
     "ArgumentError",
     "LinearLogProb",
     "LinearSoftmax",
+    "PreferenceRewards",
     "absolute_error",
     "binary_cross_entropy",
     "binary_dice_loss",
@@ -117,6 +125,7 @@ __all__ = [
     "circle_loss",
     "class_balanced_weights",
     "clip_loss",
+    "clipped_value_loss",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_similarity",
@@ -128,6 +137,7 @@ __all__ = [
     "entropy",
     "expected_calibration_error",
     "gaussian_nll",
+    "generalized_advantage_estimation",
     "generalized_cross_entropy",
     "generalized_kl_divergence",
     "hellinger",
@@ -169,11 +179,14 @@ __all__ = [
     "poisson_nll",
     "policy_gradient_loss",
     "poly_loss_cross_entropy",
+    "preference_rewards",
     "quantile_loss",
     "ranking_softmax_loss",
     "renyi_divergence",
     "renyi_entropy",
     "safe_softmax_cross_entropy",
+    "sampled_kl_divergence",
+    "sequence_mean",
     "sigmoid_binary_cross_entropy",
     "sigmoid_contrastive_loss",
     "sigmoid_entropy",

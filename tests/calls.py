@@ -167,6 +167,9 @@ CALLS = {
     "dice_loss": Call(image),
     "dpo_loss": Call(log_probs(4)),
     "expected_calibration_error": Call(lambda rows: (rows.probs(), rows.labels())),
+    "generalized_advantage_estimation": Call(
+        lambda rows: (rows.normal(TIME), rows.normal(TIME, seed=1))
+    ),
     "gaussian_nll": Call(lambda rows: (*two_of_numbers(rows), rows.unit(seed=2))),
     "info_nce": Call(lambda rows: (*pairs(rows)[:2], np.float32(0.5))),
     "kl_divergence_with_log_targets": Call(lambda rows: tuple(map(np.log, two_of_probs(rows)))),
@@ -193,9 +196,11 @@ CALLS = {
     "pairwise_logistic_loss": Call(ranked_list),
     "perplexity": Call(lambda rows: (rows.unit(),)),
     "policy_gradient_loss": Call(lambda rows: (*log_probs(2)(rows), rows.normal())),
+    "preference_rewards": Call(log_probs(4)),
     "ranking_softmax_loss": Call(ranked_list),
     "renyi_divergence": Call(two_of_probs, {"alpha": 2.0}),
     "renyi_entropy": Call(probs, {"alpha": 2.0}),
+    "sequence_mean": Call(lambda rows: (rows.normal(TIME),)),
     "sigmoid_contrastive_loss": Call(lambda rows: (*pairs(rows), np.float32(-1.0))),
     "sigmoid_entropy": Call(lambda rows: (rows.normal(),)),
     "simpo_loss": Call(log_probs(2)),

@@ -41,6 +41,16 @@ def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") ->
     return nan_where_invalid(values, above & below)
 
 
+def positive(values: jax.Array) -> jax.Array:
+    """Values with NaN where they are not finite and above 0."""
+    return nan_outside(values, 0.0, jnp.inf, "()")
+
+
+def not_negative(values: jax.Array) -> jax.Array:
+    """Values with NaN where they are not finite and at least 0."""
+    return nan_outside(values, 0.0, jnp.inf, "[)")
+
+
 def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.Array:
     """Values in which an end of the interval replaces what is outside by a few roundings.
 

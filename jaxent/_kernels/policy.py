@@ -9,8 +9,22 @@ import jax
 import jax.numpy as jnp
 
 from jaxent._float.series import expm1_minus_x
-from jaxent._float.tangents import Arrays, Dual, Tangents, combine_tangents, define_jvp, negative
-from jaxent._float.two_part import exp_two_part, finite_two_diff
+from jaxent._float.tangents import (
+    Arrays,
+    Dual,
+    Pair,
+    Tangents,
+    combine_tangents,
+    define_jvp,
+    negative,
+)
+from jaxent._float.two_part import (
+    exact_products,
+    exact_sum,
+    exp_two_part,
+    fast_two_sum,
+    finite_two_diff,
+)
 
 
 @jax.custom_jvp
@@ -81,3 +95,30 @@ def _ratio_minus_1(a: jax.Array, b: jax.Array) -> jax.Array:
 
 define_jvp(divergence_estimate, _ratio_minus_1, negative(_ratio_minus_1))
 define_jvp(_ratio_minus_1, _ratio, negative(_ratio))
+
+
+@jax.custom_jvp
+def mean_difference(a: jax.Array, b: jax.Array, counts: jax.Array) -> Pair:
+    """The sum of a - b over the last axis, over the counts [...], and its rounding error.
+
+    Only the first has a derivative.
+    """
+    differences, errors = finite_two_diff(a, b)
+    plain = jnp.sum(differences, axis=-1) / counts
+    is_finite = jnp.abs(plain) < jnp.inf
+    total, error = exact_sum(jnp.where(is_finite[..., None], differences, 0.0))
+    quotient = total / counts
+    remainder = total
+    for product in exact_products(quotient, counts):
+        remainder -= product
+    high, low = fast_two_sum(quotient, (remainder + (error + jnp.sum(errors, axis=-1))) / counts)
+    return jnp.where(is_finite, high, plain), jnp.where(is_finite, low, 0.0)
+
+
+@functools.partial(mean_difference.defjvp, symbolic_zeros=True)
+def _mean_difference_jvp(primals: Arrays, tangents: Tangents) -> tuple[Pair, Pair]:
+    a, b, counts = primals
+    high, low = mean_difference(a, b, counts)
+    one = jnp.ones_like(a)
+    difference_dot = combine_tangents(a, (one, tangents[0]), (-one, tangents[1]))
+    return (high, low), (jnp.sum(difference_dot, axis=-1) / counts, jnp.zeros_like(low))

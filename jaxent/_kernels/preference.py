@@ -16,6 +16,11 @@ from jaxent._float.tangents import Arrays, Pair, Tangents, combine_tangents, def
 from jaxent._float.two_part import exact_products, exp_minus_abs, fast_two_sum, two_diff, two_sum
 
 
+def constant_pair(value: float, dtype: jnp.dtype) -> Pair:
+    """A number that the dtype holds, as a pair."""
+    return jnp.full((), value, dtype), jnp.zeros((), dtype)
+
+
 def margin(
     a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, *, scale: Pair, offset: Pair
 ) -> Pair:

@@ -1,9 +1,8 @@
-"""Losses of preferences, from the log-probabilities of answers that people chose and rejected."""
+"""Losses of preferences that need no pairs of answers, or no reference."""
 
 import math
 import numbers
 from fractions import Fraction
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,85 +11,9 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
+from jaxent._float.tangents import Pair
 from jaxent._float.two_part import split_number
 from jaxent._kernels import odds, preference
-from jaxent._kernels.preference import Pair
-
-
-@_checks.public
-def dpo_loss(
-    policy_chosen_log_probs: ArrayLike,
-    policy_rejected_log_probs: ArrayLike,
-    reference_chosen_log_probs: ArrayLike,
-    reference_rejected_log_probs: ArrayLike,
-    where: ArrayLike | None = None,
-    *,
-    beta: ArrayLike = 0.1,
-    label_smoothing: ArrayLike = 0.0,
-    variant: Literal["sigmoid", "hinge", "ipo"] = "sigmoid",
-) -> jax.Array:
-    r"""Direct preference optimisation: the policy is to prefer what people preferred.
-
-    .. math:: \ell = -(1 - \epsilon) \log \sigma(\beta m) - \epsilon \log \sigma(-\beta m), \qquad
-        m = (\pi_w - \pi_l) - (\rho_w - \rho_l)
-
-    The margin m is by how much more than the reference the policy prefers answer w to answer l.
-    Log-probabilities are sums over the tokens of an answer (for "ipo" also means).
-
-    Args:
-        policy_chosen_log_probs: Those of the chosen answers, :math:`\pi_w`, in nats, any shape.
-        policy_rejected_log_probs: Of the rejected, :math:`\pi_l`, of that rank, or a scalar.
-        reference_chosen_log_probs: Those under the reference, :math:`\rho_w`, likewise.
-        reference_rejected_log_probs: Those under the reference, :math:`\rho_l`, likewise.
-        where: Mask of the pairs, of the same rank, or a scalar.
-        beta: How strongly the policy is tied to the reference, :math:`\beta > 0`, finite; a scalar.
-        label_smoothing: Fraction :math:`\epsilon` in [0, 0.5) of wrong labels; only for "sigmoid".
-        variant: "sigmoid", "hinge" :math:`\max(0, 1 - \beta m)`, "ipo" :math:`(m - 1/(2 \beta))^2`.
-
-    Returns:
-        In nats ("sigmoid"), scaled margins ("hinge") or squared nats ("ipo"), float32 or float64.
-
-    Raises:
-        ArgumentError: If dtypes, shapes or options are refused.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> import jaxent
-        >>> chosen, rejected = jnp.array([-1.75, -1.75]), jnp.array([-1.75, -301.75])
-        >>> print(jaxent.dpo_loss(chosen, rejected, -2.0, -2.0))
-        [6.931472e-01 9.357623e-14]
-
-    References:
-        Rafailov et al., `DPO <https://arxiv.org/abs/2305.18290>`_, 2023; its variants, of that
-        year: `IPO <https://arxiv.org/abs/2310.12036>`_, `hinge
-        <https://arxiv.org/abs/2309.06657>`_, `label smoothing <https://ericmitchell.ai/cdpo.pdf>`_.
-    """
-    _checks.check_open_interval("beta", beta, 0.0, math.inf)
-    _checks.check_one_of("variant", variant, ("sigmoid", "hinge", "ipo"))
-    _check_smoothing(label_smoothing, variant)
-    where, arrays = _masks.mask_elements(
-        where,
-        **_as_floating(
-            policy_chosen_log_probs=policy_chosen_log_probs,
-            policy_rejected_log_probs=policy_rejected_log_probs,
-            reference_chosen_log_probs=reference_chosen_log_probs,
-            reference_rejected_log_probs=reference_rejected_log_probs,
-        ),
-    )
-    dtype = compute_dtype(*arrays)
-    scale = _as_pair("beta", beta, dtype)
-    if variant == "hinge":
-        losses = _masks.apply_elementwise(_hinge, arrays, *scale)
-    elif variant == "ipo":
-        # A fraction, since the square would amplify the rounding error of a Python float.
-        is_number = isinstance(beta, numbers.Real)
-        goal = 1 / (2 * Fraction(float(beta))) if is_number else 0.5 / jnp.asarray(beta)
-        options = (scale[0], *_as_pair("beta", goal, dtype))
-        losses = _masks.apply_elementwise(_identity, arrays, *options)
-    else:
-        smoothing = _checks.as_scalar("label_smoothing", label_smoothing)
-        losses = _masks.apply_elementwise(_smoothed_sigmoid, arrays, *scale, smoothing)
-    return _masks.zero_where_masked(losses, where)
 
 
 @_checks.public
@@ -152,7 +75,7 @@ def kto_loss(
         desirable=_checks.as_real("desirable", desirable),
     )
     arrays[-1] = intervals.clip_rounding(arrays[-1])
-    scale = _as_pair("beta", beta, compute_dtype(*arrays))
+    scale = as_pair("beta", beta, compute_dtype(*arrays))
     scalars = [_checks.as_scalar(option, weight) for option, weight in weights.items()]
     losses = _masks.apply_elementwise(_kahneman_tversky, arrays, *scale, *scalars)
     return _masks.zero_where_masked(losses, where)
@@ -245,7 +168,7 @@ def simpo_loss(
     given = _as_floating(chosen_log_probs=chosen_log_probs, rejected_log_probs=rejected_log_probs)
     where, arrays = _masks.mask_elements(where, **given)
     dtype = compute_dtype(*arrays)
-    options = (*_as_pair("beta", beta, dtype), *_as_pair("margin", margin, dtype))
+    options = (*as_pair("beta", beta, dtype), *as_pair("margin", margin, dtype))
     losses = _masks.apply_elementwise(_simple_preference, arrays, *options)
     return _masks.zero_where_masked(losses, where)
 
@@ -258,20 +181,8 @@ def _as_floating(**arrays: ArrayLike) -> dict[str, jax.Array]:
     return {name: _checks.as_floating(name, array) for name, array in arrays.items()}
 
 
-def _check_smoothing(smoothing: ArrayLike, variant: str) -> None:
-    is_number = isinstance(smoothing, numbers.Real)
-    _checks.require(
-        not is_number or 0.0 <= float(smoothing) < 0.5,
-        f"`label_smoothing` must be at least 0 and less than 0.5, got {smoothing}.",
-    )
-    _checks.require(
-        variant == "sigmoid" or (is_number and float(smoothing) == 0.0),
-        f'`label_smoothing` is for `variant="sigmoid"` only, not for {variant!r}.',
-    )
-
-
-def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
-    """A number in that dtype and its rounding error, which is not known of an array."""
+def as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
+    """An option in that dtype and its rounding error, which is not known of an array."""
     if not isinstance(value, numbers.Real):
         value = _checks.as_scalar(name, value).astype(dtype)
         return value, jnp.zeros_like(value)
@@ -280,44 +191,6 @@ def _as_pair(name: str, value: ArrayLike | Fraction, dtype: jnp.dtype) -> Pair:
 
 
 # Losses, element by element in one dtype.
-
-
-def _positive(value: jax.Array) -> jax.Array:
-    """The value, or NaN unless it is finite and positive."""
-    return intervals.nan_outside(value, 0.0, jnp.inf, "()")
-
-
-def _not_negative(value: jax.Array) -> jax.Array:
-    """The value, or NaN unless it is finite and at least 0."""
-    return intervals.nan_outside(value, 0.0, jnp.inf, "[)")
-
-
-def _constant_pair(value: float, dtype: jnp.dtype) -> Pair:
-    return jnp.full((), value, dtype), jnp.zeros((), dtype)
-
-
-# The first four arguments of each variant of DPO are pi_w, pi_l, rho_w and rho_l.
-
-
-def _smoothed_sigmoid(*arguments: jax.Array) -> jax.Array:
-    *log_probs, beta, beta_low, smoothing = arguments
-    scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
-    margin = preference.margin(*log_probs, scale=scale, offset=zero)
-    smoothing = intervals.nan_outside(smoothing, 0.0, 0.5, "[)")
-    return preference.cross_entropy_of_pair(*margin, 1.0 - smoothing, smoothing)
-
-
-def _hinge(*arguments: jax.Array) -> jax.Array:
-    *log_probs, beta, beta_low = arguments
-    scale, one = (_positive(beta), beta_low), _constant_pair(1.0, beta.dtype)
-    return preference.hinge_of_pair(*preference.margin(*log_probs, scale=scale, offset=one))
-
-
-def _identity(*arguments: jax.Array) -> jax.Array:
-    *log_probs, beta, goal, goal_low = arguments
-    one = _constant_pair(1.0, beta.dtype)
-    offset = intervals.nan_where_invalid(goal, (beta > 0.0) & (beta < jnp.inf)), goal_low
-    return preference.square_of_pair(*preference.margin(*log_probs, scale=one, offset=offset))
 
 
 def _kahneman_tversky(
@@ -331,19 +204,19 @@ def _kahneman_tversky(
     undesirable_weight: jax.Array,
 ) -> jax.Array:
     point = jax.lax.stop_gradient(point)
-    scale, zero = (_positive(beta), beta_low), _constant_pair(0.0, beta.dtype)
+    scale, zero = (intervals.positive(beta), beta_low), preference.constant_pair(0.0, beta.dtype)
     log_probs = (policy, reference, point, jnp.zeros_like(point))
     high, low = preference.margin(*log_probs, scale=scale, offset=zero)
     desirable = intervals.nan_outside(desirable, 0.0, 1.0)
-    good = desirable * _not_negative(desirable_weight)
-    bad = (1.0 - desirable) * _not_negative(undesirable_weight)
+    good = desirable * intervals.not_negative(desirable_weight)
+    bad = (1.0 - desirable) * intervals.not_negative(undesirable_weight)
     p_loss, p_gain = preference.sigmoid_of_pair(-high, -low), preference.sigmoid_of_pair(high, low)
     return good * p_loss + bad * p_gain
 
 
 def _odds_ratio(chosen: jax.Array, rejected: jax.Array, weight: jax.Array) -> jax.Array:
     chosen, rejected = (intervals.nan_outside(x, -jnp.inf, 0.0) for x in (chosen, rejected))
-    return _positive(weight) * odds.odds_ratio_loss(chosen, rejected) - chosen
+    return intervals.positive(weight) * odds.odds_ratio_loss(chosen, rejected) - chosen
 
 
 def _simple_preference(
@@ -355,6 +228,6 @@ def _simple_preference(
     goal_low: jax.Array,
 ) -> jax.Array:
     zero = jnp.zeros_like(chosen)
-    scale, offset = (_positive(beta), beta_low), (_not_negative(goal), goal_low)
+    scale, offset = (intervals.positive(beta), beta_low), (intervals.not_negative(goal), goal_low)
     margin = preference.margin(chosen, rejected, zero, zero, scale=scale, offset=offset)
-    return preference.cross_entropy_of_pair(*margin, *_constant_pair(1.0, beta.dtype))
+    return preference.cross_entropy_of_pair(*margin, *preference.constant_pair(1.0, beta.dtype))

@@ -50,7 +50,16 @@ def dpo_loss(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     variant: str = "sigmoid",
+    nll_weight: float = 0.0,
 ) -> Truth:
+    if nll_weight:
+        log_probs = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+        value, slopes, value_scale, scales, _ = dpo_loss(
+            *log_probs, beta=beta, label_smoothing=label_smoothing, variant=variant
+        )
+        weight, cost = mpf(nll_weight), _weighted(mpf(nll_weight), -policy_chosen)
+        slopes, scales = (slopes[0] - weight, *slopes[1:]), (abs(scales[0]) + weight, *scales[1:])
+        return Truth(value + cost, slopes, value_scale + abs(cost), scales)
     margin = (policy_chosen - policy_rejected) - (reference_chosen - reference_rejected)
     strength, signs = mpf(beta), (1, -1, -1, 1)
     reward = strength * margin
@@ -63,6 +72,11 @@ def dpo_loss(
         slopes = _along(signs, 2 * off)
         return Truth(off**2, slopes, off**2, slopes)
     wrong = mpf(label_smoothing)
+    if variant == "robust":
+        part = wrong / (1 - 2 * wrong)
+        value = _softplus(-reward) - part * reward
+        slopes = _along(signs, -strength * (_sigmoid(-reward) + part))
+        return Truth(value, slopes, _softplus(-reward) + abs(part * reward), slopes)
     value = (1 - wrong) * _softplus(-reward) + _weighted(wrong, _softplus(reward))
     down, up = (1 - wrong) * _sigmoid(-reward), wrong * _sigmoid(reward)
     slopes, scales = (_along(signs, strength * slope) for slope in (up - down, up + down))
@@ -144,6 +158,8 @@ def policy_gradient_loss(
     dual_clip: float | None = None,
     reference_log_probs: float | None = None,
     kl_weight: float = 0.0,
+    rollout_log_probs: float | None = None,
+    rollout_clip: float = 2.0,
 ) -> Truth:
     """``-min(r A, clip(r) A)``, no more than ``-dual_clip A``, and the divergence."""
     below, above = clip if isinstance(clip, tuple) else (clip, clip)
@@ -155,6 +171,12 @@ def policy_gradient_loss(
     unclipped = -advantage * ratio
     slope, other = (unclipped, mpf(0)) if used == ratio else (mpf(0), unclipped)
     value, is_near = -advantage * used, is_near_a_clip(ratio, (lower, upper))
+    if rollout_log_probs is not None:
+        weight: Number = mpmath.exp(old_log_prob - mpf(rollout_log_probs))
+        weight = min(mpf(rollout_clip), weight)
+        # Where it is 0 the advantage is as good as none.
+        unclipped, slope, other = (weight and weight * x for x in (unclipped, slope, other))
+        value, used = -advantage * (weight and weight * used), weight and weight * used
     other, scale = (other, abs(unclipped)) if is_near else (slope, abs(slope))
     spread, moved = mpf(0), mpf(0)
     if reference_log_probs is not None:
@@ -187,6 +209,7 @@ ORPO_VALUE, ORPO_GRADIENT = 4, 5
 SURROGATE_VALUE, SURROGATE_GRADIENT = 4, 4
 
 _DUAL: dict[str, Any] = {"clip": (0.2, 0.28), "dual_clip": 3.0}
+_DUAL |= {"rollout_log_probs": -1.2, "rollout_clip": 1.5}
 _WITH_DIVERGENCE: dict[str, Any] = {
     "clip": (1.0, 0.3),
     "reference_log_probs": -1.5,
@@ -274,6 +297,11 @@ def pairs(dtype: Any) -> Iterator[Family]:
     }
     for name, arrays in families.items():
         yield one_shape(name, tuple(arrays), dtype)
+
+
+def finite_pairs(dtype: Any) -> Iterator[Family]:
+    """Those without infinite losses, for a loss that may have either sign: their sum is NaN."""
+    return (f for f in pairs(dtype) if "impossible" not in f.name and "huge" not in f.name)
 
 
 def answers(dtype: Any) -> Iterator[Family]:
@@ -422,7 +450,7 @@ _dpo = functools.partial(
     jaxent.dpo_loss,
     PAIRS,
     dpo_loss,
-    pairs,
+    hard_inputs=pairs,
     value_ulps=SIGMOID_VALUE,
     gradient_ulps=SIGMOID_GRADIENT,
 )
@@ -450,6 +478,11 @@ _surrogate = functools.partial(
 CASES: tuple[Case, ...] = (
     _dpo(),
     _dpo(options={"beta": 0.3, "label_smoothing": 0.1}),
+    _dpo(
+        hard_inputs=finite_pairs,
+        options={"variant": "robust", "label_smoothing": 0.1, "nll_weight": 0.3},
+        is_nonnegative=False,
+    ),
     _dpo(
         value_ulps=HINGE_VALUE,
         gradient_ulps=HINGE_GRADIENT,

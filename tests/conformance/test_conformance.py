@@ -49,7 +49,8 @@ def asked(case: Case) -> list[Obligation]:
     alone, except for smoothing, which has to do with masks and classes.
     """
     earlier = [other.function for other in CASES[: CASES.index(case)]]
-    is_repeat = case.function in earlier and "label_smoothing" not in case.options
+    smooths_classes = case.has_class_axis and "label_smoothing" in case.options
+    is_repeat = case.function in earlier and not smooths_classes
     return [
         each
         for each in OBLIGATIONS

@@ -72,8 +72,68 @@ def test_dpo_is_the_formula_of_each_paper():
         ),
         ({"beta": 0.3, "variant": "hinge"}, np.maximum(0.0, 1.0 - 0.3 * margin)),
         ({"beta": 0.2, "variant": "ipo"}, (margin - 1.0 / 0.4) ** 2),
+        (
+            {"beta": 0.5, "variant": "robust", "label_smoothing": 0.2},
+            (-0.8 * log_sigmoid(0.5 * margin) + 0.2 * log_sigmoid(-0.5 * margin)) / 0.6,
+        ),
     ):
-        np.testing.assert_allclose(jaxent.dpo_loss(*given, **options), expected, rtol=1e-6)
+        losses = jaxent.dpo_loss(*given, **options)
+        np.testing.assert_allclose(losses, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_cpo_is_dpo_without_a_reference_and_with_the_likelihood():
+    chosen, rejected = log_probs(2)
+    of_chosen, of_rejected = wide((chosen, rejected))
+    losses = jaxent.dpo_loss(chosen, rejected, 0.0, 0.0, beta=0.3, nll_weight=1.0)
+    expected = -log_sigmoid(0.3 * (of_chosen - of_rejected)) - of_chosen
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    # What is masked is not in it either, and of a weight of 0 nothing is left.
+    where = np.arange(20) > 3
+    poisoned = np.where(where, chosen, np.nan)
+    masked = jaxent.dpo_loss(poisoned, rejected, 0.0, 0.0, where, beta=0.3, nll_weight=1.0)
+    np.testing.assert_allclose(masked, np.where(where, losses, 0.0), rtol=1e-6)
+    traced = jax.jit(lambda weight: jaxent.dpo_loss(-np.inf, -np.inf, 1.0, 0.0, nll_weight=weight))
+    assert np.isnan(traced(np.float32(1.0)))
+    impossible = functools.partial(jaxent.dpo_loss, -1.0, -np.inf, -2.0, -2.0)
+    np.testing.assert_array_equal(jax.jit(impossible)(nll_weight=np.float32(0.5)), 0.5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4999999])
+def test_robust_dpo_is_right_in_the_mean_over_wrong_labels(share):
+    a, b, c, d = given = wide(log_probs(4))
+    with with_float64():
+        loss = functools.partial(jaxent.dpo_loss, variant="robust", label_smoothing=share)
+        mean = (1.0 - share) * loss(*given) + share * loss(b, a, d, c)
+        np.testing.assert_allclose(mean, jaxent.dpo_loss(*given), rtol=1e-8)
+        ends = loss(single([-np.inf, -1.0]), single([-1.0, -np.inf]), -2.0, -2.0)
+        np.testing.assert_array_equal(ends, [np.inf, -np.inf])
+    # Near a half the weight of wrong labels is a quotient that float32 would not know.
+    value = jaxent.dpo_loss(*(np.float32(x) for x in (-1, -3, -2, -2)), **loss.keywords)
+    exact = np.log1p(np.exp(-0.2)) - share / (1.0 - 2.0 * share) * 0.2
+    np.testing.assert_allclose(value, exact, rtol=3e-7)
+
+
+def test_rewards_are_those_of_trl_and_have_the_sign_of_the_exact_margin():
+    """`rewards/chosen`, `rewards/rejected`, `rewards/margins` and `rewards/accuracies`."""
+    given = log_probs(4)
+    policy_w, policy_l, reference_w, reference_l = wide(given)
+    where = np.arange(20) != 2
+    poisoned = [np.where(where, array, np.nan) for array in given]
+    rewards = jaxent.preference_rewards(*poisoned, where=where, beta=0.3)
+    chosen, rejected = 0.3 * (policy_w - reference_w), 0.3 * (policy_l - reference_l)
+    expected = (chosen, rejected, chosen - rejected, chosen > rejected)
+    for ours, theirs in zip(rewards, expected, strict=True):
+        np.testing.assert_allclose(ours, np.where(where, theirs, 0.0), rtol=2e-6)
+    # A margin of 2**-20 between differences of 1024, which float32 would round to 0.
+    tiny = -(2.0**-20)
+    for near in ([-1024.0, tiny, -1024.0, 0.0], [-1024.0, -1024.0, tiny, 0.0]):
+        for order, sign in (([0, 1, 2, 3], 1.0), ([1, 0, 3, 2], -1.0)):
+            rewards = jaxent.preference_rewards(*single(near)[order])
+            np.testing.assert_allclose(rewards.margins, sign * 0.1 * -tiny, rtol=1e-6)
+            assert float(rewards.accuracies) == (sign > 0.0)
+    # As good as each other is not right, and what is NaN is neither.
+    assert jaxent.preference_rewards(-1.0, -1.0, -2.0, -2.0).accuracies == 0.0
+    assert np.isnan(jaxent.preference_rewards(-np.inf, -np.inf, -2.0, -2.0)[2:]).all()
 
 
 def test_kto_is_the_weight_less_the_value_of_prospect_theory():
@@ -428,6 +488,7 @@ BAD_OPTIONS = [
     *((loss, "beta", beta) for loss in (jaxent.dpo_loss, jaxent.kto_loss, jaxent.simpo_loss)
       for beta in (0.0, -0.1, math.inf, math.nan)),
     *((jaxent.dpo_loss, "label_smoothing", share) for share in (-0.1, 0.5, 1.0, math.nan)),
+    *((jaxent.dpo_loss, "nll_weight", weight) for weight in (-0.1, math.inf, math.nan)),
     *((jaxent.kto_loss, "desirable_weight", weight) for weight in (-1.0, math.inf, math.nan)),
     *((jaxent.kto_loss, "undesirable_weight", weight) for weight in (-1.0, math.inf)),
     *((jaxent.orpo_loss, "weight", weight) for weight in (0.0, -1.0, math.inf, math.nan)),
@@ -471,7 +532,7 @@ def test_pairs_of_clips_and_names_are_checked():
         jaxent.policy_gradient_loss(*given, normalization=cast("Any", "batch"))
     pairs = log_probs(4, (2,))
     with pytest.raises(AssertionError, match=r"dpo_loss.*`variant`.*'ipo'"):
-        jaxent.dpo_loss(*pairs, variant=cast("Any", "robust"))
+        jaxent.dpo_loss(*pairs, variant=cast("Any", "exo"))
     for share in (0.1, jnp.float32(0.0)):
         with pytest.raises(AssertionError, match=r"dpo_loss.*`label_smoothing`.*sigmoid"):
             jaxent.dpo_loss(*pairs, variant="hinge", label_smoothing=share)
@@ -495,6 +556,9 @@ def test_traced_options_give_the_same_losses_and_have_derivatives():
             "dpo": jaxent.dpo_loss(*pairs, beta=beta, label_smoothing=share),
             "hinge": jaxent.dpo_loss(*pairs, beta=beta, variant="hinge"),
             "ipo": jaxent.dpo_loss(*pairs, beta=beta, variant="ipo"),
+            "robust": jaxent.dpo_loss(
+                *pairs, beta=beta, variant="robust", label_smoothing=share, nll_weight=weight
+            ),
             "kto": jaxent.kto_loss(
                 pairs[0], pairs[1], 0.25,
                 beta=beta, desirable_weight=weight, undesirable_weight=2 * weight,

@@ -48,6 +48,7 @@ DATA = {
     "nats",
     "negatives",
     "old_log_probs",
+    "old_values",
     "policy_chosen_log_probs",
     "policy_log_probs",
     "policy_rejected_log_probs",
@@ -62,6 +63,8 @@ DATA = {
     "reference_log_probs",
     "reference_rejected_log_probs",
     "rejected_log_probs",
+    "returns",
+    "rewards",
     "row_args",
     "scores",
     "student_hidden",
@@ -73,6 +76,7 @@ DATA = {
     "teacher_kernel",
     "teacher_log_probs",
     "texts",
+    "values",
     "variances",
 }
 # The numbers that a transform or a loss is about may go by position too.
