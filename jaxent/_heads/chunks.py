@@ -21,12 +21,24 @@ from jax.custom_derivatives import SymbolicZero
 from jaxent import _parallel
 from jaxent._float.tangents import Dual, Tangent
 from jaxent._heads.batching import with_batching_rule
+from jaxent._heads.linear_map import linear_map
 from jaxent._heads.logits import contract
-from jaxent._heads.tiling import Tiling, from_tiles, padding_mask, to_tiles
+from jaxent._heads.tiling import (
+    Order,
+    Tiling,
+    from_ordered_tiles,
+    from_tiles,
+    order_rows,
+    ordered_mask,
+    padding_mask,
+    to_ordered_tiles,
+    to_tiles,
+)
 
 LossFunction = Callable[..., jax.Array]
 MaybeArray = jax.Array | None
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 class HeadArrays(NamedTuple, Generic[T]):
@@ -67,6 +79,7 @@ class Sweep(NamedTuple):
     dtype: jnp.dtype  # of logits, losses and sums
     loss_axes: frozenset[Hashable] = frozenset()  # that the losses vary over
     untracked_axes: tuple[Hashable, ...] = ()  # summed over by the loss, unknown to JAX
+    shared_axes: tuple[Hashable, ...] = ()  # that the loss communicates over
 
 
 class Chunk(NamedTuple):
@@ -76,36 +89,70 @@ class Chunk(NamedTuple):
     row_args: tuple[jax.Array, ...]  # [*tile_shape, ...]
     weights: jax.Array | None  # [*tile_shape]
     example_mask: jax.Array | None  # [*tile_shape], None for all
+    is_needed: jax.Array | None = None  # [], whether any row counts; None where all chunks are
 
 
 # Rows in line to chunks, and back.
 
 
-def _to_chunks(sweep: Sweep, array: jax.Array) -> jax.Array:
+def _order_of(sweep: Sweep, inputs: Inputs[jax.Array]) -> Order | None:
+    """The order that puts masked rows last; None where there are none."""
+    return None if inputs.where is None else order_rows(sweep.tiling, inputs.where)
+
+
+def _to_chunks(sweep: Sweep, order: Order | None, array: jax.Array) -> jax.Array:
     """Rows in line to [chunks, *tile_shape, ...].
 
-    The padding are copies of the first rows, which are finite if the input is.
+    The padding are copies of some rows, which are finite if the input is.
     """
+    if order is not None:
+        return to_ordered_tiles(sweep.tiling, order, array)
     tiles = to_tiles(sweep.tiling, array, pad_with_rows=True)
     return jnp.moveaxis(tiles, len(sweep.tiling.tile_shape), 0)
 
 
-def _from_chunks(sweep: Sweep, chunks: jax.Array) -> jax.Array:
+def _from_chunks(sweep: Sweep, order: Order | None, chunks: jax.Array) -> jax.Array:
     """The inverse of `_to_chunks`."""
+    if order is not None:
+        return from_ordered_tiles(sweep.tiling, order, chunks)
     return from_tiles(sweep.tiling, jnp.moveaxis(chunks, 0, len(sweep.tiling.tile_shape)))
 
 
-def _all_chunks(sweep: Sweep, inputs: Inputs[jax.Array]) -> Chunk:
+def _all_chunks(sweep: Sweep, order: Order | None, inputs: Inputs[jax.Array]) -> Chunk:
     """All chunks, stacked, with a mask that is False at the padding."""
     hidden = tuple(head.hidden for head in inputs.heads)
-    rows = Chunk(hidden, inputs.row_args, inputs.weights, inputs.where)
-    chunks: Chunk = jax.tree.map(functools.partial(_to_chunks, sweep), rows)
+    rows = Chunk(hidden, inputs.row_args, inputs.weights, None)
+    chunks: Chunk = jax.tree.map(functools.partial(_to_chunks, sweep, order), rows)
+    if order is not None:
+        mask = ordered_mask(sweep.tiling, order)
+        return chunks._replace(example_mask=mask, is_needed=_needed_chunks(sweep, order))
     if not sweep.tiling.padding:
         return chunks
-    mask = jnp.moveaxis(padding_mask(sweep.tiling), -1, 0)
-    return chunks._replace(
-        example_mask=mask if chunks.example_mask is None else mask & chunks.example_mask
-    )
+    return chunks._replace(example_mask=jnp.moveaxis(padding_mask(sweep.tiling), -1, 0))
+
+
+def _needed_chunks(sweep: Sweep, order: Order) -> jax.Array | None:
+    """Whether any row of each chunk counts, [chunks]; the same on all devices that communicate."""
+    tiles = sweep.tiling.tiles
+    if isinstance(tiles, int) and tiles == 1:
+        return None
+    most = jnp.max(order.counts)
+    axes = {*sweep.untracked_axes, *(_parallel.varying_axes(most) & {*sweep.shared_axes})}
+    most = _parallel.pmax(most, tuple(axes) or None)
+    return jnp.arange(tiles, dtype=jnp.int32) * sweep.tiling.rows_per_shard < most
+
+
+def _run_if_needed(run: Callable[[C, Chunk], tuple[C, T]], carry: C, chunk: Chunk) -> tuple[C, T]:
+    """`run(carry, chunk)`; where no row counts, the carry as it is and zeros."""
+    if chunk.is_needed is None:
+        return run(carry, chunk)
+    run = jax.jit(run, inline=True)  # traced once, for its shapes and for the branch
+
+    def skip(carry: C, chunk: Chunk) -> tuple[C, T]:
+        shapes = jax.eval_shape(run, carry, chunk)[1]
+        return carry, jax.tree.map(_parallel.zeros_like, shapes)
+
+    return jax.lax.cond(chunk.is_needed, run, skip, carry, chunk)
 
 
 # The losses of a chunk.
@@ -147,8 +194,10 @@ class _Shared(NamedTuple, Generic[T]):
 def losses_per_row(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
     """The weighted losses, [*rows]; the backward pass recomputes the logits chunk by chunk."""
     shared = _Shared(tuple(head._replace(hidden=None) for head in inputs.heads), inputs.consts)
-    chunks = _all_chunks(sweep, inputs)
-    return _from_chunks(sweep, _losses_of_chunks(sweep, inputs.where is not None, shared, chunks))
+    order = _order_of(sweep, inputs)
+    chunks = _all_chunks(sweep, order, inputs)
+    losses = _losses_of_chunks(sweep, inputs.where is not None, shared, chunks)
+    return _from_chunks(sweep, order, losses)
 
 
 def _losses_of_chunks(
@@ -191,10 +240,8 @@ def _loop_over_chunks(
 
     wide = tuple(HeadArrays(None, widen(h.kernel), widen(h.bias)) for h in shared.heads)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def chunk_losses(
-        wide: tuple[HeadArrays[jax.Array], ...], consts: tuple[jax.Array, ...], chunk: Chunk
-    ) -> jax.Array:
+    def chunk_losses(arguments: tuple[_Shared[jax.Array], Chunk]) -> jax.Array:
+        (wide, consts), chunk = arguments
         heads = tuple(
             head._replace(kernel=head.kernel.astype(given.kernel.dtype))
             for head, given in zip(wide, shared.heads, strict=True)
@@ -206,11 +253,72 @@ def _loop_over_chunks(
             logits = [jnp.where(mask, x, jax.lax.stop_gradient(x)) for x in logits]
         return _weigh(sweep, chunk, sweep.loss_fn(*logits, *chunk.row_args, *consts))
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def checkpointed(wide: _Shared[jax.Array], chunk: Chunk) -> jax.Array:
+        if chunk.is_needed is None:
+            return chunk_losses((wide, chunk))
+        return _losses_if_needed(chunk_losses, (wide, chunk))
+
     def step(carry: None, chunk: Chunk) -> tuple[None, jax.Array]:
-        return carry, chunk_losses(wide, shared.consts, chunk)
+        return carry, checkpointed(_Shared(wide, shared.consts), chunk)
 
     # Without `jax.jit`, its transpose would be compiled anew at every eager call.
     return jax.jit(lambda chunks: jax.lax.scan(step, None, chunks)[1])(chunks)
+
+
+def _losses_if_needed(
+    chunk_losses: Callable[[tuple[_Shared[jax.Array], Chunk]], jax.Array],
+    arguments: tuple[_Shared[jax.Array], Chunk],
+) -> jax.Array:
+    """`chunk_losses(arguments)`, or zeros where no row of the chunk counts.
+
+    The backward pass recomputes the logits in the branch that uses them. JAX's own derivative of a
+    branch would carry them from one to another.
+    """
+
+    @jax.custom_jvp
+    def losses(arguments: tuple[_Shared[jax.Array], Chunk]) -> jax.Array:
+        return _zeros_unless(arguments[1].is_needed, chunk_losses, arguments)
+
+    @functools.partial(losses.defjvp, symbolic_zeros=True)
+    def _losses_jvp(primals: tuple[Any], tangents: tuple[Any]) -> Dual:
+        is_trained = jax.tree.map(_is_nonzero, tangents[0], is_leaf=_is_symbolic_zero)
+        dots, _ = _partition(tangents[0], is_trained)
+
+        def split(arguments: Any) -> tuple[Callable[[Any], jax.Array], Any]:
+            trained, fixed = _partition(arguments, is_trained)
+            return lambda trained: chunk_losses(_combine(trained, fixed)), trained
+
+        def tangent(arguments: Any, dots: Any) -> jax.Array:
+            function, trained = split(arguments)
+            return jax.jvp(function, (trained,), (dots,))[1]
+
+        def transposed(arguments: Any, cotangent: jax.Array) -> Any:
+            return jax.vjp(*split(arguments))[1](cotangent)[0]
+
+        (losses_dot,) = linear_map(
+            lambda arguments, dots: (
+                _zeros_unless(arguments[1].is_needed, tangent, arguments, dots),
+            ),
+            lambda arguments, cotangents: _zeros_unless(
+                arguments[1].is_needed, transposed, arguments, *cotangents
+            ),
+            primals[0],
+            dots,
+        )
+        return losses(*primals), losses_dot
+
+    return losses(arguments)
+
+
+def _zeros_unless(condition: Any, run: Callable[..., T], *arguments: Any) -> T:
+    """`run(*arguments)`, or zeros in its place."""
+    run = jax.jit(run, inline=True)  # traced once, for its shapes and for the branch
+
+    def skip(*arguments: Any) -> T:
+        return jax.tree.map(_parallel.zeros_like, jax.eval_shape(run, *arguments))
+
+    return jax.lax.cond(condition, run, skip, *arguments)
 
 
 # The sum of the losses.
@@ -242,7 +350,8 @@ def _total_loss(sweep: Sweep, inputs: Inputs[jax.Array]) -> jax.Array:
             losses = sweep.loss_fn(*logits, *chunk.row_args, *inputs.consts)
             return sum_ + jnp.sum(_weigh(sweep, chunk, losses)), None
 
-        return jax.lax.scan(step, _zero(sweep), _all_chunks(sweep, inputs))[0]
+        chunks = _all_chunks(sweep, _order_of(sweep, inputs), inputs)
+        return jax.lax.scan(functools.partial(_run_if_needed, step), _zero(sweep), chunks)[0]
 
     @functools.partial(total.defjvp, symbolic_zeros=True)
     def _total_jvp(primals: tuple[Inputs[jax.Array]], tangents: tuple[Inputs[Tangent]]) -> Dual:
@@ -316,9 +425,10 @@ def _total_and_grads(
         terms, row_grads = _chunk_grads(sweep, inputs, is_trained, chunk)
         return jax.tree.map(jnp.add, sums, terms), row_grads
 
-    start = _zero_sums(sweep, inputs, is_trained)
-    sums, row_grads = jax.lax.scan(step, start, _all_chunks(sweep, inputs))
-    rows: _RowGrads = jax.tree.map(functools.partial(_from_chunks, sweep), row_grads)
+    start, order = _zero_sums(sweep, inputs, is_trained), _order_of(sweep, inputs)
+    chunks = _all_chunks(sweep, order, inputs)
+    sums, row_grads = jax.lax.scan(functools.partial(_run_if_needed, step), start, chunks)
+    rows: _RowGrads = jax.tree.map(functools.partial(_from_chunks, sweep, order), row_grads)
     heads = tuple(
         head._replace(hidden=hidden) for head, hidden in zip(sums.heads, rows.hidden, strict=True)
     )

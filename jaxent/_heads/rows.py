@@ -83,7 +83,8 @@ def _sweep_tiles(
         tiling,
         dtype,
         loss.axes,
-        loss.untracked_axes,
+        _parallel.untracked_axes(loss.shared_axes),
+        loss.shared_axes,
     )
     inputs = _make_inputs(sweep, heads[0], arrays, row_args, loss.consts, reduction)
     if reduction == "none":
@@ -269,7 +270,7 @@ class _ConvertedLoss(NamedTuple):
     function: LossFunction  # of logits, row_args and consts
     consts: tuple[jax.Array, ...]  # what it closed over
     axes: frozenset[Hashable]  # mesh axes that the losses vary over
-    untracked_axes: tuple[Hashable, ...]  # that it sums over without JAX keeping track
+    shared_axes: tuple[Hashable, ...]  # that it communicates over
 
 
 def _map_outer(loss: _ConvertedLoss, per_row: int) -> LossFunction:
@@ -333,4 +334,4 @@ def _convert_closure(
         return eval_jaxpr(program.jaxpr, list(closed), *arguments[: len(examples)])[0]
 
     consts = tuple(itertools.compress(values, is_traced))
-    return _ConvertedLoss(function, consts, axes, _parallel.untracked_axes(program))
+    return _ConvertedLoss(function, consts, axes, _parallel.communication_axes(program))
