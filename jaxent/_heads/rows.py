@@ -128,7 +128,8 @@ def plan_chunks(heads: Sequence[Head], chunk_size: int | None, platform: str) ->
         classes = sum(head.vocabulary_size for head in heads)
         if isinstance(count, int) and isinstance(classes, int):
             rows = -(-count // devices)
-            chunk_size = devices * rows_per_chunk(platform, rows, features, classes)
+            is_masked = heads[0].where is not None
+            chunk_size = devices * rows_per_chunk(platform, rows, features, classes, is_masked)
         else:
             # An exported program may learn how many rows there are, or keys of a contrastive loss.
             classes = classes if isinstance(classes, int) else 2**16

@@ -130,7 +130,7 @@ def order_rows(tiling: Tiling, mask: jax.Array) -> Order:
     """The order in which rows whose mask [*outer_shape, line_length] is False stand last."""
     mask = mask.reshape(*tiling.outer_shape, tiling.line_shards, -1)
     before = jnp.cumsum(mask, axis=-1, dtype=jnp.int32)
-    number = jnp.arange(mask.shape[-1], dtype=jnp.int32)
+    number = jax.lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
     counts = before[..., -1]
     places = jnp.where(mask, before - 1, counts[..., None] + number - before)
     rows = jnp.argsort(places, axis=-1).astype(jnp.int32)
@@ -143,8 +143,8 @@ def order_rows(tiling: Tiling, mask: jax.Array) -> Order:
 def ordered_mask(tiling: Tiling, order: Order) -> jax.Array:
     """False at the places of rows that do not count and at padding, [tiles, *tile_shape]."""
     places = jnp.arange(tiling.tiles * tiling.rows_per_shard, dtype=jnp.int32)
-    mask = places < order.counts[..., None]
-    return _tiles_first(tiling, mask.reshape(*mask.shape[:-1], tiling.tiles, -1))
+    places = places.reshape(*[1] * order.counts.ndim, tiling.tiles, -1)
+    return _tiles_first(tiling, places < order.counts[..., None, None])
 
 
 def to_ordered_tiles(tiling: Tiling, order: Order, rows: jax.Array) -> jax.Array:
