@@ -1,7 +1,7 @@
 """Any loss of logits through one head or several, by chunks of rows: from arguments to the loop.
 
 What a loss closes over becomes an argument of it, masked rows are replaced, the rows are divided
-into chunks, and the losses are reduced. The loop itself is in `chunks.py`.
+into chunks, and the losses are reduced. The loops are in `per_row.py` and `total.py`.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
@@ -27,12 +27,12 @@ from jaxent._heads.chunks import (
     Inputs,
     LossFunction,
     Sweep,
-    losses_per_row,
-    total_loss,
 )
+from jaxent._heads.per_row import losses_per_row
 from jaxent._heads.sizes import rows_per_chunk, run_on_platform
 from jaxent._heads.snapshot import Snapshot, take_snapshot
 from jaxent._heads.tiling import Tiling, from_line, make_tiling, to_line
+from jaxent._heads.total import total_loss
 from jaxent._losses.reduction import divide
 
 
