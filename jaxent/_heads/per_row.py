@@ -153,6 +153,7 @@ def _losses_if_needed(
             ),
             primals[0],
             dots,
+            vary_alike=False,
         )
         return losses(*primals), losses_dot
 
