@@ -2,6 +2,7 @@
 
 import collections
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,8 @@ def test_takes_no_more_memory_than_a_kernel_of_16_bits_and_a_float32_gradient(sw
         given = [jax.ShapeDtypeStruct(*each) for each in (*shapes, ((rows,), jnp.int32))]
         function = jax.value_and_grad(functools.partial(LOSSES[sweep], **options), (0, 1))
         program = jax.jit(function).lower(*given).compile()
-        return temporaries(program) + program.memory_analysis().output_size_in_bytes
+        memory: Any = program.memory_analysis()
+        return temporaries(program) + memory.output_size_in_bytes
 
     most = bytes_of(jnp.bfloat16) + 4 * features * classes
     assert bytes_of(jnp.float32, dtype=jnp.bfloat16) < most

@@ -642,7 +642,7 @@ def test_a_loss_may_close_over_what_is_known_to_vary():
 @TRACKED
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_devices_that_communicate_skip_the_same_chunks(reduction, tracked):
-    """Their masks differ, and the loss sends something to all of them: else it would wait for ever."""
+    """Their masks differ, and the loss communicates: without care it would wait for ever."""
     (hidden, kernel, *_), labels = head_inputs(np.float32)
     where = np.arange(labels.size).reshape(labels.shape) >= labels.size // 2
 
