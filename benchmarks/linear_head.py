@@ -9,8 +9,9 @@ process, contestants interleaved:
 * jax-cce and tokamax (its `chunked_xla`), where they are installed (tokamax needs Python 3.12).
 
 `--of` asks for the value alone, a frozen kernel, or one loss per row instead (plain and the two
-sweeps). The first table is of seconds, the second of the memory that the compiled program needs
-beside its inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at
+sweeps), or for rows without a mask, with one of padding, and with three rows in four masked. The
+first table is of seconds, the second of the memory that the compiled program needs beside its
+inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at
 sizes that no block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what
 PyTorch needs (run it in a process of its own), and on a GPU also Liger-Kernel and cut-cross-entropy
 where they are installed.
@@ -121,8 +122,24 @@ def per_row(sweep):
     return loss
 
 
-def functions_of(kind):
-    """What is timed, by name."""
+def masked(count, kind):
+    """The mean by rows with a mask: nothing, the last row, or three rows in four at random."""
+    chance = jax.random.uniform(jax.random.key(1), (count,))
+    where = {"none": None, "padding": jnp.arange(count) < count - 1, "three in four": chance < 0.25}
+
+    def loss(hidden, kernel, labels):
+        return jaxent.linear_softmax_cross_entropy(
+            hidden, kernel, labels, where=where[kind], sweep="rows"
+        )
+
+    return loss
+
+
+def functions_of(kind, count):
+    """What is timed, by name; `count` is that of rows."""
+    if kind == "masked":
+        masks = ("none", "padding", "three in four")
+        return {mask: jax.value_and_grad(masked(count, mask), (0, 1)) for mask in masks}
     if kind == "gradients":
         functions = {name: jax.value_and_grad(loss, (0, 1)) for name, loss in losses().items()}
         return functions | {"bare": bare_products}
@@ -157,13 +174,12 @@ def print_heading(first, names):
 
 
 def print_speed(shapes, dtype, repeats, kind):
-    functions = functions_of(kind)
-    names = list(functions)
+    names = list(functions_of(kind, 1))
     memory = {}
     print_heading("N, D, V; seconds", names)
     for shape in shapes:
         arguments = inputs(shape, dtype)
-        compiled = programs(functions, arguments)
+        compiled = programs(functions_of(kind, shape[0]), arguments)
         seconds = medians(compiled, arguments, repeats)
         memory[shape] = {name: temporary_mebibytes(p) for name, p in compiled.items()}
         print_row(shape, names, {name: f"{value:.2f}" for name, value in seconds.items()})
@@ -277,7 +293,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--of", default="gradients", choices=["gradients", "value", "frozen", "per-row"]
+        "--of", default="gradients", choices=["gradients", "value", "frozen", "per-row", "masked"]
     )
     parser.add_argument("--correct", action="store_true", help="errors instead of times")
     parser.add_argument("--memory", action="store_true", help="memory over N and V instead")

@@ -108,11 +108,21 @@ def psum_extra_axes(
     return jax.lax.psum(x, names) if names else x
 
 
-def untracked_axes(jaxpr: Any) -> tuple[Hashable, ...]:
-    """The axes that a program communicates over and that JAX does not track (`check_vma=False`)."""
+def communication_axes(jaxpr: Any) -> tuple[Hashable, ...]:
+    """The mesh axes that a program communicates over."""
     effects = [e for e in jaxpr.effects if type(e).__name__ == "NamedAxisEffect"]
-    names = sorted({effect.name for effect in effects}, key=str)
+    return tuple(sorted({effect.name for effect in effects}, key=str))
+
+
+def untracked_axes(names: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    """Those of some mesh axes that JAX does not track (`check_vma=False`)."""
     return tuple(name for name in names if not varying_axes(jax.lax.axis_index(name)))
+
+
+def zeros_like(description: jax.ShapeDtypeStruct) -> jax.Array:
+    """Zeros of that shape and dtype, varying over the same mesh axes."""
+    zeros = jnp.zeros(description.shape, description.dtype)
+    return pvary(zeros, _compat.varying_axes_of(description))
 
 
 # Meshes under `jax.jit`.

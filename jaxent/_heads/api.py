@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxent import _checks
 from jaxent._heads import cross_entropy, rows
@@ -40,6 +40,7 @@ def linear_loss(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     r"""Any loss of logits, through a linear head, without ever holding all the logits.
 
@@ -68,6 +69,10 @@ def linear_loss(
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
         chunk_size: The most rows in a chunk. None goes by shape and platform: on a CPU 64 MiB of
             float32 logits, on others up to an eighth of the rows.
+        dtype: Of the operands of matrix products, like that of Flax's layers, see the contract.
+            With `jnp.bfloat16` a float32 kernel is rounded for the products alone; its gradient,
+            like the logits, is float32. None for that of `hidden` and `kernel`, float32 if they
+            differ.
 
     Returns:
         In the unit of `loss_fn`, a scalar or `[...]` ("none"), float32 (float64 for float64
@@ -88,7 +93,9 @@ def linear_loss(
         Hsu et al., `Liger Kernel <https://arxiv.org/abs/2410.10989>`_, 2024, section 3.2.
     """
     _checks.check_function("loss_fn", loss_fn, "it comes first, before `hidden`")
-    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    head = check_head(
+        hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size, dtype
+    )
     arrays = tuple(
         check_row_argument(f"row_args[{i}]", value, head) for i, value in enumerate(row_args)
     )
@@ -117,6 +124,7 @@ def linear_softmax_cross_entropy(
     sweep: str | None = None,
     chunk_size: int | None = None,
     block_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Softmax cross-entropy with integer labels of a linear head, the logits never held at once.
@@ -148,6 +156,7 @@ def linear_softmax_cross_entropy(
             columns. A `chunk_size` asks for rows, a `block_size` for columns.
         chunk_size: The largest number of rows in a chunk, see `linear_loss`.
         block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -170,7 +179,9 @@ def linear_softmax_cross_entropy(
         Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
     """
     _checks.check_mesh_axis(axis_name)
-    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    head = check_head(
+        hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size, dtype
+    )
     head, labels = _shift_labels(shift, head, check_labels(labels, head))
     _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
     _checks.check_finite("z_loss", z_loss)
@@ -234,6 +245,7 @@ def linear_softmax(
     where: ArrayLike | None = None,
     class_where: ArrayLike | None = None,
     block_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> LinearSoftmax:
     r"""Statistics of each row's softmax, with the logits never held at once.
@@ -257,6 +269,7 @@ def linear_softmax(
         class_where: Mask of the classes, `[V]`; a label that it masks is out of range.
         block_size: The most classes in a tile of logits. None: 1024 on a CPU, elsewhere 1024 to
             8192, so that a tile has 2^24 logits.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -285,7 +298,7 @@ def linear_softmax(
         et al., `Cut Your Losses <https://arxiv.org/abs/2411.09009>`_, 2024.
     """
     _checks.check_mesh_axis(axis_name)
-    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None, dtype)
     labels = check_labels(labels, head)
     cap, divisor = check_transform(soft_cap, temperature)
     check_size("block_size", block_size)
@@ -315,6 +328,7 @@ def linear_log_prob(
     class_where: ArrayLike | None = None,
     shift: int = 0,
     block_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> LinearLogProb:
     r"""Log-probability of each row's label, and the entropy of its distribution.
@@ -337,6 +351,7 @@ def linear_log_prob(
         shift: How many places later the label of a row stands, as in
             `linear_softmax_cross_entropy`.
         block_size: The largest number of classes in a tile of logits, see `linear_softmax`.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -359,7 +374,7 @@ def linear_log_prob(
         With the entropy bonus: Mnih et al., `A3C <https://arxiv.org/abs/1602.01783>`_, 2016.
     """
     _checks.check_mesh_axis(axis_name)
-    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None)
+    head = check_head(hidden, kernel, bias, vocab_axis, where, None, "none", None, dtype)
     head, labels = _shift_labels(shift, head, check_labels(labels, head))
     cap, divisor = check_transform(soft_cap, temperature)
     class_where = check_class_where(class_where, head)

@@ -7,7 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxent import _checks
 from jaxent._float.dtypes import compute_dtype
@@ -16,7 +16,7 @@ from jaxent._float.dtypes import compute_dtype
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """The checked arguments of a head; a tree of arrays, whose `vocab_axis` is static."""
+    """The checked arguments of a head; a tree of arrays, whose last two fields are static."""
 
     hidden: jax.Array  # [..., D]
     kernel: jax.Array  # [D, V], or [V, D] where vocab_axis is 0
@@ -24,6 +24,7 @@ class Head:
     where: jax.Array | None  # [...] booleans, None for all rows
     weights: jax.Array | None  # [...], None for 1
     vocab_axis: int = dataclasses.field(metadata={"static": True})
+    given_dtype: jnp.dtype | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def leading_shape(self) -> tuple[int, ...]:
@@ -43,6 +44,8 @@ class Head:
     @property
     def operand_dtype(self) -> jnp.dtype:
         """The dtype of the operands of matrix products: of hidden and kernel if they share one."""
+        if self.given_dtype is not None:
+            return self.given_dtype
         return self.kernel.dtype if self.hidden.dtype == self.kernel.dtype else self.dtype
 
 
@@ -55,6 +58,7 @@ def check_head(
     weights: ArrayLike | None,
     reduction: str,
     chunk_size: int | None,
+    dtype: DTypeLike | None,
     owner: str = "",
 ) -> Head:
     """The arguments that all heads share as arrays, refused unless they fit each other.
@@ -92,7 +96,26 @@ def check_head(
         where = _checks.broadcast_per_row("where", _checks.as_boolean("where", where), shape)
     if weights is not None:
         weights = _checks.broadcast_per_row("weights", _checks.as_real("weights", weights), shape)
-    return Head(hidden, kernel, bias, where, weights, vocab_axis)
+    return Head(hidden, kernel, bias, where, weights, vocab_axis, as_dtype(dtype, hidden, kernel))
+
+
+def as_dtype(dtype: DTypeLike | None, *arrays: jax.Array) -> jnp.dtype | None:
+    """`dtype` of the products of these arrays, refused if it is none that they can be taken in."""
+    if dtype is None:
+        return None
+    try:
+        known = jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    widest = compute_dtype(*arrays)
+    _checks.require(
+        known is not None
+        and jnp.issubdtype(known, jnp.floating)
+        and 2 <= known.itemsize <= widest.itemsize,
+        f"`dtype` must be floating point of 16 bits to {widest}, the dtype of the logits, got "
+        f"{dtype}; pass `jnp.bfloat16`, say, or None for that of the arrays.",
+    )
+    return known
 
 
 def check_size(argument: str, size: int | None) -> None:

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
 from jaxent._float.sums import blocked_sum
 from jaxent._heads import cross_entropy
-from jaxent._heads.checks import Head, check_size
+from jaxent._heads.checks import Head, as_dtype, check_size
 from jaxent._heads.logits import transform_logits
 from jaxent._heads.rows import sweep_rows
 from jaxent._kernels.sigmoid import softplus
@@ -41,6 +41,7 @@ def info_nce(
     normalize: bool = False,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     r"""InfoNCE: cross-entropy of finding each query's own key among all keys, by dot products.
 
@@ -64,6 +65,7 @@ def info_nce(
         normalize: Whether to divide every embedding by its length first (zeros stay zeros).
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
         chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
+        dtype: Of the operands of matrix products, see `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -89,7 +91,7 @@ def info_nce(
         {"where": where, "key_where": key_where},
         weights,
     )
-    options = _check_options(normalize, reduction, chunk_size)
+    options = _check_options(batch, normalize, reduction, chunk_size, dtype)
     _checks.check_open_interval("temperature", temperature, 0.0, math.inf)
     temperature = _checks.as_scalar("temperature", temperature)
     return _apply(_info_nce, batch, options, temperature)
@@ -106,6 +108,7 @@ def clip_loss(
     normalize: bool = False,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     r"""CLIP: each image is to find its text among all texts, and each text its image.
 
@@ -127,6 +130,7 @@ def clip_loss(
         normalize: Whether embeddings are divided by their lengths first (zeros stay), as in CLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
         chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
+        dtype: Of the operands of matrix products, see `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -155,7 +159,7 @@ def clip_loss(
         f"`images` {_checks.describe(batch.queries)} and `texts` {_checks.describe(batch.keys)} "
         "must have equally many rows, a pair each; further negatives are for `jaxent.info_nce`.",
     )
-    options = _check_options(normalize, reduction, chunk_size)
+    options = _check_options(batch, normalize, reduction, chunk_size, dtype)
     log_temperature = _check_finite("log_temperature", log_temperature)
     return _apply(_clip, batch, options, log_temperature)
 
@@ -174,6 +178,7 @@ def sigmoid_contrastive_loss(
     normalize: bool = False,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
 ) -> jax.Array:
     r"""SigLIP: for every image and every text, the yes/no question whether they are a pair.
 
@@ -197,6 +202,7 @@ def sigmoid_contrastive_loss(
         normalize: Whether embeddings are divided by their lengths first (zeros stay), as in SigLIP.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[N]`.
         chunk_size: The most rows in a chunk; None goes by shape and platform, as in `linear_loss`.
+        dtype: Of the operands of matrix products, see `linear_loss`.
 
     Returns:
         A scalar in nats, or `[N]` for "none"; float32 (float64 for float64 inputs).
@@ -220,7 +226,7 @@ def sigmoid_contrastive_loss(
         {"where": where, "text_where": text_where},
         weights,
     )
-    options = _check_options(normalize, reduction, chunk_size)
+    options = _check_options(batch, normalize, reduction, chunk_size, dtype)
     log_temperature = _check_finite("log_temperature", log_temperature)
     bias = _check_finite("bias", bias)
     return _apply(_sigmoid, batch, options, log_temperature, bias)
@@ -243,6 +249,7 @@ class _Options(NamedTuple):
     normalize: bool
     reduction: str
     chunk_size: int | None
+    dtype: jnp.dtype | None  # of the operands of products
 
 
 def _check_batch(
@@ -306,11 +313,14 @@ def _check_mask(mask: str, value: ArrayLike | None, name: str, rows: jax.Array) 
     return _checks.broadcast_per_row(mask, _checks.as_boolean(mask, value), rows.shape[:1], name)
 
 
-def _check_options(normalize: bool, reduction: str, chunk_size: int | None) -> _Options:
+def _check_options(
+    batch: _Batch, normalize: bool, reduction: str, chunk_size: int | None, dtype: DTypeLike | None
+) -> _Options:
     _checks.check_one_of("normalize", normalize, (False, True))
     _checks.check_one_of("reduction", reduction, ("mean", "sum", "none"))
     check_size("chunk_size", chunk_size)
-    return _Options(bool(normalize), reduction, chunk_size)
+    dtype = as_dtype(dtype, batch.queries, batch.keys)
+    return _Options(bool(normalize), reduction, chunk_size, dtype)
 
 
 def _check_finite(argument: str, value: ArrayLike) -> jax.Array:
@@ -332,14 +342,14 @@ def _apply(
 @functools.partial(jax.jit, static_argnames="options", inline=True)
 def _info_nce(batch: _Batch, temperature: jax.Array, options: _Options) -> jax.Array:
     batch, labels = _mask_and_normalize(batch, options)
-    batch, temperature_left = _divide_queries(batch, temperature)
+    batch, temperature_left = _divide_queries(batch, temperature, options)
     return _cross_entropy(batch, labels, temperature_left, options)
 
 
 @functools.partial(jax.jit, static_argnames="options", inline=True)
 def _clip(batch: _Batch, log_temperature: jax.Array, options: _Options) -> jax.Array:
     batch, labels = _mask_and_normalize(batch, options)
-    batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature))
+    batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature), options)
     swapped = batch._replace(queries=batch.keys, keys=batch.queries)
     to_text = _cross_entropy(batch, labels, temperature_left, options)
     to_image = _cross_entropy(swapped, labels, temperature_left, options)
@@ -351,8 +361,8 @@ def _sigmoid(
     batch: _Batch, log_temperature: jax.Array, bias: jax.Array, options: _Options
 ) -> jax.Array:
     batch, labels = _mask_and_normalize(batch, options)
-    batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature))
-    head, count = _as_head(batch), batch.keys.shape[0]
+    batch, temperature_left = _divide_queries(batch, _exp(batch, log_temperature), options)
+    head, count = _as_head(batch, options), batch.keys.shape[0]
     bias = bias.astype(head.dtype)
     bias = intervals.nan_outside(bias, -jnp.inf, jnp.inf, "()")
 
@@ -370,7 +380,7 @@ def _cross_entropy(
 ) -> jax.Array:
     """Softmax cross-entropy of each query's key among all keys."""
     return cross_entropy.softmax_cross_entropy(
-        _as_head(batch),
+        _as_head(batch, options),
         labels,
         cross_entropy.Options(temperature=temperature),
         reduction=options.reduction,
@@ -379,13 +389,13 @@ def _cross_entropy(
     )
 
 
-def _as_head(batch: _Batch) -> Head:
+def _as_head(batch: _Batch, options: _Options) -> Head:
     """A head whose kernel are the keys, applied to the queries."""
     bias = None
     if batch.key_where is not None:
         # Nothing is left of a class at -inf, in any sum and in any derivative.
         bias = jnp.where(batch.key_where, 0.0, -jnp.inf).astype(jnp.float32)
-    return Head(batch.queries, batch.keys, bias, batch.where, batch.weights, vocab_axis=0)
+    return Head(batch.queries, batch.keys, bias, batch.where, batch.weights, 0, options.dtype)
 
 
 def _mask_and_normalize(batch: _Batch, options: _Options) -> tuple[_Batch, jax.Array]:
@@ -424,14 +434,16 @@ def _exp(batch: _Batch, log_temperature: jax.Array) -> jax.Array:
     return jnp.exp(log_temperature.astype(compute_dtype(batch.queries, batch.keys)))
 
 
-def _divide_queries(batch: _Batch, temperature: jax.Array) -> tuple[_Batch, jax.Array | None]:
+def _divide_queries(
+    batch: _Batch, temperature: jax.Array, options: _Options
+) -> tuple[_Batch, jax.Array | None]:
     """The batch with its queries divided by the temperature, or a temperature left for the logits.
 
     Queries are far fewer than similarities. But in 16 bits a quotient would lose digits that the
     similarities, which are accumulated in float32, still have.
     """
-    dtype = compute_dtype(batch.queries, batch.keys)
-    if batch.queries.dtype == batch.keys.dtype != dtype:
+    head = _as_head(batch, options)
+    if head.operand_dtype != head.dtype:
         return batch, temperature
-    queries = transform_logits(batch.queries.astype(dtype), None, temperature)
+    queries = transform_logits(batch.queries.astype(head.dtype), None, temperature)
     return batch._replace(queries=queries), None

@@ -7,7 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxent import _checks
 from jaxent._heads import divergence
@@ -42,6 +42,7 @@ def linear_kl_divergence(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Kullback-Leibler divergence between two linear heads, the logits of neither held at once.
@@ -72,6 +73,7 @@ def linear_kl_divergence(
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
         chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows. A
             divergence takes some twenty arrays of that size.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -102,6 +104,7 @@ def linear_kl_divergence(
         weights,
         reduction,
         chunk_size,
+        dtype,
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(heads[0], caps, temperature, labels, label_weight)
@@ -137,6 +140,7 @@ def linear_jensen_shannon(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Jensen-Shannon divergence between two linear heads, the logits of neither held at once.
@@ -168,6 +172,7 @@ def linear_jensen_shannon(
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
         chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows. A
             divergence takes some twenty arrays of that size.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -197,6 +202,7 @@ def linear_jensen_shannon(
         weights,
         reduction,
         chunk_size,
+        dtype,
     )
     caps = {"student_soft_cap": student_soft_cap, "teacher_soft_cap": teacher_soft_cap}
     options = _check_options(heads[0], caps, temperature, labels, label_weight)
@@ -230,6 +236,7 @@ def linear_top_k_kl_divergence(
     weights: ArrayLike | None = None,
     reduction: str = "mean",
     chunk_size: int | None = None,
+    dtype: DTypeLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Divergence of a linear head from a teacher of whom only the likeliest classes are known.
@@ -260,6 +267,7 @@ def linear_top_k_kl_divergence(
         weights: Weights of the rows, `[...]`, real; None for 1.
         reduction: "mean" over the weights (0 over nothing), "sum", or "none" for `[...]`.
         chunk_size: The most rows in a chunk; None: 16 MiB of float32 logits, at least 64 rows.
+        dtype: Of the operands of matrix products, see `linear_loss`.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -283,7 +291,8 @@ def linear_top_k_kl_divergence(
     """
     _checks.check_mesh_axis(axis_name)
     _checks.check_one_of("rest", rest, ("bucket", "renormalize"))
-    head = check_head(hidden, kernel, bias, vocab_axis, where, weights, reduction, chunk_size)
+    given = where, weights, reduction, chunk_size, dtype
+    head = check_head(hidden, kernel, bias, vocab_axis, *given)
     log_probs, indices = _check_listed(head, teacher_log_probs, teacher_indices)
     options = _check_options(head, {"soft_cap": soft_cap}, temperature, labels, label_weight)
     # A relative error that the roundings of the log-probabilities may amount to.
@@ -311,6 +320,7 @@ def _check_pair(
     weights: ArrayLike | None,
     reduction: str,
     chunk_size: int | None,
+    dtype: DTypeLike | None,
 ) -> tuple[Head, Head]:
     """Both heads, each from hidden, kernel and bias; refused unless rows and classes match."""
     _checks.require(
@@ -318,8 +328,9 @@ def _check_pair(
         f"`vocab_axis` must be one axis or a pair (student, teacher), got {vocab_axis}.",
     )
     axes = vocab_axis if isinstance(vocab_axis, tuple) else (vocab_axis, vocab_axis)
-    ours = check_head(*student, axes[0], where, weights, reduction, chunk_size, owner="student_")
-    theirs = check_head(*teacher, axes[1], None, None, reduction, None, owner="teacher_")
+    given = where, weights, reduction, chunk_size, dtype
+    ours = check_head(*student, axes[0], *given, owner="student_")
+    theirs = check_head(*teacher, axes[1], None, None, reduction, None, dtype, owner="teacher_")
     _checks.require(
         ours.leading_shape == theirs.leading_shape,
         f"`student_hidden` {_checks.describe(ours.hidden)} and `teacher_hidden` "

@@ -35,6 +35,7 @@ def linear_map(
     residuals: _R,
     operands: _V,
     compiled: Callable[[_R, _V], Sequence[jax.Array]] | None = None,
+    vary_alike: bool = True,
 ) -> tuple[jax.Array, ...]:
     """`function(residuals, operands)`, transposed by `transpose(residuals, cotangents)`.
 
@@ -47,11 +48,14 @@ def linear_map(
         operands: A tree of floating point arrays.
         compiled: A function with the same results that is run instead of `function` where no
             transformation is left, and so need not be differentiable.
+        vary_alike: Whether all arrays are made to vary over the same mesh axes. If not, `transpose`
+            must return cotangents that vary as the operands do.
 
     Returns:
         The results of `function`.
     """
-    residuals, operands = _parallel.match_varying((residuals, operands))
+    if vary_alike:
+        residuals, operands = _parallel.match_varying((residuals, operands))
     residual_leaves, operand_leaves = jax.tree.leaves(residuals), jax.tree.leaves(operands)
     # JAX has no type for the structure of a tree.
     residuals_tree = cast(Any, jax.tree.structure(residuals))

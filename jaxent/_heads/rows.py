@@ -1,7 +1,7 @@
 """Any loss of logits through one head or several, by chunks of rows: from arguments to the loop.
 
 What a loss closes over becomes an argument of it, masked rows are replaced, the rows are divided
-into chunks, and the losses are reduced. The loop itself is in `chunks.py`.
+into chunks, and the losses are reduced. The loops are in `per_row.py` and `total.py`.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
@@ -27,12 +27,12 @@ from jaxent._heads.chunks import (
     Inputs,
     LossFunction,
     Sweep,
-    losses_per_row,
-    total_loss,
 )
+from jaxent._heads.per_row import losses_per_row
 from jaxent._heads.sizes import rows_per_chunk, run_on_platform
 from jaxent._heads.snapshot import Snapshot, take_snapshot
 from jaxent._heads.tiling import Tiling, from_line, make_tiling, to_line
+from jaxent._heads.total import total_loss
 from jaxent._losses.reduction import divide
 
 
@@ -83,7 +83,8 @@ def _sweep_tiles(
         tiling,
         dtype,
         loss.axes,
-        loss.untracked_axes,
+        _parallel.untracked_axes(loss.shared_axes),
+        loss.shared_axes,
     )
     inputs = _make_inputs(sweep, heads[0], arrays, row_args, loss.consts, reduction)
     if reduction == "none":
@@ -127,7 +128,8 @@ def plan_chunks(heads: Sequence[Head], chunk_size: int | None, platform: str) ->
         classes = sum(head.vocabulary_size for head in heads)
         if isinstance(count, int) and isinstance(classes, int):
             rows = -(-count // devices)
-            chunk_size = devices * rows_per_chunk(platform, rows, features, classes)
+            is_masked = heads[0].where is not None
+            chunk_size = devices * rows_per_chunk(platform, rows, features, classes, is_masked)
         else:
             # An exported program may learn how many rows there are, or keys of a contrastive loss.
             classes = classes if isinstance(classes, int) else 2**16
@@ -269,7 +271,7 @@ class _ConvertedLoss(NamedTuple):
     function: LossFunction  # of logits, row_args and consts
     consts: tuple[jax.Array, ...]  # what it closed over
     axes: frozenset[Hashable]  # mesh axes that the losses vary over
-    untracked_axes: tuple[Hashable, ...]  # that it sums over without JAX keeping track
+    shared_axes: tuple[Hashable, ...]  # that it communicates over
 
 
 def _map_outer(loss: _ConvertedLoss, per_row: int) -> LossFunction:
@@ -333,4 +335,4 @@ def _convert_closure(
         return eval_jaxpr(program.jaxpr, list(closed), *arguments[: len(examples)])[0]
 
     consts = tuple(itertools.compress(values, is_traced))
-    return _ConvertedLoss(function, consts, axes, _parallel.untracked_axes(program))
+    return _ConvertedLoss(function, consts, axes, _parallel.communication_axes(program))

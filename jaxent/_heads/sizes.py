@@ -19,7 +19,9 @@ P = TypeVar("P", bound=Hashable)
 T = TypeVar("T")
 
 
-def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int:
+def rows_per_chunk(
+    platform: str, rows: int, features: int, classes: int, is_masked: bool = False
+) -> int:
     """The most rows in a chunk, of the rows on one device.
 
     A chunk's logits are held beside the kernel's gradient in float32, to which each chunk adds. The
@@ -27,7 +29,9 @@ def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int
 
     * On a CPU 64 MiB of float32 logits, or an eighth of the kernel's gradient, and at least 256
       rows. With fewer, to read the kernel and to add to its gradient takes longer than the
-      products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference.
+      products. From 256 to 1024 rows `benchmarks/linear_head.py` sees no difference. Where rows are
+      masked, not more than a tenth of them, nor fewer than 256: the last chunk that has a row that
+      counts is swept as a whole.
     * Elsewhere an eighth of the rows, but not more than 2048, or 384 MiB of logits and of their
       gradients; at least 256 rows. To add a gradient of 1 GiB takes an H100, as estimated, as long
       as a product over 1000 rows.
@@ -35,7 +39,9 @@ def rows_per_chunk(platform: str, rows: int, features: int, classes: int) -> int
       added up. A GPU holds the logits' gradients as well, a TPU computes them in the products.
     """
     if platform == "cpu":
-        return max(256, 2**24 // classes, features // 8)
+        least = max(256, features // 8)
+        size = max(least, 2**24 // classes)
+        return min(size, max(least, -(-rows // 10))) if is_masked else size
     bytes_per_logit = 4 if platform == "tpu" else 6
     if bytes_per_logit * rows * classes <= 4 * features * classes + 384 * 2**20:
         return rows

@@ -639,6 +639,40 @@ def test_a_loss_may_close_over_what_is_known_to_vary():
     close(slope(vary=vary), expected, 1e-6)
 
 
+@TRACKED
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_devices_that_communicate_skip_the_same_chunks(reduction, tracked):
+    """Their masks differ, and the loss communicates: without care it would wait for ever."""
+    (hidden, kernel, *_), labels = head_inputs(np.float32)
+    where = np.arange(labels.size).reshape(labels.shape) >= labels.size // 2
+
+    def loss_fn(logits, labels):
+        losses = jaxent.softmax_cross_entropy_with_integer_labels(logits, labels, axis_name="vocab")
+        return losses + jax.lax.pmax(jnp.zeros_like(jax.lax.stop_gradient(losses)), "data")
+
+    def total(hidden, kernel, labels, where):
+        losses = jaxent.linear_loss(
+            *(loss_fn, hidden, kernel, labels), where=where, reduction=reduction, chunk_size=1
+        )
+        return jax.lax.psum(jnp.sum(losses), "data")
+
+    there = jax.shard_map(
+        total,
+        mesh=mesh_of(data=2, vocab=4),
+        in_specs=(P("data"), P(None, "vocab"), P("data"), P("data")),
+        out_specs=P(),
+        check_vma=tracked,
+    )
+    actual = jax.jit(jax.value_and_grad(there, (0, 1)))(hidden, kernel, labels, where)
+
+    def plain(hidden, kernel):
+        losses = jaxent.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
+        return jnp.sum(jnp.where(where, losses, 0.0))
+
+    expected = jax.value_and_grad(plain, (0, 1))(hidden, kernel)
+    jax.tree.map(functools.partial(close, tolerance=1e-5), actual, expected)
+
+
 @pytest.mark.parametrize("sweep", ["rows", "columns"])
 def test_one_axis_by_hand_and_the_other_by_the_partitioner(sweep):
     parameters, labels = head_inputs(np.float32)

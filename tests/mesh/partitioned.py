@@ -151,6 +151,33 @@ def test_neither_logits_nor_the_kernel_nor_its_gradient_are_gathered(name, layou
     assert all(D in shape or np.prod(shape) <= BATCH * TIME for _, shape in found), found
 
 
+@pytest.mark.parametrize("layout", ["data", "both", "data and sequence", "all"])
+def test_masked_rows_are_put_last_without_leaving_their_device(layout):
+    layout = LAYOUTS[layout]
+    mesh = layout.mesh()
+    leading = (BATCH * TIME,) if len(layout.rows) == 1 else (BATCH, TIME)
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for shape, dtype, spec in (
+            ((*leading, D), "float32", layout.rows),
+            ((D, V), "float32", layout.kernel),
+            (leading, "int32", layout.rows),
+        )
+    ]
+
+    def exchanged(is_masked):
+        def loss(hidden, kernel, labels):
+            where = labels % 4 == 0 if is_masked else None
+            return jaxent.linear_softmax_cross_entropy(
+                hidden, kernel, labels, where=where, sweep="rows", chunk_size=512
+            )
+
+        program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arguments).compile()
+        return {pair for pair in collectives(program) if pair[1] not in ((), (D,))}
+
+    assert exchanged(is_masked=True) == exchanged(is_masked=False)
+
+
 CONTRASTIVE = {
     "info_nce": lambda a, b: jaxent.info_nce(a, b, 0.1),
     "clip_loss": lambda a, b: jaxent.clip_loss(a, b, -1.0),
@@ -207,6 +234,26 @@ def test_temporaries_of_each_device_fall_with_their_number(name):
 
 
 # Values.
+
+
+@pytest.mark.parametrize("layout", ["data", "sequence and vocabulary"])
+def test_masked_heads_are_those_of_one_device(layout):
+    """Some devices have rows that count, one has none."""
+    layout, leading = LAYOUTS[layout], (32,) if layout == "data" else (4, 8)
+    with with_float64():
+        arrays = small_head(layout, leading)
+        where = np.arange(32).reshape(leading) % 5 == 0
+        where.reshape(-1)[-4:] = False
+
+        def loss(hidden, kernel, labels):
+            return jaxent.linear_softmax_cross_entropy(
+                hidden, kernel, labels, where=where, sweep="rows", chunk_size=8
+            )
+
+        function = jax.jit(functools.partial(every_derivative, loss))
+        expected = function(*arrays)
+        actual = function(*put(arrays, layout, AxisType.Auto))
+        assert difference(actual, expected) < 1e-12
 
 
 def put(tree, layout, kind):
