@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _compat
 
@@ -145,6 +145,19 @@ def take_local_label(x: jax.Array, labels: jax.Array) -> jax.Array:
 
 def _take_last_axis(x: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
+
+
+def gather_axis(array: jax.Array, axis: int) -> jax.Array:
+    """The same array, which the partitioner is not to divide along an axis.
+
+    It then sends what each device lacks here, once, and not again wherever the array is used.
+    """
+    if device_count(array) == 1:
+        return array
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * array.ndim
+    spec[axis] = None
+    sharding = NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(array, sharding)
 
 
 def device_count(*arrays: jax.Array) -> int:

@@ -2,6 +2,7 @@
 
 # pyright: strict, reportUnknownMemberType=false
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
@@ -105,6 +106,8 @@ def take_weights(
     # The barrier keeps XLA from moving the conversion of the kernel out of the loop, to all of it.
     kernel, start = jax.lax.optimization_barrier((kernel, block.start))
     kernel = slice_classes(plan, kernel, start, plan.vocab_axis)
+    # Features that are sharded are gathered here, once, not in each tile of rows.
+    kernel = _parallel.gather_axis(kernel, 1 - plan.vocab_axis)
     if bias is not None:
         bias = slice_classes(plan, bias, start, 0).astype(plan.dtype)
     return BlockWeights(kernel, bias)
@@ -158,6 +161,33 @@ def project(plan: ColumnPlan, hidden: jax.Array, kernel: jax.Array) -> jax.Array
     """The products [..., block_size] of hidden states [..., D] and the kernel of a block."""
     axes = (hidden.ndim - 1,), (1 - plan.vocab_axis,)
     return contract(hidden, axes[0], kernel, axes[1], plan.operand_dtype, plan.dtype)
+
+
+def kernel_grad(plan: ColumnPlan, hidden: jax.Array, products_grad: jax.Array) -> jax.Array:
+    """The gradient [*row_parts, ...] of a block of the kernel, of each part of a tile's rows."""
+    left, right = (hidden, products_grad) if plan.vocab_axis else (products_grad, hidden)
+    rows = tuple(range(len(plan.tile_shape)))
+    if not plan.row_parts:
+        return contract(left, rows, right, rows, plan.operand_dtype, plan.dtype)
+
+    def of_part(left: jax.Array, right: jax.Array) -> jax.Array:
+        return contract(left, (0,), right, (0,), plan.operand_dtype, plan.dtype)
+
+    for _ in plan.row_parts:
+        of_part = jax.vmap(of_part)
+    split = functools.partial(split_parts, plan)
+    return of_part(split(left), split(right))
+
+
+def split_parts(plan: ColumnPlan, rows: jax.Array) -> jax.Array:
+    """Rows [*tile_shape, ...] of a tile as [*row_parts, rows of a part, ...]."""
+    return rows.reshape(*plan.row_parts, -1, *rows.shape[len(plan.tile_shape) :])
+
+
+def sum_parts(plan: ColumnPlan, grad: jax.Array) -> jax.Array:
+    """The sum of [*row_parts, ...], taken in its dtype, in which devices then send it."""
+    zero = jnp.zeros((), grad.dtype)
+    return jax.lax.reduce(grad, zero, jax.lax.add, tuple(range(len(plan.row_parts))))
 
 
 def head_logits(

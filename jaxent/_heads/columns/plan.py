@@ -53,6 +53,12 @@ class ColumnPlan(NamedTuple):
         return self.tiling.tile_shape
 
     @property
+    def row_parts(self) -> tuple[int, ...]:
+        """The parts of the rows of a tile, on a mesh as many as devices may have them; else ()."""
+        parts = *self.tiling.outer_shape, self.tiling.line_shards
+        return parts if math.prod(parts) > 1 else ()
+
+    @property
     def tile_count(self) -> int:
         """The number of tiles of rows."""
         return self.tiling.tiles
