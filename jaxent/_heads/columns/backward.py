@@ -123,12 +123,11 @@ def backward_sweep(
             )
             return add_tile(plan, grads, added, number), None
 
+        # Of each part of the rows by itself, or devices would exchange their sum in each tile.
+        parts = () if plan.row_parts == 1 else (plan.row_parts,)
         # The loop over tiles holds the gradients of this block's weights only.
         of_block = grads._replace(
-            # Of each part of the rows by itself, so that devices exchange their sum only.
-            kernel=zeros((*plan.row_parts, *weights.kernel.shape), plan.dtype)
-            if wanted.kernel
-            else None,
+            kernel=zeros((*parts, *weights.kernel.shape), plan.dtype) if wanted.kernel else None,
             bias=zeros((plan.block_size,), plan.dtype) if wanted.bias else None,
         )
         of_block = scan_indices(tile_step, of_block, plan.tile_count)

@@ -2,7 +2,6 @@
 
 # pyright: strict, reportUnknownMemberType=false
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar, cast
 
@@ -164,30 +163,29 @@ def project(plan: ColumnPlan, hidden: jax.Array, kernel: jax.Array) -> jax.Array
 
 
 def kernel_grad(plan: ColumnPlan, hidden: jax.Array, products_grad: jax.Array) -> jax.Array:
-    """The gradient [*row_parts, ...] of a block of the kernel, of each part of a tile's rows."""
+    """The gradient of a block of the kernel by a tile; of several parts of its rows, of each."""
     left, right = (hidden, products_grad) if plan.vocab_axis else (products_grad, hidden)
-    rows = tuple(range(len(plan.tile_shape)))
-    if not plan.row_parts:
-        return contract(left, rows, right, rows, plan.operand_dtype, plan.dtype)
+    row_axes = tuple(range(len(plan.tile_shape)))
 
-    def of_part(left: jax.Array, right: jax.Array) -> jax.Array:
-        return contract(left, (0,), right, (0,), plan.operand_dtype, plan.dtype)
+    def product(left: jax.Array, right: jax.Array) -> jax.Array:
+        return contract(left, row_axes, right, row_axes, plan.operand_dtype, plan.dtype)
 
-    for _ in plan.row_parts:
-        of_part = jax.vmap(of_part)
-    split = functools.partial(split_parts, plan)
-    return of_part(split(left), split(right))
+    if plan.row_parts == 1:
+        return product(left, right)
+    outer, line_shards = plan.tiling.outer_shape, plan.tiling.line_shards
 
+    def split(rows: jax.Array) -> jax.Array:
+        return rows.reshape(*outer, line_shards, -1, rows.shape[-1])
 
-def split_parts(plan: ColumnPlan, rows: jax.Array) -> jax.Array:
-    """Rows [*tile_shape, ...] of a tile as [*row_parts, rows of a part, ...]."""
-    return rows.reshape(*plan.row_parts, -1, *rows.shape[len(plan.tile_shape) :])
+    of_parts = jax.vmap(product, len(outer) if line_shards > 1 else 0)
+    return of_parts(split(left), split(right))
 
 
 def sum_parts(plan: ColumnPlan, grad: jax.Array) -> jax.Array:
-    """The sum of [*row_parts, ...], taken in its dtype, in which devices then send it."""
-    zero = jnp.zeros((), grad.dtype)
-    return jax.lax.reduce(grad, zero, jax.lax.add, tuple(range(len(plan.row_parts))))
+    """The sum over the parts, if there are any, in the dtype in which devices are to send it."""
+    if plan.row_parts == 1:
+        return grad
+    return jax.lax.reduce(grad, jnp.zeros((), grad.dtype), jax.lax.add, (0,))
 
 
 def head_logits(
