@@ -152,11 +152,12 @@ def gather_axis(array: jax.Array, axis: int) -> jax.Array:
 
     It then sends what each device lacks here, once, and not again wherever the array is used.
     """
-    if device_count(array) == 1:
+    mesh = _largest_mesh(array)
+    if _automatic_size(mesh) == 1:
         return array
     spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * array.ndim
     spec[axis] = None
-    sharding = NamedSharding(jax.typeof(array).sharding.mesh, PartitionSpec(*spec))
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
     return jax.lax.with_sharding_constraint(array, sharding)
 
 
@@ -165,12 +166,16 @@ def device_count(*arrays: jax.Array) -> int:
 
     Axes that `jax.shard_map` has made manual are divided already.
     """
-    meshes = (jax.typeof(array).sharding.mesh for array in arrays)
-    return max(
-        math.prod(
-            size
-            for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-            if kind != AxisType.Manual
-        )
-        for mesh in meshes
-    )
+    return _automatic_size(_largest_mesh(*arrays))
+
+
+def _largest_mesh(*arrays: jax.Array) -> Any:
+    """The largest mesh that is known of arrays, or that is in context."""
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    return max([*meshes, jax.sharding.get_abstract_mesh()], key=_automatic_size)
+
+
+def _automatic_size(mesh: Any) -> int:
+    """The number of devices along the axes of a mesh that are not manual."""
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in kinds if kind != AxisType.Manual)
