@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _compat
 
@@ -157,17 +157,35 @@ def _take_last_axis(x: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip")[..., 0]
 
 
+def gather_axis(array: jax.Array, axis: int) -> jax.Array:
+    """The same array, which the partitioner is not to divide along an axis.
+
+    It then sends what each device lacks here, once, and not again wherever the array is used.
+    """
+    mesh = _largest_mesh(array)
+    if _automatic_size(mesh) == 1:
+        return array
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * array.ndim
+    spec[axis] = None
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(array, sharding)
+
+
 def device_count(*arrays: jax.Array) -> int:
     """How many devices the partitioner may divide arrays over: those of their largest mesh.
 
     Axes that `jax.shard_map` has made manual are divided already.
     """
-    meshes = (jax.typeof(array).sharding.mesh for array in arrays)
-    return max(
-        math.prod(
-            size
-            for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-            if kind != AxisType.Manual
-        )
-        for mesh in meshes
-    )
+    return _automatic_size(_largest_mesh(*arrays))
+
+
+def _largest_mesh(*arrays: jax.Array) -> Any:
+    """The largest mesh that is known of arrays, or that is in context."""
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    return max([*meshes, jax.sharding.get_abstract_mesh()], key=_automatic_size)
+
+
+def _automatic_size(mesh: Any) -> int:
+    """The number of devices along the axes of a mesh that are not manual."""
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in kinds if kind != AxisType.Manual)

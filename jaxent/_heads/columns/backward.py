@@ -25,10 +25,12 @@ from jaxent._heads.columns.blocks import (
     checkpoint,
     class_count,
     head_logits,
+    kernel_grad,
     mask_classes,
     project,
     put_tile,
     scan_indices,
+    sum_parts,
     take_block,
     take_tile,
     take_weights,
@@ -121,14 +123,17 @@ def backward_sweep(
             )
             return add_tile(plan, grads, added, number), None
 
+        # Of each part of the rows by itself, or devices would exchange their sum in each tile.
+        parts = () if plan.row_parts == 1 else (plan.row_parts,)
         # The loop over tiles holds the gradients of this block's weights only.
         of_block = grads._replace(
-            kernel=zeros(weights.kernel.shape, plan.dtype) if wanted.kernel else None,
+            kernel=zeros((*parts, *weights.kernel.shape), plan.dtype) if wanted.kernel else None,
             bias=zeros((plan.block_size,), plan.dtype) if wanted.bias else None,
         )
         of_block = scan_indices(tile_step, of_block, plan.tile_count)
         if of_block.kernel is not None:
-            of_block = of_block._replace(kernel=(of_block.kernel * scale).astype(kernel_dtype))
+            of_parts = (of_block.kernel * scale).astype(kernel_dtype)
+            of_block = of_block._replace(kernel=sum_parts(plan, of_parts))
         return add_block(plan, grads, of_block, block), None
 
     start = PerParameter(
@@ -171,12 +176,10 @@ def tile_grads(
     products_grad, bias, soft_cap, temperature = vjp(x_grad)
     # Two float32 products in a 16-bit backward pass made another library 13 times slower.
     products_grad = products_grad.astype(plan.operand_dtype)
-    left, right = (hidden, products_grad) if plan.vocab_axis else (products_grad, hidden)
-    row_axes = tuple(range(len(plan.tile_shape)))
-    product = functools.partial(contract, operand_dtype=plan.operand_dtype, dtype=plan.dtype)
+    axes, dtypes = (len(plan.tile_shape),), (plan.operand_dtype, plan.dtype)
     grads = PerParameter(
-        hidden=product(products_grad, (len(row_axes),), weights.kernel, (plan.vocab_axis,)),
-        kernel=product(left, row_axes, right, row_axes),
+        hidden=contract(products_grad, axes, weights.kernel, (plan.vocab_axis,), *dtypes),
+        kernel=kernel_grad(plan, hidden, products_grad),
         bias=bias,
         soft_cap=soft_cap,
         temperature=temperature,

@@ -105,6 +105,8 @@ def take_weights(
     # The barrier keeps XLA from moving the conversion of the kernel out of the loop, to all of it.
     kernel, start = jax.lax.optimization_barrier((kernel, block.start))
     kernel = slice_classes(plan, kernel, start, plan.vocab_axis)
+    # Features that are sharded are gathered here, once, not in each tile of rows.
+    kernel = _parallel.gather_axis(kernel, 1 - plan.vocab_axis)
     if bias is not None:
         bias = slice_classes(plan, bias, start, 0).astype(plan.dtype)
     return BlockWeights(kernel, bias)
@@ -158,6 +160,32 @@ def project(plan: ColumnPlan, hidden: jax.Array, kernel: jax.Array) -> jax.Array
     """The products [..., block_size] of hidden states [..., D] and the kernel of a block."""
     axes = (hidden.ndim - 1,), (1 - plan.vocab_axis,)
     return contract(hidden, axes[0], kernel, axes[1], plan.operand_dtype, plan.dtype)
+
+
+def kernel_grad(plan: ColumnPlan, hidden: jax.Array, products_grad: jax.Array) -> jax.Array:
+    """The gradient of a block of the kernel by a tile; of several parts of its rows, of each."""
+    left, right = (hidden, products_grad) if plan.vocab_axis else (products_grad, hidden)
+    row_axes = tuple(range(len(plan.tile_shape)))
+
+    def product(left: jax.Array, right: jax.Array) -> jax.Array:
+        return contract(left, row_axes, right, row_axes, plan.operand_dtype, plan.dtype)
+
+    if plan.row_parts == 1:
+        return product(left, right)
+    outer, line_shards = plan.tiling.outer_shape, plan.tiling.line_shards
+
+    def split(rows: jax.Array) -> jax.Array:
+        return rows.reshape(*outer, line_shards, -1, rows.shape[-1])
+
+    of_parts = jax.vmap(product, len(outer) if line_shards > 1 else 0)
+    return of_parts(split(left), split(right))
+
+
+def sum_parts(plan: ColumnPlan, grad: jax.Array) -> jax.Array:
+    """The sum over the parts, if there are any, in the dtype in which devices are to send it."""
+    if plan.row_parts == 1:
+        return grad
+    return jax.lax.reduce(grad, jnp.zeros((), grad.dtype), jax.lax.add, (0,))
 
 
 def head_logits(

@@ -53,6 +53,16 @@ class ColumnPlan(NamedTuple):
         return self.tiling.tile_shape
 
     @property
+    def row_parts(self) -> int:
+        """The parts of a tile's rows that may be on different devices; 1 without a mesh.
+
+        Of rows [batch, time] they are parts of the batch. With parts of the time as well, a device
+        that has all of the time would hold a gradient of each.
+        """
+        line_shards = self.tiling.line_shards
+        return line_shards if line_shards > 1 else self.tiling.outer_shards
+
+    @property
     def tile_count(self) -> int:
         """The number of tiles of rows."""
         return self.tiling.tiles
