@@ -1,5 +1,7 @@
 """The clipped policy-gradient loss of reinforcement learning, from log-probabilities of tokens."""
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers

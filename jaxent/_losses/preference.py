@@ -1,5 +1,7 @@
 """Losses of preferences, from the log-probabilities of answers that people chose and rejected."""
 
+from __future__ import annotations
+
 import math
 import numbers
 from fractions import Fraction
