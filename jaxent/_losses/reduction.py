@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
+from jaxent._parallel import with_auto_axes
 
 
 @_checks.public
@@ -209,20 +210,38 @@ def _segment_sums(
     num_segments: int,
 ) -> tuple[jax.Array, jax.Array]:
     products, weights = _weighted(losses, where, weights, dtype)
-    ids = _masks.move_classes_last(_masks.widen_labels(segment_ids), axes)
-    counts = _masks.move_classes_last(jnp.broadcast_to(where, losses.shape), axes)
+    counts = jnp.broadcast_to(where, losses.shape)
+    arrays = [
+        jnp.moveaxis(array, axes, range(-len(axes), 0))
+        for array in (products, weights, _masks.widen_labels(segment_ids), counts)
+    ]
+    sums = functools.partial(_sum_each, rank=len(axes), num_segments=num_segments)
+    return with_auto_axes(sums, *arrays, example=arrays[0], ndim=losses.ndim - len(axes))
+
+
+def _sum_each(
+    products: jax.Array,
+    weights: jax.Array,
+    ids: jax.Array,
+    counts: jax.Array,
+    rank: int,
+    num_segments: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Both summed over the last `rank` axes for each segment; NaN where an id is no segment."""
+
+    def flat(array: jax.Array) -> jax.Array:
+        return array.reshape(*array.shape[: array.ndim - rank], -1)
+
+    ids = flat(ids)
     is_segment = (ids >= 0) & (ids < num_segments)
-    is_valid = jnp.all(is_segment | ~counts, axis=-1, keepdims=True)
+    is_valid = jnp.all(is_segment | ~flat(counts), axis=-1, keepdims=True)
     ids = jnp.where(is_segment, ids, 0)  # what does not count adds 0 to whichever segment
     segment_sum = functools.partial(jax.ops.segment_sum, num_segments=num_segments)
     for _ in ids.shape[:-1]:
         segment_sum = jax.vmap(segment_sum)
-
-    def sums(values: jax.Array) -> jax.Array:
-        totals = segment_sum(_masks.move_classes_last(values, axes), ids)
-        return intervals.nan_where_invalid(totals, is_valid)
-
-    return sums(products), sums(weights)
+    totals = (segment_sum(flat(array), ids) for array in (products, weights))
+    total, weight = (intervals.nan_where_invalid(each, is_valid) for each in totals)
+    return total, weight
 
 
 def _weighted(

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
+from jaxent._parallel import with_auto_axes
 
 
 @_checks.public
@@ -202,7 +203,8 @@ def _next_tokens(
     length = tokens.shape[-1]
 
     def later(array: jax.Array) -> jax.Array:
-        return jnp.roll(array, -shift, axis=-1)
+        roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
+        return with_auto_axes(roll, array, example=array, ndim=array.ndim)
 
     counts = jnp.broadcast_to(jnp.arange(length) < length - shift, tokens.shape)
     counts &= later(jnp.broadcast_to(where, tokens.shape)) if is_of_labels else where
