@@ -86,12 +86,14 @@ def _is_among_top(
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
     x = jax.lax.stop_gradient(rows.values)
     at_label = _parallel.take_label(x, rows.labels, axis_name)
+    is_possible = at_label > -jnp.inf
+    at_label = jnp.where(is_possible, at_label, 0.0)  # no difference of infinities
     classes = jax.lax.broadcasted_iota(x.dtype, x.shape, x.ndim - 1)
     is_earlier = jnp.sign(rows.labels[..., None].astype(x.dtype) - classes)
     # By signs, since of comparisons XLA for CPUs writes an array of the size of the logits.
     is_before = jnp.maximum(jnp.sign(2.0 * jnp.sign(x - at_label[..., None]) + is_earlier), 0.0)
     rank = _parallel.psum(jnp.sum(is_before, axis=-1), axis_name)
-    is_right = (rank < k) & (at_label > -jnp.inf)
+    is_right = (rank < k) & is_possible
     # Of NaN as well, which is not below infinity.
     is_valid = _parallel.all_over(jnp.max(x, axis=-1) < jnp.inf, axis_name)
     # A selection: of a boolean XLA makes one of the product, too, in which NaN times 0 is 0.
