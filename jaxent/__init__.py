@@ -15,6 +15,7 @@ from jaxent._heads.distillation import (
     linear_kl_divergence,
     linear_top_k_kl_divergence,
 )
+from jaxent._losses.accuracy import accuracy
 from jaxent._losses.bregman import convex_kl_divergence, generalized_kl_divergence
 from jaxent._losses.calibration import expected_calibration_error
 from jaxent._losses.ctc import ctc_loss, ctc_loss_with_forward_probs
@@ -100,7 +101,7 @@ from jaxent._losses.softmax_divergence import (
     softmax_jensen_shannon,
     softmax_kl_divergence,
 )
-from jaxent._losses.targets import class_balanced_weights, smooth_labels
+from jaxent._losses.targets import class_balanced_weights, next_tokens, smooth_labels
 from jaxent._losses.value import (
     AdvantageEstimate,
     clipped_value_loss,
@@ -116,6 +117,7 @@ __all__ = [
     "LinearSoftmax",
     "PreferenceRewards",
     "absolute_error",
+    "accuracy",
     "binary_cross_entropy",
     "binary_dice_loss",
     "binary_entropy",
@@ -170,6 +172,7 @@ __all__ = [
     "mutual_information",
     "nats_to_bits",
     "negative_log_likelihood",
+    "next_tokens",
     "ntxent",
     "ordinal_cross_entropy",
     "orpo_loss",

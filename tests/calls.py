@@ -139,6 +139,11 @@ def cross_entropy_of_head(hidden: Any, kernel: Any, labels: Any, **options: Any)
     return jaxent.linear_loss(loss_fn, hidden, kernel, labels, **options)
 
 
+def next_token_losses(logits: Any, tokens: Any) -> jax.Array:
+    labels, where = jaxent.next_tokens(tokens)
+    return jaxent.softmax_cross_entropy_with_integer_labels(logits, labels, where=where)
+
+
 def fenchel_young_loss(scores: Any, targets: Any) -> jax.Array:
     return jaxent.make_fenchel_young_loss(jax.nn.logsumexp)(scores, targets)
 
@@ -191,6 +196,9 @@ CALLS = {
     "mutual_information": Call(lambda rows: (rows.unit(3, 4),)),
     "nats_to_bits": Call(lambda rows: (rows.unit(),)),
     "negative_log_likelihood": Call(lambda rows: (np.log(rows.probs()), rows.labels())),
+    "next_tokens": Call(
+        lambda rows: (rows.normal(TIME, CLASSES), rows.labels(TIME)), function=next_token_losses
+    ),
     "ntxent": Call(embeddings, {"temperature": 0.5}),
     "orpo_loss": Call(log_probs(2)),
     "pairwise_logistic_loss": Call(ranked_list),

@@ -3,6 +3,8 @@
 # pyright: strict, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math

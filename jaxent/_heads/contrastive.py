@@ -7,6 +7,8 @@ the sweep over chunks of rows serves here as well: the [batch, batch] matrix nev
 # pyright: strict, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable, Mapping

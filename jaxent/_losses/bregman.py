@@ -1,5 +1,7 @@
 """The generalised Kullback-Leibler divergence, of measures that need not have the same total."""
 
+from __future__ import annotations
+
 import warnings
 
 import jax

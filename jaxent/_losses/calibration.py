@@ -1,5 +1,7 @@
 """How far the confidence of a model is from its accuracy."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

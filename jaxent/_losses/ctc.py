@@ -1,5 +1,7 @@
 """Losses of sequences that are not aligned with their labels."""
 
+from __future__ import annotations
+
 import functools
 import numbers
 from typing import NamedTuple

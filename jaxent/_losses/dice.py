@@ -1,5 +1,7 @@
 """Losses of how well predicted regions of an image overlap the true ones: Dice and Tversky."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Literal

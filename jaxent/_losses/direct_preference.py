@@ -1,5 +1,7 @@
 """Direct preference optimisation, from log-probabilities of pairs of answers."""
 
+from __future__ import annotations
+
 import math
 import numbers
 from fractions import Fraction

@@ -1,5 +1,7 @@
 """Cross-entropies, divergences and distances of distributions, from their probabilities."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike

@@ -3,6 +3,8 @@
 Similarities are products of two matrices: no array holds the features of every pair.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers

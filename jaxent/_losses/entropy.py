@@ -1,5 +1,7 @@
 """Entropies: of probabilities, and of distributions that logits describe."""
 
+from __future__ import annotations
+
 import jax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """Losses made from a convex function: the Fenchel-Young construction."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Focal losses: cross-entropies in which easy examples weigh little, for rare classes."""
 
+from __future__ import annotations
+
 import functools
 import math
 

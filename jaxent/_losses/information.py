@@ -1,5 +1,7 @@
 """The information that two variables share, and units of information."""
 
+from __future__ import annotations
+
 import functools
 import math
 

@@ -1,5 +1,7 @@
 """Maps of logits before a loss sees them."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

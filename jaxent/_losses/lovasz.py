@@ -1,5 +1,7 @@
 """Lovász losses: the intersection over the union of regions of an image, made differentiable."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import Literal

@@ -1,5 +1,7 @@
 """Losses of margins, by which the score of the truth has to be ahead: hinges and sparsemax."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 

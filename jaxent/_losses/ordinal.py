@@ -1,5 +1,7 @@
 """The loss of classes in an order, from cumulative log-odds."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

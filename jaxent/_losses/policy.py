@@ -1,5 +1,7 @@
 """Losses of policies from log-probabilities of tokens: surrogate, divergence, their means."""
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers

@@ -1,5 +1,7 @@
 """Poly loss: cross-entropy with one coefficient of its expansion changed."""
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers

@@ -1,5 +1,7 @@
 """Losses of preferences that need no pairs of answers, or no reference."""
 
+from __future__ import annotations
+
 import math
 import numbers
 from fractions import Fraction

@@ -1,5 +1,7 @@
 """Losses of probabilities and log-probabilities, with no hidden epsilon."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Losses of ranked lists: scores of items against how relevant they are."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

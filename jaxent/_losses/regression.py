@@ -1,5 +1,7 @@
 """Losses of real numbers: errors of predictions, counts, and normal distributions."""
 
+from __future__ import annotations
+
 import math
 import numbers
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Entropies and divergences of an order alpha: Renyi's and Tsallis's."""
 
+from __future__ import annotations
+
 import math
 
 import jax

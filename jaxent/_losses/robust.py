@@ -1,5 +1,7 @@
 """Losses of one true class for labels that may be wrong: a bad label does limited harm."""
 
+from __future__ import annotations
+
 import functools
 import math
 

@@ -1,5 +1,7 @@
 """Losses of independent yes/no classes, from logits."""
 
+from __future__ import annotations
+
 import functools
 import math
 

@@ -1,5 +1,7 @@
 """Similarity and distance of the directions of two vectors."""
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers

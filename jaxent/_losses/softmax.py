@@ -1,5 +1,7 @@
 """Losses of mutually exclusive classes, from logits."""
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -1,5 +1,7 @@
 """Divergences between distributions that logits describe, of classes and of yes/no answers."""
 
+from __future__ import annotations
+
 import jax
 from jax.typing import ArrayLike
 

@@ -1,5 +1,7 @@
 """Targets and class frequencies before a loss sees them."""
 
+from __future__ import annotations
+
 import functools
 import math
 import numbers
@@ -11,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks, _masks
 from jaxent._float import intervals
 from jaxent._float.dtypes import compute_dtype
+from jaxent._parallel import with_auto_axes
 
 
 @_checks.public
@@ -54,6 +57,74 @@ def smooth_labels(
     alpha = _checks.as_scalar("alpha", alpha)
     where = _masks.check_mask(where, axes, {"labels": labels})
     return _smooth(labels, alpha, where, axes)
+
+
+@_checks.public
+def next_tokens(
+    tokens: ArrayLike,
+    where: ArrayLike | None = None,
+    *,
+    segment_ids: ArrayLike | None = None,
+    shift: int = 1,
+    where_of: str = "labels",
+) -> tuple[jax.Array, jax.Array]:
+    r"""What each position of a sequence is to predict, and whether it has something to predict.
+
+    .. math:: y_t = x_{t+s} \quad\text{where}\quad t + s < T \ \text{and}\ g_t = g_{t+s}
+
+    No position predicts past the end, or into another segment of a packed row. Give both results to
+    a loss, and the second to `jaxent.mean` as well. Labels without one are -1, so that a mask that
+    is forgotten shows as NaN.
+
+    Args:
+        tokens: Token ids x, integers `[..., T]`.
+        where: Mask of the tokens, of the rank of `tokens`, or a scalar. A padding is masked here.
+        segment_ids: The segment g of each token, integers of the shape of `tokens`; tokens of one
+            segment stand together.
+        shift: How many places s later the predicted token stands, a positive integer.
+        where_of: What `where` is about: "labels", whether a token is to be predicted, as with
+            `shift` of `jaxent.linear_softmax_cross_entropy`; or "inputs", whether a position
+            predicts, as in MaxText, levanter and EasyDeL.
+
+    Returns:
+        Labels, int32 (int64 for 64 bits), and their mask, `[..., T]` both, without a unit.
+
+    Raises:
+        ArgumentError: If dtypes, shapes or options are refused.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxent
+        >>> tokens = jnp.array([5, 6, 7, 8, 9, 0])
+        >>> segments = jnp.array([1, 1, 1, 2, 2, 0])
+        >>> labels, where = jaxent.next_tokens(tokens, segments > 0, segment_ids=segments)
+        >>> print(labels)
+        [ 6  7 -1  9 -1 -1]
+
+    References:
+        Krell et al., `Packing without cross-contamination <https://arxiv.org/abs/2107.02027>`_,
+        2021.
+    """
+    tokens = _checks.as_integer("tokens", tokens, "pass token ids.")
+    _checks.check_positive_integer("shift", shift)
+    _checks.check_one_of("where_of", where_of, ("labels", "inputs"))
+    _checks.require(
+        tokens.ndim > 0, f"`tokens` {_checks.describe(tokens)} must have an axis of positions."
+    )
+    where = _checks.as_boolean("where", True if where is None else where)
+    shape = _checks.check_broadcastable(tokens=tokens, where=where)
+    _checks.require(
+        tokens.shape == shape,
+        f"`where` {_checks.describe(where)} must be a mask of `tokens` {_checks.describe(tokens)}.",
+    )
+    if segment_ids is not None:
+        segment_ids = _checks.as_integer("segment_ids", segment_ids, "number the segments.")
+        _checks.require(
+            segment_ids.shape == shape,
+            f"`segment_ids` {_checks.describe(segment_ids)} must hold one number for each of "
+            f"`tokens` {_checks.describe(tokens)}.",
+        )
+    return _next_tokens(tokens, where, segment_ids, int(shift), where_of == "labels")
 
 
 @_checks.public
@@ -119,6 +190,27 @@ def _smooth(
     alpha = intervals.nan_outside(alpha, 0.0, 1.0)
     smooth = intervals.nan_where_invalid((1.0 - alpha) * targets + alpha / count, targets >= 0.0)
     return smooth if where is None else jnp.where(where, smooth, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("shift", "is_of_labels"), inline=True)
+def _next_tokens(
+    tokens: jax.Array,
+    where: jax.Array,
+    segment_ids: jax.Array | None,
+    shift: int,
+    is_of_labels: bool,
+) -> tuple[jax.Array, jax.Array]:
+    length = tokens.shape[-1]
+
+    def later(array: jax.Array) -> jax.Array:
+        roll = functools.partial(jnp.roll, shift=-shift, axis=-1)
+        return with_auto_axes(roll, array, example=array, ndim=array.ndim)
+
+    counts = jnp.broadcast_to(jnp.arange(length) < length - shift, tokens.shape)
+    counts &= later(jnp.broadcast_to(where, tokens.shape)) if is_of_labels else where
+    if segment_ids is not None:
+        counts &= segment_ids == later(segment_ids)
+    return jnp.where(counts, later(_masks.widen_labels(tokens)), -1), counts
 
 
 @functools.partial(jax.jit, static_argnames="known_decay", inline=True)

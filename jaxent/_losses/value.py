@@ -1,5 +1,7 @@
 """Estimates of values in reinforcement learning: advantages made of them, and their own loss."""
 
+from __future__ import annotations
+
 import functools
 import math
 from typing import NamedTuple

@@ -93,6 +93,14 @@ def z_loss_hessian_scale(logits: np.ndarray) -> np.ndarray:
         return oracle.objects([scale(row) for row in oracle.exact(logits)])
 
 
+def accuracy(logits: Sequence[Number], label: int, *, k: int = 1) -> Truth:
+    """1 if the label is among the first k of the classes, sorted by their logits; else 0."""
+    order = sorted(range(len(logits)), key=lambda j: -logits[j])
+    is_right = label in order[:k] and mpmath.isfinite(logits[label])
+    nothing = [mpf(0)] * len(logits)
+    return Truth(mpf(int(is_right)), (nothing,), mpf(1), (nothing,))
+
+
 def _first_gradient_only(truth: Truth) -> Truth:
     return truth._replace(gradients=truth.gradients[:1], gradient_scales=truth.gradient_scales[:1])
 
@@ -164,4 +172,6 @@ CASES = (
         vocabulary_inputs=inputs.few_logits_only,
         hessian_scale=z_loss_hessian_scale,
     ),
+    Case(jaxent.accuracy, (LOGITS, CLASS), accuracy, inputs.integer_labels, 0, 0),
+    Case(jaxent.accuracy, (LOGITS, CLASS), accuracy, inputs.integer_labels, 0, 0, {"k": 2}),
 )

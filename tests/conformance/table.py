@@ -47,6 +47,7 @@ CASES = tuple(case for family in _FAMILIES for case in getattr(family, "CASES", 
 NOT_LOSSES = {
     "mean": "losses/test_reduction.py",
     "sum_and_weight": "losses/test_reduction.py",
+    "next_tokens": "losses/test_tokens.py",
     "linear_loss": "heads/test_rows.py",
     "linear_softmax": "heads/test_columns.py",
     "linear_softmax_cross_entropy": "heads/test_linear.py",

@@ -517,3 +517,21 @@ def test_rows_and_classes_that_the_mesh_does_not_divide_are_padded_and_masked(sw
             )
             actual = function(*put(padding, layout, AxisType.Auto))
             assert difference(padding_is_left_out(actual), expected) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_means_of_segments_and_next_tokens(kind):
+    losses = np.arange(64, dtype=np.float32).reshape(8, 8)
+    ids = np.random.default_rng(0).integers(-1, 3, (8, 8)).astype(np.int32)
+
+    def means(losses, ids):
+        labels, where = jaxent.next_tokens(ids, ids >= 0)
+        options = {"axis": -1, "segment_ids": labels, "num_segments": 4}
+        return jaxent.mean(losses, where, **options)
+
+    mesh = Layout((4, 2), ("data", "time")).mesh(kind)
+    given = [
+        jax.device_put(a, NamedSharding(mesh, PartitionSpec("data", "time"))) for a in (losses, ids)
+    ]
+    with in_mesh(mesh):
+        np.testing.assert_allclose(jax.jit(means)(*given), means(losses, ids), rtol=1e-6)

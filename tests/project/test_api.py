@@ -76,6 +76,7 @@ DATA = {
     "teacher_kernel",
     "teacher_log_probs",
     "texts",
+    "tokens",
     "values",
     "variances",
 }
@@ -101,6 +102,8 @@ ARRAYS = DATA - {"loss_fn", "max_fun", "row_args"} | {
     "weights",
     "bias",
     "pos_weight",
+    "segment_ids",
+    "total_weight",
 }
 SECTION = re.compile(r"^(Args|Returns|Raises|Examples?|References?):$", re.MULTILINE)
 
@@ -151,14 +154,18 @@ def test_data_goes_by_position_and_options_by_keyword(name):
 
 @everything
 def test_place_arguments_have_defaults_and_one_order(name):
-    place = [parameter for parameter in parameters(name).values() if parameter.name in PLACE]
+    given = parameters(name)
+    if "losses" in given:  # those of reductions are options, and mean all axes
+        axis = given.pop("axis")
+        assert (axis.kind, axis.default) == (inspect.Parameter.KEYWORD_ONLY, None)
+    place = [parameter for parameter in given.values() if parameter.name in PLACE]
     assert [parameter.name for parameter in place] == [
-        argument for argument in ("axis", "where", "weights") if argument in parameters(name)
+        argument for argument in ("axis", "where", "weights") if argument in given
     ]
     defaults = {parameter.name: parameter.default for parameter in place}
     # A joint distribution has an axis for each of its two variables, and those of pixels are many.
-    several = (-2, -1) if "joint" in parameters(name) else None
-    axis = several if {"joint", "apply_softmax"} & set(parameters(name)) else -1
+    several = (-2, -1) if "joint" in given else None
+    axis = several if {"joint", "apply_softmax"} & set(given) else -1
     assert defaults == {argument: axis if argument == "axis" else None for argument in defaults}
 
 
@@ -213,6 +220,13 @@ def test_types_are_array_like_in_and_array_out(name):
     assert set(parts) == {jax.Array}
     for argument in ARRAYS & set(parameters(name)):
         assert set(typing.get_args(ArrayLike)) <= set(typing.get_args(hints[argument])), argument
+
+
+@everything
+def test_help_shows_a_signature_that_can_be_read(name):
+    signature = str(inspect.signature(getattr(jaxent, name)))
+    readable = "ndarray" not in signature
+    assert readable, "its file lacks `from __future__ import annotations`, so ArrayLike is spelled"
 
 
 @everything
