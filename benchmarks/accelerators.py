@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from side_by_side import temporary_mebibytes
 
 import jaxent
-from jaxent._chips import CHIPS, find_chips
+from jaxent.chips import CHIPS, find_chips
 
 SIZES = [(8192, 2048, 128256), (8192, 4096, 128256), (16384, 2304, 256000), (2048, 768, 50257)]
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 import jaxent
-from jaxent._chips import CHIPS, find_chips
+from jaxent.chips import CHIPS, find_chips
 
 _MESHES = ((1, 1), (8, 1), (1, 8), (8, 8), (32, 8), (128, 8))
 _GIB = 2.0**30

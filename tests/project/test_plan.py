@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from jaxent import _chips, plan
+from jaxent import chips, plan
 
 SMALL = ["--tokens=4096", "--dim=64", "--vocab=8192", "--dtype=float32"]
 
@@ -141,9 +141,9 @@ def test_plans_for_a_chip_with_the_options_of_the_loss():
 
 
 def test_refuses_a_chip_without_its_compiler(monkeypatch):
-    monkeypatch.setattr(_chips, "find_spec", lambda name: None)
+    monkeypatch.setattr(chips, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="not installed: pip install libtpu"):
-        _chips.find_chips("v5e", 4)
+        chips.find_chips("v5e", 4)
 
 
 @pytest.mark.parametrize("mesh", ["1x16", "1x6"])
