@@ -18,7 +18,14 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, _parallel
 from jaxent._float.dtypes import compute_dtype
-from jaxent._float.intervals import Interval, all_in_interval, clip_rounding, nan_where_invalid
+from jaxent._float.intervals import (
+    Interval,
+    all_in_interval,
+    clip_rounding,
+    nan_tangent_where_invalid,
+    nan_value_where_invalid,
+    nan_where_invalid,
+)
 from jaxent._float.tangents import Arrays, Dual
 
 
@@ -348,14 +355,16 @@ def _apply_per_example(
     ]
     shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
     values = [jnp.broadcast_to(each.values, shape) for each in rows]
-    results = kernel(*values, **dict(options))
-    checks = [
-        all_in_interval(each, *interval, axis_name)
-        for each, interval in zip(values, intervals, strict=False)
-        if interval is not None
-    ]
-    if checks:
-        results = nan_where_invalid(results, functools.reduce(jnp.logical_and, checks))
+    bounded = [pair for pair in zip(values, intervals, strict=False) if pair[1] is not None]
+    checked = values
+    if bounded:
+        inside = [interval.holds(each) for each, interval in bounded]
+        is_inside = functools.reduce(jnp.logical_and, inside)
+        checked = [nan_tangent_where_invalid(each, is_inside) for each in values]
+    results = kernel(*checked, **dict(options))
+    if bounded:
+        checks = [all_in_interval(each, interval, axis_name) for each, interval in bounded]
+        results = nan_value_where_invalid(results, functools.reduce(jnp.logical_and, checks))
     if is_valid is not None:
         results = nan_where_invalid(results, is_valid(*values))
     return zero_where_masked(results, rows[0].example_mask)

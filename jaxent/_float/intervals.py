@@ -14,10 +14,19 @@ from jaxent._float.tangents import Arrays, Dual
 
 
 class Interval(NamedTuple):
-    """Where the numbers of an argument must lie, its ends included."""
+    """Where the numbers of an argument must lie, its ends included unless the high one is open."""
 
     low: float
     high: float
+    is_open: bool = False
+
+    def lies_below(self, values: jax.Array) -> jax.Array:
+        """Whether values are at most the high end, or below it if that is open."""
+        return values < self.high if self.is_open else values <= self.high
+
+    def holds(self, values: jax.Array) -> jax.Array:
+        """Whether each value lies inside; NaN does not."""
+        return (values >= self.low) & self.lies_below(values)
 
 
 UNIT_INTERVAL = Interval(0.0, 1.0)
@@ -26,12 +35,37 @@ UNIT_INTERVAL = Interval(0.0, 1.0)
 NON_NEGATIVE = Interval(0.0, math.inf)
 
 
+FINITE_NON_NEGATIVE = Interval(0.0, math.inf, is_open=True)
+
+
 NON_POSITIVE = Interval(-math.inf, 0.0)
 
 
 def nan_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
     """Results with NaN where they are not valid; by a product, so gradients are NaN there too."""
     return results * jnp.where(valid, 1.0, jnp.nan).astype(results.dtype)
+
+
+def nan_value_where_invalid(results: jax.Array, valid: jax.Array) -> jax.Array:
+    """Results with NaN where they are not valid, and the same derivatives."""
+    return results + jax.lax.stop_gradient(jnp.where(valid, 0.0, jnp.nan)).astype(results.dtype)
+
+
+@jax.custom_jvp
+def nan_tangent_where_invalid(values: jax.Array, valid: jax.Array) -> jax.Array:
+    """The same values, with a derivative of NaN where they are not valid.
+
+    Where the value of a row is NaN because of one element, so is the derivative in that element.
+    In all of the row, gradients would have to wait for a pass over it: 1.7 to 2 times the cost.
+    """
+    del valid
+    return values
+
+
+@nan_tangent_where_invalid.defjvp
+def _nan_tangent_where_invalid_jvp(primals: Arrays, tangents: Arrays) -> Dual:
+    values, valid = primals
+    return values, nan_where_invalid(tangents[0], valid)
 
 
 def nan_outside(values: jax.Array, low: float, high: float, ends: str = "[]") -> jax.Array:
@@ -69,7 +103,7 @@ def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> jax.Array:
-    low, high = interval
+    low, high = interval.low, interval.high
     if low > -math.inf:
         values = jnp.where((values < low) & (values >= low - tolerance), low, values)
     if high < math.inf:
@@ -106,8 +140,8 @@ def valid_option(
 
 
 def all_in_interval(
-    values: jax.Array, low: float, high: float, axis_name: _parallel.AxisName = None
+    values: jax.Array, interval: Interval, axis_name: _parallel.AxisName = None
 ) -> jax.Array:
-    """Whether all of each row lies in [low, high]; NaN does not."""
-    is_inside = (jnp.min(values, axis=-1) >= low) & (jnp.max(values, axis=-1) <= high)
-    return _parallel.all_over(is_inside, axis_name)
+    """Whether all of each row lies in an interval; NaN does not."""
+    above = jnp.min(values, axis=-1) >= interval.low
+    return _parallel.all_over(above & interval.lies_below(jnp.max(values, axis=-1)), axis_name)

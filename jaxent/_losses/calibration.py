@@ -70,7 +70,7 @@ def _calibration_error(
 ) -> jax.Array:
     probs = intervals.clip_rounding(probs)
     rows = _masks.mask_labelled_rows(probs, labels, where, axes, _masks.PROBABILITIES)
-    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, 0.0, 1.0))
+    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, intervals.UNIT_INTERVAL))
     confidence = jnp.max(rows.values, axis=-1)
     predicted = jnp.argmax(rows.values, axis=-1).astype(rows.labels.dtype)
     is_right = (predicted == rows.labels).astype(confidence.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, _masks
@@ -113,14 +112,9 @@ def kl_divergence(
         (_masks.LOGITS, _masks.TARGETS),
         axis,
         where,
-        intervals=(intervals.NON_POSITIVE, intervals.NON_NEGATIVE),
-        is_valid=_are_finite,
+        intervals=(intervals.NON_POSITIVE, intervals.FINITE_NON_NEGATIVE),
         tolerance=rounding_tolerance(*arrays.values()),
     )
-
-
-def _are_finite(_: jax.Array, targets: jax.Array) -> jax.Array:
-    return jnp.max(targets, axis=-1) < jnp.inf
 
 
 @_checks.public

@@ -100,6 +100,8 @@ def _poly_losses(
     epsilon, is_epsilon_valid = intervals.valid_option(epsilon, dtype, -math.inf, math.inf)
     above = jnp.maximum(epsilon, 0.0) if "+" in signs else None
     below = jnp.minimum(epsilon, 0.0) if "-" in signs else None
-    is_valid = intervals.all_in_interval(targets, 0.0, math.inf, axis_name) & is_epsilon_valid
+    is_valid = (
+        intervals.all_in_interval(targets, intervals.NON_NEGATIVE, axis_name) & is_epsilon_valid
+    )
     losses = poly.poly_cross_entropy(x, targets, above, below, axis_name)
     return _masks.zero_where_masked(intervals.nan_where_invalid(losses, is_valid), example_mask)

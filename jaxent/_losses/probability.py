@@ -203,5 +203,5 @@ def _labelled_losses(
 ) -> jax.Array:
     log_probs = intervals.clip_rounding(log_probs, intervals.NON_POSITIVE)
     rows = _masks.mask_labelled_rows(log_probs, labels, where, axes, _masks.LOGITS)
-    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, -jnp.inf, 0.0))
+    rows = rows.valid_only_if(intervals.all_in_interval(rows.values, intervals.NON_POSITIVE))
     return rows.losses(probability.negative_log_likelihood(rows.values, rows.labels))

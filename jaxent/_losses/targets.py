@@ -232,5 +232,5 @@ def _class_weights(counts: jax.Array, beta: jax.Array, known_decay: float | None
     mean = jnp.sum(weights, axis=-1, keepdims=True) / jnp.maximum(
         jnp.sum(has_examples, axis=-1, dtype=dtype, keepdims=True), 1.0
     )
-    valid = intervals.all_in_interval(counts, 0.0, jnp.inf)[..., None]
+    valid = intervals.all_in_interval(counts, intervals.NON_NEGATIVE)[..., None]
     return intervals.nan_where_invalid(weights / jnp.where(mean == 0.0, 1.0, mean), valid)

@@ -440,7 +440,8 @@ def test_what_is_no_target_makes_the_divergence_nan(bad):
     for function, given in cases:
         np.testing.assert_array_equal(np.isnan(function(*given)), [False, True, False])
         for slope in slopes(function, *given):
-            assert np.isnan(slope[1]).all()
+            assert np.isnan(slope[1, 2])
+            assert np.isfinite(slope[[0, 2]]).all()
 
 
 @pytest.mark.thorough
@@ -616,7 +617,7 @@ def test_mutual_information_refuses_and_calls_nan():
     bad = np.arange(5) > 0
     np.testing.assert_array_equal(np.isnan(jaxent.mutual_information(joint)), bad)
     (slope,) = slopes(jaxent.mutual_information, joint)
-    np.testing.assert_array_equal(np.isnan(slope).all((1, 2)), bad)
+    np.testing.assert_array_equal(np.isnan(slope).any((1, 2)), bad)
     assert jaxent.mutual_information(joint)[0] == 0.0
 
 
