@@ -7,7 +7,6 @@ turn the kernel's results [...] into losses. `apply_per_example` does both. `mas
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,10 +20,11 @@ from jaxent._float.dtypes import compute_dtype
 from jaxent._float.intervals import (
     Interval,
     all_in_interval,
-    clip_rounding,
+    clip_outside,
     nan_tangent_where_invalid,
     nan_value_where_invalid,
     nan_where_invalid,
+    rounding_outside,
 )
 from jaxent._float.tangents import Arrays, Dual
 
@@ -344,24 +344,25 @@ def _apply_per_example(
     options: tuple[tuple[str, Any], ...],
 ) -> jax.Array:
     dtype = compute_dtype(*arrays)
-    given = [
-        array if interval is None else clip_rounding(array, interval)
-        for array, interval in itertools.zip_longest(arrays, intervals)
-    ]
-    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in given]
+    full = [jnp.broadcast_to(array, array.shape or arrays[0].shape) for array in arrays]
     rows = [
         mask_rows(array.astype(dtype), where, axes, fill, axis_name)
         for array, fill in zip(full, fills, strict=True)
     ]
     shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
     values = [jnp.broadcast_to(each.values, shape) for each in rows]
-    bounded = [pair for pair in zip(values, intervals, strict=False) if pair[1] is not None]
-    checked = values
+    # Of the values as given: those that are clipped would be kept in buffers for this.
+    bounded: list[tuple[jax.Array, Interval]] = []
+    for number, interval in enumerate(intervals):
+        if interval is not None:
+            tolerance = rounding_outside(interval, arrays[number].dtype)
+            bounded.append((values[number], interval.widened(tolerance)))
+            values[number] = clip_outside(values[number], interval, tolerance)
     if bounded:
-        inside = [interval.holds(each) for each, interval in bounded]
+        inside = [interval.holds(each, each) for each, interval in bounded]
         is_inside = functools.reduce(jnp.logical_and, inside)
-        checked = [nan_tangent_where_invalid(each, is_inside) for each in values]
-    results = kernel(*checked, **dict(options))
+        values = [nan_tangent_where_invalid(each, is_inside) for each in values]
+    results = kernel(*values, **dict(options))
     if bounded:
         checks = [all_in_interval(each, interval, axis_name) for each, interval in bounded]
         results = nan_value_where_invalid(results, functools.reduce(jnp.logical_and, checks))

@@ -20,13 +20,19 @@ class Interval(NamedTuple):
     high: float
     is_open: bool = False
 
-    def lies_below(self, values: jax.Array) -> jax.Array:
-        """Whether values are at most the high end, or below it if that is open."""
-        return values < self.high if self.is_open else values <= self.high
+    def widened(self, tolerance: float) -> "Interval":
+        """The interval with both ends farther out."""
+        return self._replace(low=self.low - tolerance, high=self.high + tolerance)
 
-    def holds(self, values: jax.Array) -> jax.Array:
-        """Whether each value lies inside; NaN does not."""
-        return (values >= self.low) & self.lies_below(values)
+    def holds(self, least: jax.Array, largest: jax.Array) -> jax.Array:
+        """Whether the least and the largest of some values lie inside; NaN does not."""
+        largest_fits = largest < self.high if self.is_open else largest <= self.high
+        # Nothing but NaN is beyond an infinite end, and the other end finds that.
+        if self.low == -math.inf:
+            return largest_fits
+        if self.high == math.inf and not self.is_open:
+            return least >= self.low
+        return (least >= self.low) & largest_fits
 
 
 UNIT_INTERVAL = Interval(0.0, 1.0)
@@ -94,15 +100,24 @@ def clip_rounding(values: jax.Array, interval: Interval = UNIT_INTERVAL) -> jax.
     """
     if not jnp.issubdtype(values.dtype, jnp.floating):
         return values
-    eps = float(jnp.finfo(values.dtype).eps)
+    tolerance = rounding_outside(interval, values.dtype)
     if values.dtype.itemsize < 4:
         # Selections of bfloat16 lose subnormal numbers on CPUs from JAX 0.12 on.
         values = values.astype(jnp.float32)
-    return _clip_rounding(values, interval, math.sqrt(eps) if interval.low < 0.0 else 8.0 * eps)
+    return clip_outside(values, interval, tolerance)
+
+
+def rounding_outside(interval: Interval, dtype: jnp.dtype) -> float:
+    """How far outside an interval numbers of a dtype may be by rounding; 0 for integers."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return 0.0
+    eps = float(jnp.finfo(dtype).eps)
+    return math.sqrt(eps) if interval.low < 0.0 else 8.0 * eps
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> jax.Array:
+def clip_outside(values: jax.Array, interval: Interval, tolerance: float) -> jax.Array:
+    """Values in which an end replaces what is outside by the tolerance at most."""
     low, high = interval.low, interval.high
     if low > -math.inf:
         values = jnp.where((values < low) & (values >= low - tolerance), low, values)
@@ -111,11 +126,11 @@ def _clip_rounding(values: jax.Array, interval: Interval, tolerance: float) -> j
     return values
 
 
-@_clip_rounding.defjvp
-def _clip_rounding_jvp(
+@clip_outside.defjvp
+def _clip_outside_jvp(
     interval: Interval, tolerance: float, primals: Arrays, tangents: Arrays
 ) -> Dual:
-    return _clip_rounding(primals[0], interval, tolerance), tangents[0]
+    return clip_outside(primals[0], interval, tolerance), tangents[0]
 
 
 @functools.partial(jax.jit, static_argnames="kernel", inline=True)
@@ -143,5 +158,5 @@ def all_in_interval(
     values: jax.Array, interval: Interval, axis_name: _parallel.AxisName = None
 ) -> jax.Array:
     """Whether all of each row lies in an interval; NaN does not."""
-    above = jnp.min(values, axis=-1) >= interval.low
-    return _parallel.all_over(above & interval.lies_below(jnp.max(values, axis=-1)), axis_name)
+    is_inside = interval.holds(jnp.min(values, axis=-1), jnp.max(values, axis=-1))
+    return _parallel.all_over(is_inside, axis_name)
