@@ -255,7 +255,7 @@ def _squared_log_normalizer_jvp(axis_name: AxisName, primals: Arrays, tangents: 
 def _squared_log_normalizer_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """2 log(Z) p, [..., V]."""
     # The probability comes first: twice the log-normaliser may overflow where the result does not.
-    return 2.0 * (softmax(x, axis_name) * _log_normalizer_or_zero(x, axis_name))
+    return 2.0 * (softmax(x, axis_name) * log_normalizer_or_zero(x, axis_name))
 
 
 @_squared_log_normalizer_grad.defjvp
@@ -267,12 +267,12 @@ def _squared_log_normalizer_grad_jvp(
     # The factor 2 is split into 8 and 1/4, before and after `softmax_jvp`, so that neither this nor
     # its transpose forms twice the log-normaliser.
     grad_dot = softmax_jvp(p, 8.0 * x_dot, axis_name)
-    grad_dot *= 0.25 * _log_normalizer_or_zero(x, axis_name)
+    grad_dot *= 0.25 * log_normalizer_or_zero(x, axis_name)
     grad_dot += 2.0 * p * sum_classes(p * x_dot, axis_name)
     return _squared_log_normalizer_grad(x, axis_name), grad_dot
 
 
-def _log_normalizer_or_zero(x: jax.Array, axis_name: AxisName) -> jax.Array:
+def log_normalizer_or_zero(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The log-normaliser [..., 1], and 0 where all classes are impossible: there is no gradient."""
     log_z = log_normalizer(x, axis_name)
     return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]
