@@ -199,6 +199,8 @@ def _losses_and_grads(
     logits: jax.Array, labels: jax.Array, options: Options, axis_name: _parallel.AxisName
 ) -> tuple[jax.Array, jax.Array]:
     """`_losses_of_options` and its derivative in the logits, which nothing of their size outlives."""
+    # Broadcast scalars that do not depend on the chunk XLA would keep, as large as the logits.
+    labels, options = jax.lax.optimization_barrier((labels, options))
     rows, given = _check_values(logits, labels, options.label_smoothing, axis_name, options.z_loss)
 
     def transform(x: jax.Array) -> jax.Array:

@@ -93,9 +93,9 @@ def _is_label_and_zero(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _uniform_target(x: jax.Array, class_mask: jax.Array | None, axis_name: AxisName) -> jax.Array:
-    """1/K at each of the K classes that count, and 0 at the others, [..., V]."""
+    """1/K at each of the K classes that count, and 0 at the others, [..., V]; a scalar if all do."""
     if class_mask is None:
-        return jnp.full(x.shape, 1.0 / class_count(x.shape[-1], axis_name), x.dtype)
+        return jnp.asarray(1.0 / class_count(x.shape[-1], axis_name), x.dtype)
     number = psum(jnp.sum(class_mask, axis=-1, dtype=x.dtype, keepdims=True), axis_name)
     return jnp.where(class_mask, 1.0 / jnp.maximum(number, 1.0), 0.0)
 
@@ -148,11 +148,11 @@ def _top_minus_target_mean(
     from_label = 0.5 * row.top - 0.5 * row.label_logit
     if smoothing is None:
         return 2.0 * from_label
-    uniform = _uniform_target(x, class_mask, axis_name)
     distances = 0.5 * row.top[..., None] - 0.5 * x
-    from_mean = psum(
-        jnp.sum(jnp.where(uniform > 0.0, distances, 0.0) * uniform, axis=-1), axis_name
-    )
+    uniform = _uniform_target(x, class_mask, axis_name)
+    if class_mask is not None:
+        distances = jnp.where(uniform > 0.0, distances, 0.0)
+    from_mean = psum(jnp.sum(distances * uniform, axis=-1), axis_name)
     # Of two distances the one of weight 0 may be infinite, and 0 * inf is NaN. A finite one stays:
     # it is in the derivative with respect to the smoothing.
     from_label = jnp.where((smoothing == 1.0) & (from_label == jnp.inf), 0.0, from_label)
@@ -225,7 +225,7 @@ def loss_and_grad(
         grad_label += (2.0 * p_label) * z_log_z
     if smoothing is not None:
         t_each = smoothing * _uniform_target(x, class_mask, axis_name)
-        grad = jnp.where(x == -jnp.inf, 0.0, grad - t_each)
+        grad = jnp.where(x == -jnp.inf, zero, grad - t_each)
     grad_label = jnp.where(label_logit == -jnp.inf, 0.0, grad_label)
     grad = jnp.where(is_label, grad_label[..., None], grad)
     if transform is not None:
