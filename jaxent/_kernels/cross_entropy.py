@@ -93,7 +93,7 @@ def _is_label_and_zero(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _uniform_target(x: jax.Array, class_mask: jax.Array | None, axis_name: AxisName) -> jax.Array:
-    """1/K at each of the K classes that count, and 0 at the others, [..., V]; a scalar if all do."""
+    """1/K at each of the K classes that count, 0 at the others, [..., V]; a scalar if all do."""
     if class_mask is None:
         return jnp.asarray(1.0 / class_count(x.shape[-1], axis_name), x.dtype)
     number = psum(jnp.sum(class_mask, axis=-1, dtype=x.dtype, keepdims=True), axis_name)
@@ -169,9 +169,7 @@ def _label_cross_entropy_jvp(axis_name: AxisName, primals: Primals, tangents: Ta
     return loss, broadcast_tangent(loss_dot, loss)
 
 
-def _dot_of_options(
-    axis_name: AxisName, primals: Primals, tangents: Tangents
-) -> jax.Array | float:
+def _dot_of_options(axis_name: AxisName, primals: Primals, tangents: Tangents) -> jax.Array | float:
     """The tangent of the loss along those of smoothing and weight of the z-loss."""
     x, labels, smoothing, class_mask, z_weight = primals
     _, _, smoothing_dot, _, z_dot = tangents
@@ -200,13 +198,20 @@ def loss_and_grad(
     top, shift = max_and_shift(x, axis_name)
     label_logit, logits = take_label(x, labels, axis_name), x
     if transform is not None:
-        top, label_logit, logits = jax.lax.stop_gradient(transform(top)), transform(label_logit), transform(x)
+        top, label_logit, logits = (
+            jax.lax.stop_gradient(transform(top)),
+            transform(label_logit),
+            transform(x),
+        )
         shift = coarse_shift(top, class_count(x.shape[-1], axis_name))
     is_label, zero = _is_label_and_zero(x, labels)
     terms = jnp.where(is_label, zero, jnp.exp(logits - shift[..., None]))
     others = psum(jnp.sum(terms, axis=-1), axis_name)
     row = _row_sums(label_logit, top, shift, others)
     loss = _loss_of_row(logits, row, smoothing, class_mask, axis_name, z_weight)
+    if transform is not None:
+        x, _ = jax.lax.optimization_barrier((x, loss))
+        terms = jnp.exp(transform(x) - shift[..., None])
 
     # A NaN at the label is in none of the terms; the scale brings it to the whole row.
     scale = safe_reciprocal(others + row.label_term)
@@ -233,7 +238,16 @@ def loss_and_grad(
     return loss, grad
 
 
-_loss_and_grad = jax.custom_jvp(loss_and_grad, nondiff_argnums=(4,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _loss_and_grad(
+    x: jax.Array,
+    labels: jax.Array,
+    smoothing: jax.Array | None,
+    class_mask: jax.Array | None,
+    axis_name: AxisName,
+    z_weight: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    return loss_and_grad(x, labels, smoothing, class_mask, axis_name, z_weight)
 
 
 @functools.partial(_loss_and_grad.defjvp, symbolic_zeros=True)
