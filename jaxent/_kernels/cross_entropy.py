@@ -23,8 +23,8 @@ from jaxent._kernels.softmax import (
     log_sum_over_top,
     max_and_shift,
     softmax,
+    softmax_and_z_jvp,
     softmax_jvp,
-    sum_classes,
 )
 from jaxent._parallel import AxisName, class_count, pmax, psum, take_label
 
@@ -164,16 +164,17 @@ def _top_minus_target_mean(
 def _label_cross_entropy_jvp(axis_name: AxisName, primals: Primals, tangents: Tangents) -> Dual:
     x, labels, smoothing, class_mask, z_weight = primals
     loss, grad = _loss_and_grad(x, labels, smoothing, class_mask, axis_name, z_weight)
-    loss_dot = dot_tangent(grad, tangents[0], axis_name)
-    loss_dot += _dot_of_options(axis_name, primals, tangents)
+    loss_dot = _loss_dot(grad, axis_name, primals, tangents)
     return loss, broadcast_tangent(loss_dot, loss)
 
 
-def _dot_of_options(axis_name: AxisName, primals: Primals, tangents: Tangents) -> jax.Array | float:
-    """The tangent of the loss along those of smoothing and weight of the z-loss."""
+def _loss_dot(
+    grad: jax.Array, axis_name: AxisName, primals: Primals, tangents: Tangents
+) -> jax.Array | float:
+    """The tangent of the loss, of which the gradient in the logits is known."""
     x, labels, smoothing, class_mask, z_weight = primals
-    _, _, smoothing_dot, _, z_dot = tangents
-    loss_dot = 0.0
+    x_dot, _, smoothing_dot, _, z_dot = tangents
+    loss_dot = dot_tangent(grad, x_dot, axis_name)
     if smoothing is not None:
         loss_dot += scale_tangent(_grad_smoothing(x, labels, class_mask, axis_name), smoothing_dot)
     if z_weight is not None and not isinstance(z_dot, SymbolicZero):
@@ -226,8 +227,8 @@ def loss_and_grad(
     if z_weight is not None:
         # Twice the log-normaliser may overflow where its product with a probability does not.
         z_log_z = z_weight * (row.top + row.excess)
-        grad = (2.0 * p) * (0.5 + z_log_z)[..., None]
-        grad_label += (2.0 * p_label) * z_log_z
+        grad = 2.0 * (p * (0.5 + z_log_z)[..., None])
+        grad_label += 2.0 * (p_label * z_log_z)
     if smoothing is not None:
         t_each = smoothing * _uniform_target(x, class_mask, axis_name)
         grad = jnp.where(x == -jnp.inf, zero, grad - t_each)
@@ -257,17 +258,13 @@ def _loss_and_grad_jvp(
     x, labels, smoothing, class_mask, z_weight = primals
     x_dot, _, smoothing_dot, _, z_dot = tangents
     loss, grad = _loss_and_grad(x, labels, smoothing, class_mask, axis_name, z_weight)
-    loss_dot, grad_dot = dot_tangent(grad, x_dot, axis_name), 0.0
-    loss_dot += _dot_of_options(axis_name, primals, tangents)
+    loss_dot, grad_dot = _loss_dot(grad, axis_name, primals, tangents), 0.0
     p = softmax(x, axis_name)
     if not isinstance(x_dot, SymbolicZero):
         if z_weight is None:
             grad_dot = softmax_jvp(p, x_dot, axis_name)
         else:
-            # Neither this nor its transpose forms twice the log-normaliser, which may overflow.
-            grad_dot = softmax_jvp(p, 8.0 * x_dot, axis_name)
-            grad_dot *= 0.125 + 0.25 * (z_weight * log_normalizer_or_zero(x, axis_name))
-            grad_dot += 2.0 * z_weight * (p * sum_classes(p * x_dot, axis_name))
+            grad_dot = softmax_and_z_jvp(p, x_dot, 1.0, z_weight, x, axis_name)
     if smoothing is not None:
         one_hot = _is_label_and_zero(x, labels)[0].astype(x.dtype)
         difference = one_hot - _uniform_target(x, class_mask, axis_name)
