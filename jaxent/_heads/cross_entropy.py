@@ -1,6 +1,6 @@
 """Softmax cross-entropy with integer labels through a head: by rows or by columns of the logits."""
 
-# pyright: strict, reportUnknownMemberType=false
+# pyright: strict, reportUnknownMemberType=false, reportUnnecessaryIsInstance=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import functools
@@ -232,7 +232,7 @@ def _losses_and_grads(
             transform = functools.partial(
                 transform_logits, soft_cap=options.soft_cap, temperature=options.temperature
             )
-        losses, grads = cross_entropy.loss_and_grad(*given, transform)
+        losses, grads = cross_entropy.loss_and_grad(*given, transform=transform)
         losses = rows.losses(losses)
         # Gradients wait for all sums, so that they may be written where the logits are.
         return losses, nan_where_invalid(grads, ~jnp.isnan(losses)[..., None])

@@ -209,9 +209,11 @@ def loss_and_grad(
     terms = jnp.where(is_label, zero, jnp.exp(logits - shift[..., None]))
     others = psum(jnp.sum(terms, axis=-1), axis_name)
     row = _row_sums(label_logit, top, shift, others)
+    if transform is not None and smoothing is not None:
+        logits = transform(_read_again(x, others))
     loss = _loss_of_row(logits, row, smoothing, class_mask, axis_name, z_weight)
     if transform is not None:
-        x, _ = jax.lax.optimization_barrier((x, loss))
+        x = _read_again(x, loss)
         terms = jnp.exp(transform(x) - shift[..., None])
 
     # A NaN at the label is in none of the terms; the scale brings it to the whole row.
@@ -237,6 +239,15 @@ def loss_and_grad(
     if transform is not None:
         grad *= jax.jvp(transform, (x,), (jnp.ones_like(x),))[1]
     return loss, grad
+
+
+def _read_again(x: jax.Array, before: jax.Array) -> jax.Array:
+    """`x`; on GPUs, which would keep it, nothing of it is shared with what `before` came from."""
+
+    def wait(x: jax.Array, before: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier((x, before))[0]
+
+    return jax.lax.platform_dependent(x, before, cuda=wait, rocm=wait, default=lambda x, _: x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
