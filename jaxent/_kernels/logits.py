@@ -18,14 +18,18 @@ from jaxent._float.tangents import (
 from jaxent._float.two_part import split
 
 
-def _zero_where_infinite(x: jax.Array) -> jax.Array:
-    return jnp.where(jnp.isinf(x), 0.0, x)
+def _zero_where_infinite(x: jax.Array, number: jax.Array) -> jax.Array:
+    """`x`, and 0, made of the finite `number`, where it is infinite.
+
+    In a loop a constant 0 would be kept as an array of the size of x.
+    """
+    return jnp.where(jnp.isinf(x), 0.0 * number, x)
 
 
 @jax.custom_jvp
 def scale_by_temperature(x: jax.Array, temperature: jax.Array) -> jax.Array:
     """`x / T` for T > 0."""
-    return jnp.where(jnp.isinf(x), x, _zero_where_infinite(x) / temperature)
+    return jnp.where(jnp.isinf(x), x, _zero_where_infinite(x, temperature) / temperature)
 
 
 @functools.partial(scale_by_temperature.defjvp, symbolic_zeros=True)
@@ -33,17 +37,17 @@ def _scale_by_temperature_jvp(primals: Arrays, tangents: Tangents) -> Dual:
     x, temperature = primals
     x_dot, temperature_dot = tangents
     result = scale_by_temperature(x, temperature)
-    is_finite = jnp.where(jnp.isinf(x), 0.0, 1.0).astype(x.dtype)
+    is_finite = (~jnp.isinf(x)).astype(x.dtype)
     # One division after the other: the square of a temperature may be out of range.
     change = scale_tangent(is_finite, x_dot)
-    change -= scale_tangent(_zero_where_infinite(result), temperature_dot)
+    change -= scale_tangent(_zero_where_infinite(result, temperature), temperature_dot)
     return result, broadcast_tangent(change / temperature, result)
 
 
 @jax.custom_jvp
 def soft_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
     """`c tanh(x / c)` for c > 0, at most c in size."""
-    return jnp.where(jnp.isinf(x), x, cap * tanh(_zero_where_infinite(x) / cap))
+    return jnp.where(jnp.isinf(x), x, cap * tanh(_zero_where_infinite(x, cap) / cap))
 
 
 def _exp_decay(x: jax.Array, cap: jax.Array) -> jax.Array:
@@ -54,18 +58,18 @@ def _exp_decay(x: jax.Array, cap: jax.Array) -> jax.Array:
     error, and the rest.
     """
     info = jnp.finfo(x.dtype)
-    size = jnp.abs(_zero_where_infinite(x))
+    size = jnp.abs(_zero_where_infinite(x, cap))
     whole = jnp.floor(jnp.minimum(size / cap, -0.5 * math.log(float(info.tiny))))
     high, low = split(cap)
     rest = (size - whole * high) - whole * low
     # The selection also keeps the compiler from making one exponential of the two.
-    coarse = jnp.where(jnp.isinf(x), 0.0, jnp.exp(-2.0 * whole))
+    coarse = jnp.where(jnp.isinf(x), 0.0 * cap, jnp.exp(-2.0 * whole))
     return coarse * jnp.exp(-2.0 * (rest / cap))
 
 
 def _bounded_ratio(x: jax.Array, cap: jax.Array) -> jax.Array:
     """`x / c` for the derivatives, which are 0 where it exceeds 1000."""
-    return jnp.clip(_zero_where_infinite(x) / cap, -1000.0, 1000.0)
+    return jnp.clip(_zero_where_infinite(x, cap) / cap, -1000.0, 1000.0)
 
 
 @jax.custom_jvp

@@ -255,7 +255,7 @@ def _squared_log_normalizer_jvp(axis_name: AxisName, primals: Arrays, tangents: 
 def _squared_log_normalizer_grad(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """2 log(Z) p, [..., V]."""
     # The probability comes first: twice the log-normaliser may overflow where the result does not.
-    return 2.0 * (softmax(x, axis_name) * _log_normalizer_or_zero(x, axis_name))
+    return 2.0 * (softmax(x, axis_name) * log_normalizer_or_zero(x, axis_name))
 
 
 @_squared_log_normalizer_grad.defjvp
@@ -263,16 +263,27 @@ def _squared_log_normalizer_grad_jvp(
     axis_name: AxisName, primals: Arrays, tangents: Arrays
 ) -> Dual:
     (x,), (x_dot,) = primals, tangents
-    p = softmax(x, axis_name)
-    # The factor 2 is split into 8 and 1/4, before and after `softmax_jvp`, so that neither this nor
-    # its transpose forms twice the log-normaliser.
-    grad_dot = softmax_jvp(p, 8.0 * x_dot, axis_name)
-    grad_dot *= 0.25 * _log_normalizer_or_zero(x, axis_name)
-    grad_dot += 2.0 * p * sum_classes(p * x_dot, axis_name)
+    grad_dot = softmax_and_z_jvp(softmax(x, axis_name), x_dot, 0.0, 1.0, x, axis_name)
     return _squared_log_normalizer_grad(x, axis_name), grad_dot
 
 
-def _log_normalizer_or_zero(x: jax.Array, axis_name: AxisName) -> jax.Array:
+def softmax_and_z_jvp(
+    p: jax.Array,
+    x_dot: jax.Array,
+    mass: jax.Array | float,
+    z_weight: jax.Array | float,
+    x: jax.Array,
+    axis_name: AxisName,
+) -> jax.Array:
+    """The tangent of m p + 2 z log(Z) p, of which p = softmax(x), along x_dot."""
+    # The factor 2 is split into 8 and 1/4, before and after `softmax_jvp`, so that neither this nor
+    # its transpose forms twice the log-normaliser, which may overflow.
+    p_dot = softmax_jvp(p, 8.0 * x_dot, axis_name)
+    p_dot *= 0.125 * mass + 0.25 * (z_weight * log_normalizer_or_zero(x, axis_name))
+    return p_dot + 2.0 * z_weight * (p * sum_classes(p * x_dot, axis_name))
+
+
+def log_normalizer_or_zero(x: jax.Array, axis_name: AxisName) -> jax.Array:
     """The log-normaliser [..., 1], and 0 where all classes are impossible: there is no gradient."""
     log_z = log_normalizer(x, axis_name)
     return jnp.where(log_z == -jnp.inf, 0.0, log_z)[..., None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,13 @@ def softmax_cross_entropy_with_integer_labels(
     where: ArrayLike | None = None,
     *,
     label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and one true class per example.
 
-    .. math:: \ell = -\sum_j t_j \log p_j, \qquad t_j = (1 - \epsilon)\, [j = y] + \epsilon / K
+    .. math:: \ell = -\sum_j t_j \log p_j + z \Big( \log \sum_j e^{x_j} \Big)^2, \qquad
+        t_j = (1 - \epsilon)\, [j = y] + \epsilon / K
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`; p is their softmax.
@@ -35,6 +38,7 @@ def softmax_cross_entropy_with_integer_labels(
         axis: The class axis, or axes.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over K classes.
+        z_loss: The weight :math:`z \ge 0` of the squared log-normaliser, a scalar.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -58,8 +62,8 @@ def softmax_cross_entropy_with_integer_labels(
     given = _masks.check_labelled_arguments(
         "logits", logits, labels, axis, where, remedy, axis_name
     )
-    smoothing = _as_smoothing(label_smoothing)
-    return _integer_label_losses(*given[:3], smoothing, given.axes, axis_name)
+    options = _as_options(label_smoothing, z_loss)
+    return _integer_label_losses(*given[:3], options, given.axes, axis_name)
 
 
 @_checks.public
@@ -70,11 +74,13 @@ def softmax_cross_entropy(
     where: ArrayLike | None = None,
     *,
     label_smoothing: ArrayLike = 0.0,
+    z_loss: ArrayLike = 0.0,
     axis_name: AxisName = None,
 ) -> jax.Array:
     r"""Cross-entropy between softmax of the logits and a distribution over the classes.
 
-    .. math:: \ell = -\sum_j t_j \log p_j, \qquad t_j = (1 - \epsilon)\, y_j + \epsilon / K
+    .. math:: \ell = -\sum_j t_j \log p_j + z \Big( \log \sum_j e^{x_j} \Big)^2, \qquad
+        t_j = (1 - \epsilon)\, y_j + \epsilon / K
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`; p is their softmax.
@@ -82,6 +88,7 @@ def softmax_cross_entropy(
         axis: The class axis, or axes; None for all.
         where: Mask of the examples `[...]`, or of the classes (the shape of `logits`).
         label_smoothing: Fraction :math:`\epsilon` in [0, 1] of the target, spread over K classes.
+        z_loss: The weight :math:`z \ge 0` of the squared log-normaliser, a scalar.
         axis_name: Inside `jax.shard_map`, the mesh axis (or axes) that the classes are split over.
 
     Returns:
@@ -101,7 +108,7 @@ def softmax_cross_entropy(
         Goodfellow et al., *Deep Learning*, 2016; Szegedy et al., `Inception
         <https://arxiv.org/abs/1512.00567>`_, 2015.
     """
-    return _soft_cross_entropy(logits, labels, axis, where, label_smoothing, axis_name)
+    return _soft_cross_entropy(logits, labels, axis, where, label_smoothing, z_loss, axis_name)
 
 
 @_checks.public
@@ -140,7 +147,7 @@ def safe_softmax_cross_entropy(
     References:
         Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 3.13.
     """
-    return _soft_cross_entropy(logits, labels, axis, where, 0.0, axis_name)
+    return _soft_cross_entropy(logits, labels, axis, where, 0.0, 0.0, axis_name)
 
 
 @_checks.public
@@ -155,7 +162,8 @@ def z_loss(
 
     .. math:: z = \Big( \log \sum_j e^{x_j} \Big)^2
 
-    Add a small multiple of it, 1e-4 say, to a softmax cross-entropy.
+    A small multiple of it, 1e-4 say, is added to a softmax cross-entropy: by the `z_loss=1e-4` of
+    `jaxent.softmax_cross_entropy_with_integer_labels` it costs next to nothing.
 
     Args:
         logits: Unnormalised log-probabilities in nats, `[..., V]`.
@@ -196,24 +204,33 @@ def _soft_cross_entropy(
     axis: _checks.Axis,
     where: ArrayLike | None,
     label_smoothing: ArrayLike,
+    z_loss: ArrayLike,
     axis_name: AxisName,
 ) -> jax.Array:
     _checks.check_mesh_axis(axis_name)
     logits = _checks.as_floating("logits", logits)
     labels = _checks.as_real("labels", labels)
     axes = _checks.normalize_axes("logits", logits, axis)
-    smoothing = _as_smoothing(label_smoothing)
+    options = _as_options(label_smoothing, z_loss)
     _checks.check_targets("logits", logits, "labels", labels)
     _checks.check_broadcastable(logits=logits, labels=labels)
     _checks.check_same_classes(axes, logits=logits, labels=labels)
     where = _masks.check_mask(where, axes, {"logits": logits, "labels": labels})
-    return _soft_label_losses(logits, labels, where, smoothing, axes, axis_name)
+    return _soft_label_losses(logits, labels, where, options, axes, axis_name)
 
 
-def _as_smoothing(label_smoothing: ArrayLike) -> jax.Array | None:
-    """The smoothing as a scalar array, or None where it is known to be 0."""
+Options = tuple[jax.Array | None, jax.Array | None]
+
+
+def _as_options(label_smoothing: ArrayLike, z_loss: ArrayLike) -> Options:
+    """Smoothing and weight of the z-loss as scalar arrays, None where they are known to be 0."""
     _checks.check_closed_interval("label_smoothing", label_smoothing, 0.0, 1.0)
-    return _checks.as_scalar_unless("label_smoothing", label_smoothing, 0.0)
+    _checks.check_finite("z_loss", z_loss)
+    _checks.check_closed_interval("z_loss", z_loss, 0.0, math.inf)
+    return (
+        _checks.as_scalar_unless("label_smoothing", label_smoothing, 0.0),
+        _checks.as_scalar_unless("z_loss", z_loss, 0.0),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("axes", "axis_name"), inline=True)
@@ -221,19 +238,23 @@ def _integer_label_losses(
     logits: jax.Array,
     labels: jax.Array,
     where: jax.Array | None,
-    smoothing: jax.Array | None,
+    options: Options,
     axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> jax.Array:
     rows = _masks.mask_labelled_rows(logits, labels, where, axes, _masks.LOGITS, axis_name)
-    if smoothing is not None:
-        smoothing, is_valid = intervals.valid_option(smoothing, rows.values.dtype, 0.0, 1.0)
-        if rows.example_mask is not None:
-            is_valid |= ~rows.example_mask
-        rows = rows.valid_only_if(is_valid)
+    valid: list[jax.Array | None] = []
+    for option, high in zip(options, (1.0, math.inf), strict=True):
+        if option is not None:
+            option, is_valid = intervals.valid_option(option, rows.values.dtype, 0.0, high)
+            if rows.example_mask is not None:
+                is_valid |= ~rows.example_mask
+            rows = rows.valid_only_if(is_valid)
+        valid.append(option)
+    smoothing, z_weight = valid
     return rows.losses(
         cross_entropy.label_cross_entropy(
-            rows.values, rows.labels, smoothing, rows.class_mask, axis_name
+            rows.values, rows.labels, smoothing, rows.class_mask, axis_name, z_weight
         )
     )
 
@@ -243,10 +264,11 @@ def _soft_label_losses(
     logits: jax.Array,
     labels: jax.Array,
     where: jax.Array | None,
-    smoothing: jax.Array | None,
+    options: Options,
     axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> jax.Array:
+    smoothing, z_weight = options
     dtype = compute_dtype(logits, labels)
     x, class_mask, example_mask = _masks.mask_rows(
         logits.astype(dtype), where, axes, _masks.LOGITS, axis_name
@@ -262,7 +284,12 @@ def _soft_label_losses(
         targets = jnp.where(class_mask, targets, 0.0)
     if example_mask is not None:
         targets = jnp.where(example_mask[..., None], targets, 0.0)
-    losses = soft_cross_entropy.soft_cross_entropy(x, targets, axis_name)
+    is_valid = None
+    if z_weight is not None:
+        z_weight, is_valid = intervals.valid_option(z_weight, dtype, 0.0, math.inf)
+    losses = soft_cross_entropy.soft_cross_entropy(x, targets, axis_name, z_weight)
+    if is_valid is not None:
+        losses = intervals.nan_where_invalid(losses, is_valid)
     return _masks.zero_where_masked(losses, example_mask)
 
 

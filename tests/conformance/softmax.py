@@ -1,7 +1,7 @@
 """The cases of the losses from logits: softmax cross-entropy and z-loss."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -77,20 +77,54 @@ def z_loss(logits: Sequence[Number]) -> Truth:
     )
 
 
-def z_loss_hessian_scale(logits: np.ndarray) -> np.ndarray:
-    """The absolute terms of the second derivatives ``2 p_j p_k + 2 lse p_j ([j=k] - p_k)``."""
+def z_loss_hessian_scale(
+    logits: np.ndarray, *, weight: float = 1.0, mass: np.ndarray | None = None
+) -> np.ndarray:
+    """The absolute terms of ``2 z p_j p_k + (m + 2 z lse) p_j ([j=k] - p_k)``, m = 0 if None."""
 
-    def scale(row: Sequence[Number]) -> list[list[Number]]:
+    def scale(row: Sequence[Number], mass: Number) -> list[list[Number]]:
         probabilities, normalizer = oracle.softmax(row)
-        terms = abs(max(row)) + (normalizer - max(row))
+        factor = mass + 2 * weight * (abs(max(row)) + (normalizer - max(row)))
         return [
-            [2 * p * q + 2 * terms * (p * (1 - p) if j == k else p * q) for k, q in indexed]
+            [2 * weight * p * q + factor * (p * (1 - p) if j == k else p * q) for k, q in indexed]
             for indexed in [list(enumerate(probabilities))]
             for j, p in indexed
         ]
 
+    mass = np.zeros(len(logits)) if mass is None else mass
     with mp.workdps(oracle.digits_for(logits)):
-        return oracle.objects([scale(row) for row in oracle.exact(logits)])
+        rows = zip(oracle.exact(logits), oracle.exact(mass), strict=True)
+        return oracle.objects([scale(*row) for row in rows])
+
+
+def with_z_loss_hessian_scale(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The same for a cross-entropy with `z_loss` 1/2."""
+    mass = np.ones(len(logits)) if labels.ndim == 1 else labels.astype(np.float64).sum(-1)
+    return z_loss_hessian_scale(logits, weight=0.5, mass=mass)
+
+
+def with_z_loss(truth: Callable[..., Truth]) -> Callable[..., Truth]:
+    """A cross-entropy plus the option `z_loss` times the squared log-normaliser."""
+    penalty_of = z_loss
+
+    @functools.wraps(truth)
+    def both(logits: Sequence[Number], *rest: object, z_loss: float = 0.0, **options: float):
+        loss, weight = truth(logits, *rest, **options), mpf(z_loss)
+        penalty = penalty_of(logits)
+
+        def add(ours: Sequence[Number], theirs: Sequence[Number]) -> list[Number]:
+            return oracle.each(lambda a, b: a + weight * b, ours, theirs)
+
+        gradient, *others = loss.gradients
+        scale, *other_scales = loss.gradient_scales
+        return Truth(
+            loss.value + weight * penalty.value,
+            (add(gradient, penalty.gradients[0]), *others),
+            abs(loss.value_scale) + weight * penalty.value_scale,
+            (add(oracle.each(abs, scale), penalty.gradient_scales[0]), *other_scales),
+        )
+
+    return both
 
 
 def accuracy(logits: Sequence[Number], label: int, *, k: int = 1) -> Truth:
@@ -144,7 +178,21 @@ def _optax_soft_smoothed(logits, labels):
 CASES = (
     _integer(INTEGER_VALUE, INTEGER_GRADIENT, peer=optax.softmax_cross_entropy_with_integer_labels),
     _integer(SMOOTHED_VALUE, SMOOTHED_GRADIENT, {"label_smoothing": 0.1}, peer=_optax_smoothed),
+    _integer(
+        SMOOTHED_VALUE,
+        SMOOTHED_GRADIENT,
+        {"label_smoothing": 0.1, "z_loss": 0.5},
+        hessian_scale=with_z_loss_hessian_scale,
+        vocabulary_inputs=None,
+    )._replace(truth=with_z_loss(softmax_cross_entropy_with_integer_labels)),
     _soft(SOFT_VALUE, SOFT_GRADIENT, peer=optax.softmax_cross_entropy),
+    _soft(
+        SOFT_VALUE,
+        SOFT_GRADIENT,
+        {"z_loss": 0.5},
+        hessian_scale=with_z_loss_hessian_scale,
+        vocabulary_inputs=None,
+    )._replace(truth=with_z_loss(softmax_cross_entropy)),
     # Over whole vocabularies the rows above say what there is to say.
     _soft(
         SOFT_VALUE,

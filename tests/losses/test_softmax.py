@@ -353,6 +353,58 @@ def test_z_loss_keeps_its_digits_where_it_vanishes():
     assert errors.max() <= 4
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=str)
+def test_a_weight_of_the_z_loss_adds_that_much_of_it(options):
+    logits, labels = rows()
+    logits[0, 1] = -np.inf
+    labels[0] = 0
+    exists = np.ones((6, 5), bool)
+    exists[0, 1] = exists[3, (labels[3] + 1) % 5] = False
+    for loss, target in ((INTEGER, labels), (SOFT, one_hot(labels, 5))):
+        both = value_and_slope(loss, logits, target, where=exists, z_loss=0.25, **options)
+        alone = value_and_slope(loss, logits, target, where=exists, **options)
+        penalty = value_and_slope(jaxent.z_loss, logits, where=exists)
+        for result, a, b in zip(both, alone, penalty, strict=True):
+            np.testing.assert_allclose(result, a + 0.25 * b, rtol=2e-6, atol=2e-7)
+
+
+def test_a_weight_of_the_z_loss_may_be_traced_and_differentiated():
+    logits, labels = rows()
+    for loss, target in ((INTEGER, labels), (SOFT, one_hot(labels, 5))):
+
+        @jax.jit
+        def derivatives(weight, x, loss=loss, target=target):
+            total = lambda weight, x: jnp.sum(loss(x, target, z_loss=weight))  # noqa: E731
+            return jax.grad(total)(weight, x), jax.jacfwd(jax.grad(total, 1))(weight, x)
+
+        slope, mixed = derivatives(0.1, logits)
+        value, of_logits = value_and_slope(jaxent.z_loss, logits)
+        np.testing.assert_allclose(slope, value.sum(), rtol=1e-5)
+        np.testing.assert_allclose(mixed, of_logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [-0.1, np.inf, np.nan])
+def test_a_weight_of_the_z_loss_out_of_range_is_refused_or_nan(weight):
+    logits, labels = rows()
+    keep = np.arange(6) != 2
+    for loss, target in ((INTEGER, labels), (SOFT, one_hot(labels, 5))):
+        with pytest.raises(AssertionError, match="`z_loss`"):
+            loss(logits, target, z_loss=weight)
+        result, slope = value_and_slope(loss, logits, target, where=keep, z_loss=jnp.array(weight))
+        for array in (result, slope):
+            assert np.isnan(array[keep]).all()
+            np.testing.assert_array_equal(array[~keep], 0.0)
+
+
+def test_a_weighted_z_loss_of_huge_logits_neither_overflows_nor_is_lost():
+    logits, labels = np.array([[1e20, 0.0], [3e38, 3e38]], np.float32), np.zeros(2, np.int32)
+    for loss, target in ((INTEGER, labels), (SOFT, one_hot(labels, 2))):
+        value, _ = value_and_slope(loss, logits[:1], target[:1], z_loss=1e-4)
+        np.testing.assert_allclose(value, 1e36, rtol=1e-6)
+        _, slope = value_and_slope(loss, logits[1:], target[1:], z_loss=1.0)
+        np.testing.assert_allclose(slope, 3e38, rtol=1e-6)
+
+
 # --- identities -----------------------------------------------------------------------------------
 
 
