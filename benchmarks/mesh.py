@@ -22,11 +22,11 @@ import accelerators
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from side_by_side import environment, temporary_mebibytes
 
 import jaxent
+from jaxent.chips import find_chips
 from jaxent.plan import collectives
 
 COUNTS = [1, 2, 4, 8]
@@ -86,12 +86,8 @@ ROWS, OF_HIDDEN, OF_VOCABULARY = 65536, 4096, 128256
 
 def chips_of(target):
     chip, _, sizes = target.partition(":")
-    if chip != "h100":
-        return topologies.get_topology_desc(platform="tpu", topology_name=target).devices
-    size = f"1x1x{sizes}"
-    names = {"topology_name": size, "topology": size}
-    config = accelerators.H100
-    return topologies.get_topology_desc(platform="cuda", target_config=config, **names).devices
+    count = math.prod(map(int, sizes.split("x")))
+    return find_chips(chip, count)[:count]
 
 
 def chip_layouts(count):

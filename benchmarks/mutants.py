@@ -225,7 +225,7 @@ def _uses() -> dict[Definition, set[Definition]]:
         files, here = {}, {name: (path, name) for name in names[path]}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxent"):
-                folder = node.module.partition(".")[2].replace(".", "/")
+                folder = str(node.module).partition(".")[2].replace(".", "/")
                 for alias in node.names:
                     module = f"{folder}/{alias.name}.py".lstrip("/")
                     if module in trees:

@@ -36,8 +36,8 @@ def test_rows_that_do_not_fill_the_tiles_of_columns_count_once():
     labels = jnp.arange(1031) % 1024
 
     def gradients(sweep):
-        def loss(*head):
-            return jaxent.linear_softmax_cross_entropy(*head, labels, sweep=sweep)
+        def loss(hidden, kernel):
+            return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep=sweep)
 
         return jax.jit(jax.grad(loss, (0, 1)))(hidden, kernel)
 

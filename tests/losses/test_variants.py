@@ -323,7 +323,7 @@ def test_gradients_in_gamma_are_finite_where_losses_are():
 @pytest.mark.parametrize("c", [0.01, 2.0, 30.0])
 def test_derivatives_in_q_of_any_size(c):
     """(1 - p**q) / q with p = exp(-c): near 0 a series in q c, elsewhere a difference."""
-    sizes = np.float32([1e-38, 1e-30, 1e-20, 1e-9, 1e-3, 0.1, 0.3, 0.7, 1.0])
+    sizes = np.array([1e-38, 1e-30, 1e-20, 1e-9, 1e-3, 0.1, 0.3, 0.7, 1.0], np.float32)
     logits = np.array([0.0, np.log(np.expm1(c))], np.float32)
 
     def loss(q):
@@ -332,8 +332,7 @@ def test_derivatives_in_q_of_any_size(c):
     slopes = jax.vmap(lambda q: (jax.grad(loss)(q), jax.grad(jax.grad(loss))(q)))(sizes)
     with mpmath.workdps(200):
         exact_c = mpmath.log1p(mpmath.exp(mpmath.mpf(float(logits[1]))))
-        for q, *found in zip(sizes.tolist(), *slopes, strict=True):
-            q = mpmath.mpf(q)
+        for q, *found in zip(map(mpmath.mpf, sizes.tolist()), *slopes, strict=True):
             value = (1 - mpmath.exp(-exact_c * q)) / q
             first = (exact_c * mpmath.exp(-exact_c * q) - value) / q
             second = (-(exact_c**2) * mpmath.exp(-exact_c * q) - 2 * first) / q
@@ -356,13 +355,14 @@ def test_differences_of_exponentials_have_derivatives_everywhere():
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0, 3.7])
 def test_second_derivatives_of_focal_loss_are_finite_at_every_logit(gamma):
-    x, t = np.meshgrid(np.float32([-3e38, -1e30, -90, 0, 90, 1e30, 3e38]), [0.0, 1e-38, 0.5, 1.0])
+    logits = np.array([-3e38, -1e30, -90, 0, 90, 1e30, 3e38], np.float32)
+    x, t = np.meshgrid(logits, np.array([0.0, 1e-38, 0.5, 1.0], np.float32))
 
     def loss(x, t):
         return jaxent.sigmoid_focal_loss(x, t, gamma=gamma)
 
     for mixed in (jax.grad(jax.grad(loss, 0), 1), jax.grad(jax.grad(loss, 1), 0)):
-        assert np.isfinite(jax.jit(jax.vmap(mixed))(x.ravel(), np.float32(t.ravel()))).all()
+        assert np.isfinite(jax.jit(jax.vmap(mixed))(x.ravel(), t.ravel())).all()
 
 
 def test_generalized_cross_entropy_with_q_1_is_half_of_the_absolute_error():
