@@ -9,12 +9,12 @@ process, contestants interleaved:
 * jax-cce and tokamax (its `chunked_xla`), where they are installed (tokamax needs Python 3.12).
 
 `--of` asks for the value alone, a frozen kernel, or one loss per row instead (plain and the two
-sweeps), or for rows without a mask, with one of padding, and with three rows in four masked. The
-first table is of seconds, the second of the memory that the compiled program needs beside its
-inputs and outputs, in MiB. `--correct` prints relative errors of the loss instead, at
-sizes that no block divides; `--memory` the memory of `linear_softmax` over N and V; `--torch` what
-PyTorch needs (run it in a process of its own), and on a GPU also Liger-Kernel and cut-cross-entropy
-where they are installed.
+sweeps); or for rows without a mask, with one of padding, and with three rows in four masked; or for
+rows with each option of the loss and with all. The first table is of seconds, the second of the
+memory that the compiled program needs beside its inputs and outputs, in MiB. `--correct` prints
+relative errors of the loss instead, at sizes that no block divides; `--memory` the memory of
+`linear_softmax` over N and V; `--torch` what PyTorch needs (run it in a process of its own), and on
+a GPU also Liger-Kernel and cut-cross-entropy where they are installed.
 """
 
 import argparse
@@ -135,8 +135,24 @@ def masked(count, kind):
     return loss
 
 
+def with_options(**options):
+    """The mean by rows with options of the loss."""
+
+    def loss(hidden, kernel, labels):
+        return jaxent.linear_softmax_cross_entropy(hidden, kernel, labels, sweep="rows", **options)
+
+    return loss
+
+
 def functions_of(kind, count):
     """What is timed, by name; `count` is that of rows."""
+    if kind == "options":
+        options = {"z_loss": 1e-4, "label_smoothing": 0.1, "soft_cap": 30.0, "temperature": 2.0}
+        cases = {"none": {}, **{name: {name: value} for name, value in options.items()}}
+        return {
+            name: jax.value_and_grad(with_options(**given), (0, 1))
+            for name, given in {**cases, "all": options}.items()
+        }
     if kind == "masked":
         masks = ("none", "padding", "three in four")
         return {mask: jax.value_and_grad(masked(count, mask), (0, 1)) for mask in masks}
@@ -293,7 +309,9 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
-        "--of", default="gradients", choices=["gradients", "value", "frozen", "per-row", "masked"]
+        "--of",
+        default="gradients",
+        choices=["gradients", "value", "frozen", "per-row", "masked", "options"],
     )
     parser.add_argument("--correct", action="store_true", help="errors instead of times")
     parser.add_argument("--memory", action="store_true", help="memory over N and V instead")

@@ -351,13 +351,21 @@ def _apply_per_example(
     ]
     shape = jnp.broadcast_shapes(*(each.values.shape for each in rows))
     values = [jnp.broadcast_to(each.values, shape) for each in rows]
-    # Of the values as given: those that are clipped would be kept in buffers for this.
     bounded: list[tuple[jax.Array, Interval]] = []
     for number, interval in enumerate(intervals):
         if interval is not None:
             tolerance = rounding_outside(interval, arrays[number].dtype)
-            bounded.append((values[number], interval.widened(tolerance)))
-            values[number] = clip_outside(values[number], interval, tolerance)
+            given, values[number] = (
+                values[number],
+                clip_outside(values[number], interval, tolerance),
+            )
+            # CPUs keep clipped numbers in buffers if they are compared; a TPU takes another pass
+            # over numbers of 16 bits if those are compared as they are given.
+            is_short = arrays[number].dtype.itemsize < 4
+            compared = (
+                (values[number], interval) if is_short else (given, interval.widened(tolerance))
+            )
+            bounded.append(compared)
     if bounded:
         inside = [interval.holds(each, each) for each, interval in bounded]
         is_inside = functools.reduce(jnp.logical_and, inside)

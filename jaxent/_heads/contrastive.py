@@ -416,9 +416,7 @@ def _mask_and_normalize(batch: _Batch, options: _Options) -> tuple[_Batch, jax.A
 
 
 def _zero_masked(embeddings: jax.Array, where: jax.Array | None) -> jax.Array:
-    if where is None:
-        return embeddings
-    return jnp.where(where[:, None], embeddings, jnp.zeros((), embeddings.dtype))
+    return _masks.zero_where_masked(embeddings, None if where is None else where[:, None])
 
 
 def _normalize(embeddings: jax.Array) -> jax.Array:
